@@ -1,0 +1,21 @@
+"""One log format for the driver, the actors and their children."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+LOG_LEVEL_VARIABLE = "RAVST_LOG_LEVEL"
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s[%(process)d] %(message)s"
+
+
+def setup_logging(level: str | None = None) -> None:
+    """Send this process's log lines to stderr; ``level`` defaults to ``$RAVST_LOG_LEVEL`` or INFO."""
+    logging.basicConfig(level=(level or os.environ.get(LOG_LEVEL_VARIABLE, "INFO")).upper(), format=_FORMAT, force=True)
+    for noisy in ("httpx", "httpcore", "openai", "PIL", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module: ``log = get_logger(__name__)``."""
+    return logging.getLogger(name)

@@ -1,0 +1,177 @@
+"""The records that travel between the rooms.
+
+Shape legend, used in names throughout: ``_T`` frames or seconds, ``_N`` objects, ``_G`` a group of rollouts,
+``_P`` prompts, ``_L`` tokens. Seconds are floats from the start of the video and end in ``_s``; boxes are
+``[x1, y1, x2, y2]`` in pixels of the original video, as it is displayed (after rotation), and end in ``_xyxy_px``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+Box = tuple[float, float, float, float]
+Task = Literal["AVTR", "AVSR", "AVSTR"]
+TASKS: tuple[Task, ...] = ("AVTR", "AVSR", "AVSTR")
+Status = Literal["accepted", "suspect", "rejected"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A labelled interval; ``event_num`` counts from 1 within one video after merging."""
+
+    event_num: int
+    start_s: float
+    end_s: float
+    label: str
+    label_id: int | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video as the input annotations describe it. ``path`` may be a file that doesn't exist."""
+
+    video_id: str
+    path: str
+    duration_s: float
+    events: tuple[Event, ...]
+    subset: str | None = None
+
+
+@dataclass(frozen=True)
+class VideoMeta:
+    """What the container says. Sizes are those of the displayed picture (after rotation)."""
+
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    has_audio: bool
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """RMS level of the real audio track in dBFS, one value a ``step_s``; silence is -100."""
+
+    step_s: float
+    level_db_T: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A named object of an event; audible means that it makes the event's sound and is visible."""
+
+    name: str
+    audible: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object followed through an event; the four lists have one entry per second in which it is seen."""
+
+    track_id: int
+    name: str
+    audible: bool
+    times_s: tuple[float, ...]
+    boxes_xyxy_px: tuple[Box, ...]
+    scores: tuple[float, ...]
+    masks_rle: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EventAnnotation:
+    """An annotated event: one row of ``annotations/``. ``frame_times_s`` is the grid on which frames were sampled."""
+
+    event: Event
+    objects: tuple[SceneObject, ...] = ()
+    frame_times_s: tuple[float, ...] = ()
+    tracks: tuple[Track, ...] = ()
+    status: Status = "accepted"
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QAPair:
+    """A question with its answer. ``qa_id`` is ``{video}/{event_num}/{task}/{index}``."""
+
+    qa_id: str
+    video_id: str
+    event_num: int
+    task: Task
+    question: str
+    answer: str
+    status: Status = "accepted"
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """Why a video is not in the dataset: one row of ``errors/``."""
+
+    video_id: str
+    stage: str
+    reason: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Sampled frames of one video, in time order, as JPEG files: small enough to travel between nodes.
+
+    ``width`` and ``height`` are those of the JPEGs, which may be smaller than the video.
+    """
+
+    times_s: tuple[float, ...]
+    width: int
+    height: int
+    jpegs: tuple[bytes, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True)
+class VideoItem:
+    """A video on its way through the steps; each step returns a copy with more in it.
+
+    ``stats`` holds numbers that are summed over the run (tokens, frames, seconds per stage).
+    """
+
+    video: Video
+    meta: VideoMeta | None = None
+    loudness: Loudness | None = None
+    frames: Frames | None = None
+    annotations: tuple[EventAnnotation, ...] = ()
+    qa: tuple[QAPair, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    stats: Mapping[str, float] = field(default_factory=dict)
+    error: ErrorRow | None = None
+
+    def with_stats(self, **more: float) -> VideoItem:
+        """A copy in which ``more`` is added to the numbers already there."""
+        merged = dict(self.stats)
+        for key, value in more.items():
+            merged[key] = merged.get(key, 0.0) + value
+        return replace(self, stats=merged)
+
+    def to_row(self) -> dict[str, Any]:
+        """As a row of a Ray Data block: one JSON column, and the JPEGs beside it as bytes."""
+        jpegs = self.frames.jpegs if self.frames else ()
+        bare = replace(self, frames=replace(self.frames, jpegs=())) if self.frames else self
+        return {"video_id": self.video.video_id, "state": _item_adapter().dump_json(bare), "jpegs": list(jpegs)}
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> VideoItem:
+        """The inverse of :meth:`to_row`."""
+        item = _item_adapter().validate_json(row["state"])
+        if item.frames is None:
+            return item
+        return replace(item, frames=replace(item.frames, jpegs=tuple(row["jpegs"])))
+
+
+@cache
+def _item_adapter() -> TypeAdapter[VideoItem]:
+    return TypeAdapter(VideoItem)
