@@ -21,8 +21,19 @@ Status = Literal["accepted", "suspect", "rejected"]
 
 
 @dataclass(frozen=True)
+class SceneObject:
+    """A named object of an event; audible means that it makes the event's sound and is visible."""
+
+    name: str
+    audible: bool
+
+
+@dataclass(frozen=True)
 class Event:
-    """A labelled interval; ``event_num`` counts from 1 within one video after merging."""
+    """A labelled interval; ``event_num`` counts from 1 within one video after merging.
+
+    ``given_objects`` are objects that the input already names; then no language model is asked.
+    """
 
     event_num: int
     start_s: float
@@ -30,6 +41,7 @@ class Event:
     label: str
     label_id: int | None = None
     caption: str | None = None
+    given_objects: tuple[SceneObject, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +73,6 @@ class Loudness:
 
     step_s: float
     level_db_T: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """A named object of an event; audible means that it makes the event's sound and is visible."""
-
-    name: str
-    audible: bool
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""The annotation as one streaming Ray Data graph: the only place under ``annotate/`` that knows Ray.
+
+::
+
+    input.annotations ─► filter (driver) ─► one row per video, minus those already committed
+         │                                     │
+         │                                     ▼
+         │                    decode    CPU actors   sampled frames as JPEG, loudness
+         │                                     ▼
+         │                    captions  LLM actors   objects of each event, audible or not
+         │                                     ▼
+         │                    ground    GPU actors   detector + segmenter ─► tracks; frames end here
+         │                                     ▼
+         │                    finish    CPU tasks    questions, quality, commit of the video
+         │                                     ▼
+         └─ rejections ──────► driver: progress, then compaction, JSON, summary, report
+
+A row that fails carries its error along and passes the remaining steps untouched. Every operator pulls from the one
+before it with back-pressure, so a few videos are in memory, however many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from ravst_ray.annotate.step import Step, failed
+from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
+from ravst_ray.datasets.schemas import rows_of
+from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.errors import RavstError, StepError
+from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.records import Video, VideoItem
+
+log = get_logger(__name__)
+
+ROW = pa.schema([("video_id", pa.string()), ("state", pa.binary()), ("jpegs", pa.list_(pa.large_binary()))])
+MAX_BLOCKS = 2000
+Build = Callable[[], Step]
+
+
+class StepActor:
+    """A step in a Ray actor: Arrow rows in, Arrow rows out. An unforeseen exception costs its video, not the run."""
+
+    def __init__(self, build: Build):
+        setup_logging()
+        self._step = build()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """One batch."""
+        items = [VideoItem.from_row(row) for row in table.to_pylist()]
+        return _table(self._guarded(items))
+
+    def _guarded(self, items: list[VideoItem]) -> list[VideoItem]:
+        try:
+            return self._step(items)
+        except RavstError:
+            raise
+        except Exception as error:
+            if len(items) > 1:
+                return [done for item in items for done in self._guarded([item])]
+            log.exception("%s: unforeseen error in step %s", items[0].video.video_id, self._step.stage)
+            row = StepError("internal_error", f"{type(error).__name__}: {error}", retryable=True)
+            return [failed(items[0], self._step.stage, row)]
+
+
+class Finish:
+    """The last operator: the cheap steps, then the commit of each video."""
+
+    def __init__(self, config: AnnotateConfig, steps: Sequence[Step]):
+        self._config = config
+        self._actors = [StepActor(lambda step=step: step) for step in steps]
+        self._store = DatasetStore(config.output)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Commit the videos of one batch; gives one small row each for the driver's progress."""
+        for actor in self._actors:
+            table = actor(table)
+        items = [VideoItem.from_row(row) for row in table.to_pylist()]
+        for item in items:
+            rows = rows_of(item, self._config.seed, self._config.split.test_share)
+            self._store.commit(item.video.video_id, rows, item.stats)
+        return pa.table(
+            {
+                "video_id": [item.video.video_id for item in items],
+                "reason": pa.array([item.error.reason if item.error else None for item in items], pa.string()),
+                "frames": [item.stats.get("frames_grounded", 0.0) for item in items],
+            }
+        )
+
+
+class Letting(Step):
+    """A step after which the frames are no longer needed."""
+
+    def __init__(self, inner: Step):
+        self.stage = inner.stage
+        self._inner = inner
+
+    def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
+        """The inner step, without the frames."""
+        return [replace(item, frames=None) for item in self._inner(items)]
+
+
+def _table(items: Sequence[VideoItem]) -> pa.Table:
+    return pa.Table.from_pylist([item.to_row() for item in items], schema=ROW)
+
+
+def start_ray(cpus: int | None = None) -> None:
+    """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job has it), else start Ray in this process."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address == "local" else {}
+    ray.init(address=address, log_to_driver=True, logging_level="WARNING", **local)
+
+
+def build_steps(config: AnnotateConfig) -> dict[str, Build]:
+    """What builds each step, inside the actor that runs it."""
+
+    def decode() -> Step:
+        from ravst_ray.annotate.decode import DecodeFrames
+
+        return DecodeFrames(config.decode)
+
+    def captions() -> Step:
+        from ravst_ray.annotate.captions import build_captions
+
+        return build_captions(config.llm, cache_path(config))
+
+    def ground() -> Step:
+        from ravst_ray.annotate.grounding import build_ground
+
+        return Letting(build_ground(config.grounding))
+
+    return {"decode": decode, "captions": captions, "ground": ground}
+
+
+def cache_path(config: AnnotateConfig) -> str:
+    """Where the LLM's answers are kept between runs."""
+    if config.llm.cache:
+        return config.llm.cache
+    folder = os.path.expanduser("~/.cache/ravst_ray") if "://" in config.output else config.output
+    return os.path.join(folder, "llm_cache.sqlite")
+
+
+def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Build] | None = None) -> Iterator[dict]:
+    """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed."""
+    from ravst_ray.annotate.quality import CheckQuality
+    from ravst_ray.annotate.questions import MakeQuestions
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    builds = steps or build_steps(config)
+    pools = config.actors.model_dump()
+    rows = [VideoItem(video).to_row() for video in videos]
+    dataset = ray.data.from_arrow(
+        [pa.Table.from_pylist(chunk, schema=ROW) for chunk in _chunks(rows, min(len(rows), MAX_BLOCKS))]
+    )
+    for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
+        pool = PoolConfig(**pools["llm" if name == "captions" else name])
+        dataset = _operator(dataset, name, builds[name], pool, batch)
+    finish = Finish(config, [MakeQuestions(config.grounding), CheckQuality(config.quality)])
+    dataset = dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        yield from batch.to_pylist()
+
+
+def _operator(dataset: Any, name: str, build: Build, pool: PoolConfig, batch: int) -> Any:
+    actor = type(f"{name.capitalize()}Actor", (StepActor,), {})  # its name is what Ray shows
+    return dataset.map_batches(
+        actor,
+        fn_constructor_args=(build,),
+        batch_size=batch,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max, max_tasks_in_flight_per_actor=2),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+        max_restarts=2,  # Ray's own default is without end: a video that kills its process would loop
+        max_task_retries=1,
+    )
+
+
+def _chunks(rows: list[dict], count: int) -> Iterator[list[dict]]:
+    for index in range(count):
+        chunk = rows[index * len(rows) // count : (index + 1) * len(rows) // count]
+        if chunk:
+            yield chunk

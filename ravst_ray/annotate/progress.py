@@ -1,0 +1,68 @@
+"""Progress of a long run: a live line on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_EVERY_S = 10.0
+
+
+class VideoProgress:
+    """Counts videos done and failed; use as a context manager and call :meth:`add` for each finished video."""
+
+    def __init__(self, total: int, console: Console | None = None):
+        self.done = self.failed = 0
+        self._total = total
+        self._console = console or Console(stderr=True)
+        self._started = self._last_line = time.monotonic()
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("annotating"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[failed]} failed · {task.fields[rate]:.2f} videos/s"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._live.add_task("annotating", total=total, failed=0, rate=0.0)
+
+    def __enter__(self) -> VideoProgress:
+        if self._live:
+            self._live.start()
+        else:
+            self._line()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if self._live:
+            self._live.stop()
+        elif self._total:
+            self._line()
+
+    def add(self, failed: bool) -> None:
+        """One more video is finished."""
+        self.done += not failed
+        self.failed += failed
+        if self._live:
+            self._live.update(self._task, advance=1, failed=self.failed, rate=self._rate())
+        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._line()
+
+    def _rate(self) -> float:
+        return (self.done + self.failed) / max(time.monotonic() - self._started, 1e-9)
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        finished = self.done + self.failed
+        self._console.print(
+            f"annotating: {finished}/{self._total} videos, {self.done} done, {self.failed} failed, "
+            f"{self._rate():.2f} videos/s",
+            highlight=False,
+            soft_wrap=True,
+        )

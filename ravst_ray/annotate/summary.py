@@ -1,0 +1,93 @@
+"""Counts of a finished run, as they stand in ``summary.json`` and in the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ravst_ray.datasets.store import DatasetStore, LedgerEntry
+
+
+def summarise(
+    store: DatasetStore, ledger: Mapping[str, LedgerEntry], drops: Iterable[Mapping[str, Any]], wall_s: float
+) -> dict[str, Any]:
+    """Count what is in the store.
+
+    Args:
+        store: after compaction.
+        ledger: its committed videos, which carry each video's numbers.
+        drops: rows of videos rejected before any work was done (stages ``input`` and ``filter``).
+        wall_s: seconds of this run.
+    """
+    stats: Counter[str] = Counter()
+    for entry in ledger.values():
+        stats.update(entry.stats)
+    drop_rows = list(drops)
+    failed = [entry.error for entry in ledger.values() if entry.error]
+    return {
+        "videos": {
+            "input": len(ledger) + len(drop_rows),
+            "kept": len(ledger),
+            "done": len(ledger) - len(failed),
+            "failed": len(failed),
+        },
+        "drops": dict(Counter(row["reason"] for row in drop_rows).most_common()),
+        "errors": dict(Counter(row["reason"] for row in failed).most_common()),
+        **_annotation_counts(store),
+        **_question_counts(store),
+        "frames": int(stats["frames_decoded"]),
+        "seconds_per_stage": {k.partition("/")[2]: round(v, 3) for k, v in stats.items() if k.startswith("seconds/")},
+        "frames_per_s": round(stats["frames_grounded"] / stats["seconds/ground"], 3) if stats["seconds/ground"] else 0,
+        "wall_s": round(wall_s, 3),
+        "tokens": {
+            "prompt": int(stats["tokens/prompt"]),
+            "completion": int(stats["tokens/completion"]),
+            "requests": int(stats["llm_requests"]),
+            "cache_hits": int(stats["llm_cache_hits"]),
+        },
+        "usd": round(stats["usd"], 6),
+    }
+
+
+def _annotation_counts(store: DatasetStore) -> dict[str, Any]:
+    events = objects = audible = 0
+    status: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    durations: dict[str, float] = {}
+    for row in store.rows("annotations"):
+        events += 1
+        objects += len(row["objects"])
+        audible += sum(found["audible"] for found in row["objects"])
+        status[row["status"]] += 1
+        reasons.update(row["reasons"])
+        durations[row["video_id"]] = row["duration_s"]
+    return {
+        "events": events,
+        "objects": objects,
+        "share_audible": round(audible / objects, 4) if objects else 0.0,
+        "hours_of_video": round(sum(durations.values()) / 3600, 4),
+        "status": dict(status),
+        "quality_reasons": dict(reasons.most_common()),
+    }
+
+
+def _question_counts(store: DatasetStore) -> dict[str, Any]:
+    questions: Counter[str] = Counter()
+    split: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
+    videos: dict[str, set[str]] = {"train": set(), "test": set()}
+    for row in store.rows("qa"):
+        if row["status"] == "rejected":
+            continue
+        questions[row["task"]] += 1
+        split[row["split"]][row["task"]] += 1
+        videos[row["split"]].add(row["video_id"])
+    return {
+        "questions": dict(sorted(questions.items())),
+        "split": {name: {"videos": len(videos[name]), **sorted_counts(split[name])} for name in split},
+    }
+
+
+def sorted_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """By key, as a plain dict."""
+    return dict(sorted(counts.items()))

@@ -1,0 +1,143 @@
+"""``ravst``: parses first, imports what a command needs last."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from ravst_ray.errors import ConfigError, RavstError
+
+Run = Callable[[argparse.Namespace], None]
+EXIT_OK, EXIT_ABORTED, EXIT_BAD_CONFIG = 0, 1, 2
+
+_ANNOTATE = """\
+Turn videos and event labels into a dataset of objects, box tracks and questions.
+
+  ravst annotate --config jobs/configs/annotate_laptop.yaml \\
+      input.annotations=labels.json input.videos=videos/ output=out/run1
+
+The same command again goes on where the last one ended, and repeats only errors that may pass.
+Exit status: 0 the run completed (even with errors rows), 1 it was aborted, 2 the configuration is bad.
+"""
+_TOYWORLD = """\
+Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
+
+  ravst toyworld --out out/world --videos 12 --seed 1
+"""
+_SCORE = """\
+Score completions with the four-part reward.
+
+  ravst score --completions completions.jsonl --annotations test.json --out scored.jsonl
+
+In: lines {"id", "completion"}. Out: the same with "reward", its four parts and the malformations.
+"""
+_EVALUATE = """\
+Metrics of predictions on the three tasks, beside trivial baselines and the paper's table.
+
+  ravst evaluate --predictions predictions.jsonl --annotations test.json --out out/eval
+
+In: lines {"id", "prediction"}. Out: metrics.json, tables (Markdown, HTML) and plots.
+"""
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.annotate.run import annotate
+    from ravst_ray.config.annotate import AnnotateConfig
+    from ravst_ray.config.base import load_config
+
+    annotate(load_config(AnnotateConfig, args.config, args.overrides), Console(stderr=True))
+
+
+def _toyworld(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.toyworld.world import write_world
+
+    console = Console(stderr=True)
+    write_world(args.out, videos=args.videos, seed=args.seed)
+    console.print(f"{args.videos} videos, their labels and their truth: {args.out}", highlight=False, soft_wrap=True)
+
+
+def _score(args: argparse.Namespace) -> None:
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.rewards import RewardConfig
+    from ravst_ray.evaluation.scoring import score_file
+
+    score_file(args.completions, args.annotations, args.out, load_config(RewardConfig, args.config, args.overrides))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.rewards import RewardConfig
+    from ravst_ray.evaluation.evaluate import evaluate
+
+    evaluate(args.predictions, args.annotations, args.out, load_config(RewardConfig, args.config, args.overrides))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ravst", description="What makes a sound, when, and where in the picture: annotate, score, evaluate."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Run, text: str, config: bool | None) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        if config is not None:
+            command.add_argument("--config", required=config, metavar="FILE", help="YAML file with the settings")
+            command.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that override it")
+        return command
+
+    add("annotate", _annotate, _ANNOTATE, config=True)
+    toyworld = add("toyworld", _toyworld, _TOYWORLD, config=None)
+    toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
+    toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
+    toyworld.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default 0)")
+    score = add("score", _score, _SCORE, config=False)
+    score.add_argument("--completions", required=True, metavar="F.jsonl")
+    score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    score.add_argument("--out", required=True, metavar="F.jsonl")
+    evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
+    evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
+    evaluate.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    evaluate.add_argument("--out", required=True, metavar="DIR")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    from ravst_ray.logs import setup_logging
+
+    setup_logging()
+    try:
+        args.run(args)
+    except ConfigError as error:
+        sys.stderr.write(f"ravst {args.command}: {error}\n")
+        return EXIT_BAD_CONFIG
+    except RavstError as error:
+        sys.stderr.write(f"ravst {args.command}: aborted: {error}\n")
+        return EXIT_ABORTED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"ravst {args.command}: interrupted; the same command goes on from here\n")
+        return EXIT_ABORTED
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""The output directory as a store of finished videos, safe against dying at any moment.
+
+::
+
+    OUT/_commit/units/{key}.parquet   everything about one video (key: a safe name made from its id)
+    OUT/_commit/units/{key}.json      its manifest, written after it: only now the video is committed
+    OUT/annotations|qa|errors/part-{generation}-{n}.parquet   compacted parts of about 128 MB
+    OUT/_commit/ledger-{generation}.parquet                   every committed video, its status and numbers
+    OUT/_commit/manifest-{generation}.json                    names the living parts; written last
+
+Object stores have no rename, so nothing here relies on one: a file counts when a manifest that is written later
+names it with its size and hash, and a manifest counts when it is whole (its own hash is right). What no manifest
+names is invisible, and is overwritten or removed by the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from ravst_ray.datasets.schemas import ERRORS, TABLES
+from ravst_ray.datasets.splits import unit_key
+from ravst_ray.errors import ConfigError
+from ravst_ray.logs import get_logger
+
+log = get_logger(__name__)
+
+PART_BYTES = 128 * 2**20
+_UNIT = pa.schema([(name, pa.list_(pa.struct(list(schema)))) for name, schema in TABLES.items()])
+_LEDGER = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("ok", pa.bool_()),
+        ("retryable", pa.bool_()),
+        ("stats", pa.string()),
+        ("error", pa.struct(list(ERRORS))),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What is known of a committed video without reading its rows."""
+
+    video_id: str
+    ok: bool
+    retryable: bool
+    stats: Mapping[str, float] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """True when a rerun has nothing to do for this video."""
+        return self.ok or not self.retryable
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A compacted state of the dataset: its number, and the living files of each table."""
+
+    number: int = 0
+    tables: Mapping[str, list[str]] = field(default_factory=lambda: {name: [] for name in TABLES})
+
+
+class DatasetStore:
+    """An output directory: a local path, or a URI that pyarrow knows (``s3://…``).
+
+    Cheap to make and picklable, so that every worker can hold one.
+    """
+
+    def __init__(self, root: str):
+        self.root = root
+        self._fs, self._base = _resolve(root)
+
+    def __reduce__(self):
+        return type(self), (self.root,)
+
+    # --- plain files -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the directory, and find out now whether it can be written to."""
+        try:
+            self._fs.create_dir(f"{self._base}/_commit/units", recursive=True)
+            self.write_bytes("_commit/writable", b"yes")
+        except OSError as error:
+            raise ConfigError(f"output {self.root}: can't be written to ({error}); choose another directory") from None
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """The content of a file, None where there is none."""
+        try:
+            with self._fs.open_input_file(f"{self._base}/{name}") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a whole file."""
+        parent = f"{self._base}/{name}".rpartition("/")[0]
+        self._fs.create_dir(parent, recursive=True)
+        with self._fs.open_output_stream(f"{self._base}/{name}") as file:
+            file.write(data)
+
+    def _list(self, folder: str) -> list[str]:
+        selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
+        return sorted(f"{folder}/{info.base_name}" for info in self._fs.get_file_info(selector) if info.is_file)
+
+    def _delete(self, name: str) -> None:
+        try:
+            self._fs.delete_file(f"{self._base}/{name}")
+        except FileNotFoundError:
+            log.debug("%s was already gone", name)
+
+    # --- one video ---------------------------------------------------------------------------------------------------
+
+    def commit(self, video_id: str, rows: Mapping[str, list[dict[str, Any]]], stats: Mapping[str, float]) -> None:
+        """Make one finished video part of the dataset. Doing it again replaces it."""
+        key = unit_key(video_id)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({name: [rows[name]] for name in TABLES}, schema=_UNIT), sink, compression="zstd")
+        part = sink.getvalue().to_pybytes()
+        error = rows["errors"][0] if rows["errors"] else None
+        manifest = {
+            "video_id": video_id,
+            "ok": error is None,
+            "retryable": bool(error and error["retryable"]),
+            "error": error,
+            "stats": dict(stats),
+            "bytes": len(part),
+            "part_sha256": hashlib.sha256(part).hexdigest(),
+        }
+        self._delete(f"_commit/units/{key}.json")  # of an earlier attempt: a manifest never names another part
+        self.write_bytes(f"_commit/units/{key}.parquet", part)
+        self.write_bytes(f"_commit/units/{key}.json", _sealed(manifest))
+
+    def _unit(self, key: str, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+        part = self.read_bytes(f"_commit/units/{key}.parquet")
+        if part is None or hashlib.sha256(part).hexdigest() != manifest["part_sha256"]:
+            return None
+        row = pq.read_table(pa.BufferReader(part)).to_pylist()[0]
+        return {name: row[name] for name in TABLES}
+
+    def _units(self) -> dict[str, dict[str, Any]]:
+        """Manifests of the units that are whole, by key."""
+        names = set(self._list("_commit/units"))
+        found = {}
+        for name in sorted(names):
+            key = name.rpartition("/")[2].removesuffix(".json")
+            if not name.endswith(".json") or f"_commit/units/{key}.parquet" not in names:
+                continue
+            manifest = _opened(self.read_bytes(name))
+            if manifest is not None:
+                found[key] = manifest
+        return found
+
+    # --- the whole ---------------------------------------------------------------------------------------------------
+
+    def generation(self) -> Generation:
+        """The newest whole manifest; generation 0 is empty."""
+        for name in reversed(self._list("_commit")):
+            if "/manifest-" in name:
+                manifest = _opened(self.read_bytes(name))
+                if manifest is not None:
+                    return Generation(manifest["number"], manifest["tables"])
+        return Generation()
+
+    def ledger(self) -> dict[str, LedgerEntry]:
+        """Every committed video, compacted or not, by id."""
+        entries = {entry.video_id: entry for entry in self._compacted_ledger(self.generation())}
+        for manifest in self._units().values():
+            entry = _entry(manifest)
+            known = entries.get(entry.video_id)
+            if known is None or not known.ok:
+                entries[entry.video_id] = entry
+        return entries
+
+    def _compacted_ledger(self, generation: Generation) -> Iterator[LedgerEntry]:
+        if generation.number:
+            data = self.read_bytes(f"_commit/ledger-{generation.number:06d}.parquet")
+            for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+                yield LedgerEntry(**{**row, "stats": json.loads(row["stats"])})
+
+    def compact(self, more_errors: Iterable[Mapping[str, Any]] = ()) -> dict[str, LedgerEntry]:
+        """Fold committed units into parts, and write the errors table anew.
+
+        ``more_errors`` are rows that belong to this run alone (rejections by the filter).
+        Returns the ledger. Interrupted at any point, the next call starts from the same state.
+        """
+        old = self.generation()
+        ledger = {entry.video_id: entry for entry in self._compacted_ledger(old)}
+        units = self._units()
+        fresh: dict[str, dict[str, Any]] = {}
+        for key, manifest in units.items():
+            known = ledger.get(manifest["video_id"])
+            if known is not None and known.ok:
+                continue
+            if self._unit(key, manifest) is None:
+                log.warning("%s: unit %s is damaged; its video will be done again", self.root, key)
+                continue
+            fresh[key] = manifest
+        number = old.number + 1
+        tables = {name: self._fold(name, number, old, fresh) for name in ("annotations", "qa")}
+        ledger |= {manifest["video_id"]: _entry(manifest) for manifest in fresh.values()}
+        errors = [entry.error for entry in ledger.values() if entry.error] + list(more_errors)
+        errors.sort(key=lambda row: (row["video_id"], row["stage"]))
+        tables["errors"] = self._write_parts("errors", number, [errors] if errors else [])
+        self._write_ledger(number, ledger)
+        self.write_bytes(f"_commit/manifest-{number:06d}.json", _sealed({"number": number, "tables": tables}))
+        self._sweep(Generation(number, tables), units)
+        return ledger
+
+    def _fold(self, name: str, number: int, old: Generation, fresh: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Old parts that are full stay as they are; small ones are merged with what is new."""
+        if not fresh:
+            return list(old.tables[name])
+        sizes = {part: self._fs.get_file_info(f"{self._base}/{part}").size for part in old.tables[name]}
+        full = [part for part, size in sizes.items() if size >= PART_BYTES // 2]
+        small = [part for part in sizes if part not in full]
+
+        def batches() -> Iterator[list[dict[str, Any]]]:
+            for part in small:
+                yield from self._read_part(part)
+            for key, manifest in fresh.items():
+                yield (self._unit(key, manifest) or {name: []})[name]
+
+        return full + self._write_parts(name, number, batches())
+
+    def _write_parts(self, name: str, number: int, batches: Iterable[list[dict[str, Any]]]) -> list[str]:
+        parts: list[str] = []
+        writer: pq.ParquetWriter | None = None
+        sink = None
+        self._fs.create_dir(f"{self._base}/{name}", recursive=True)
+        for group in _grouped(batches):
+            if writer is None:
+                parts.append(f"{name}/part-{number:06d}-{len(parts):05d}.parquet")
+                sink = self._fs.open_output_stream(f"{self._base}/{parts[-1]}")
+                writer = pq.ParquetWriter(sink, TABLES[name], compression="zstd")
+            writer.write_table(pa.Table.from_pylist(group, schema=TABLES[name]))
+            if sink is not None and sink.tell() >= PART_BYTES:
+                writer.close()
+                sink.close()
+                writer = None
+        if writer is not None and sink is not None:
+            writer.close()
+            sink.close()
+        return parts
+
+    def _write_ledger(self, number: int, ledger: Mapping[str, LedgerEntry]) -> None:
+        rows = [
+            {
+                "video_id": entry.video_id,
+                "ok": entry.ok,
+                "retryable": entry.retryable,
+                "stats": json.dumps(dict(entry.stats)),
+                "error": entry.error,
+            }
+            for entry in sorted(ledger.values(), key=lambda entry: entry.video_id)
+        ]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=_LEDGER), sink, compression="zstd")
+        self.write_bytes(f"_commit/ledger-{number:06d}.parquet", sink.getvalue().to_pybytes())
+
+    def _sweep(self, living: Generation, units: Mapping[str, Any]) -> None:
+        """Remove what the newest manifest has made superfluous."""
+        keep = {part for parts in living.tables.values() for part in parts}
+        keep |= {f"_commit/{kind}-{living.number:06d}.{end}" for kind, end in _KINDS}
+        for folder in ("_commit", *TABLES):
+            for name in self._list(folder):
+                if name not in keep and ("/part-" in name or "/ledger-" in name or "/manifest-" in name):
+                    self._delete(name)
+        for key in units:
+            self._delete(f"_commit/units/{key}.json")
+            self._delete(f"_commit/units/{key}.parquet")
+
+    def _read_part(self, part: str) -> Iterator[list[dict[str, Any]]]:
+        with self._fs.open_input_file(f"{self._base}/{part}") as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+                yield batch.to_pylist()
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of a compacted table (``annotations``, ``qa``, ``errors``), a few at a time."""
+        for part in self.generation().tables[name]:
+            for batch in self._read_part(part):
+                yield from batch
+
+
+_KINDS = (("ledger", "parquet"), ("manifest", "json"))
+
+
+def _grouped(batches: Iterable[list[dict[str, Any]]], rows: int = 512) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    for batch in batches:
+        group += batch
+        if len(group) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _entry(manifest: Mapping[str, Any]) -> LedgerEntry:
+    return LedgerEntry(**{key: manifest[key] for key in LedgerEntry.__dataclass_fields__})
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    body = json.dumps(content, sort_keys=True)
+    return json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}).encode()
+
+
+def _opened(data: bytes | None) -> dict[str, Any] | None:
+    """The content of a sealed file; None when the writer died in the middle of it."""
+    try:
+        sealed = json.loads(data or b"")
+        body = sealed["body"]
+        whole = hashlib.sha256(body.encode()).hexdigest() == sealed["sha256"]
+        return json.loads(body) if whole else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _resolve(root: str) -> tuple[fs.FileSystem, str]:
+    if "://" in root:
+        found, base = fs.FileSystem.from_uri(root)
+        return found, base.rstrip("/")
+    return fs.LocalFileSystem(), str(Path(root).absolute())

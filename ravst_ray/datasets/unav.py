@@ -1,0 +1,189 @@
+"""Reader of UnAV-100's event labels, and of files in the same format.
+
+The format is ``{"database": {id: {"subset", "duration", "annotations": [{"segment": [s, e], "label", "label_id"}]}}}``
+with times in seconds; an annotation may carry a ``caption`` beside its label. Nothing in the file is trusted: what
+can't be used becomes an errors row of stage ``input``, and an id never turns into a path outside the videos' folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ravst_ray.errors import ConfigError
+from ravst_ray.records import ErrorRow, Event, Video
+
+STAGE = "input"
+VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+_MAX_ID_BYTES = 240  # with an extension still below the 255 bytes that file systems allow
+
+
+@dataclass(frozen=True)
+class UnavInput:
+    """What a file holds: usable videos in its order, and one errors row for each entry that isn't."""
+
+    videos: list[Video]
+    rejected: list[ErrorRow]
+
+
+class _BadEntry(ValueError):
+    """An entry that can't be used; the message says why."""
+
+
+class _JsonObject(dict[str, Any]):
+    """A JSON object that keeps the first value of a repeated key and remembers the repetitions."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]):
+        super().__init__()
+        self.repeated: list[str] = []
+        for key, value in pairs:
+            if key in self:
+                self.repeated.append(key)
+            else:
+                self[key] = value
+
+
+def read_unav(
+    path: str | Path, videos_dir: str | Path, subsets: Sequence[str] | None = None, limit: int | None = None
+) -> UnavInput:
+    """Read event labels and find each video's file.
+
+    Args:
+        path: a JSON file in UnAV-100's format.
+        videos_dir: folder with ``{id}.mp4`` (or .mkv, .webm, .avi, .mov). A video without a file gets the path
+            ``{id}.mp4``, so that decoding reports it as missing.
+        subsets: only entries of these subsets; None means all.
+        limit: only the first so many of these entries, usable or not.
+
+    Raises:
+        ConfigError: the file isn't readable JSON of this format, the folder can't be listed, or no entry is of
+            ``subsets``.
+    """
+    database = _read_database(path)
+    files = _list_files(videos_dir)
+    result = UnavInput([], [])
+    for video_id, entry in islice(_select(database, subsets, path), limit):
+        try:
+            result.videos.append(_video(video_id, entry, Path(videos_dir), files))
+        except _BadEntry as error:
+            reason = "bad_entry" if is_safe_id(video_id) else "unsafe_id"
+            result.rejected.append(_rejection(video_id, reason, str(error)))
+        for _ in range(database.repeated.count(video_id) if database.repeated else 0):
+            message = "The id is listed again; the first entry is used, this one is not."
+            result.rejected.append(_rejection(video_id, "duplicate_id", message))
+    return result
+
+
+def is_safe_id(video_id: str) -> bool:
+    """Whether an id names one file in a folder: no separators, no ``.`` or ``..``, printable, not too long."""
+    component = video_id not in ("", ".", "..") and not {"/", "\\"} & set(video_id)
+    return component and video_id.isprintable() and len(video_id.encode()) <= _MAX_ID_BYTES
+
+
+def _read_database(path: str | Path) -> _JsonObject:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_JsonObject)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such annotations file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("database"), dict):
+        raise ConfigError(f'{path}: not in UnAV-100\'s format: the top level needs an object "database"')
+    if "database" in data.repeated:
+        raise ConfigError(f'{path}: "database" is given twice')
+    return data["database"]
+
+
+def _list_files(videos_dir: str | Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(videos_dir))
+    except OSError as error:
+        raise ConfigError(f"{videos_dir}: not a readable folder of videos: {error.strerror}") from None
+
+
+def _select(
+    database: _JsonObject, subsets: Sequence[str] | None, path: str | Path
+) -> Iterator[tuple[str, Any]] | list[tuple[str, Any]]:
+    """Entries of the subsets; one that isn't even an object is kept, so that it is reported."""
+    if subsets is None:
+        return iter(database.items())
+    chosen = [(key, e) for key, e in database.items() if not isinstance(e, dict) or e.get("subset") in subsets]
+    if database and not chosen:
+        there = sorted({str(entry.get("subset")) for entry in database.values()})
+        raise ConfigError(f"{path}: no video is of subset {', '.join(subsets)}; the file has {', '.join(there)}")
+    return chosen
+
+
+def _video(video_id: str, entry: Any, videos_dir: Path, files: AbstractSet[str]) -> Video:
+    if not is_safe_id(video_id):
+        raise _BadEntry("The id can't be a file name; its video is not looked for.")
+    if not isinstance(entry, dict):
+        raise _BadEntry(f"The entry is no object but {_show(entry)}.")
+    duration_s = _number(entry.get("duration"), "duration")
+    if duration_s <= 0:
+        raise _BadEntry(f"duration is not above 0: {duration_s}.")
+    annotations = entry.get("annotations")
+    if not isinstance(annotations, list):
+        raise _BadEntry(f"annotations is no list but {_show(annotations)}.")
+    events = tuple(_event(number, annotation) for number, annotation in enumerate(annotations, start=1))
+    names = [video_id + extension for extension in VIDEO_EXTENSIONS]
+    name = next((name for name in names if name in files), names[0])
+    return Video(video_id, str(videos_dir / name), duration_s, events, _text(entry.get("subset"), "subset"))
+
+
+def _event(number: int, annotation: Any) -> Event:
+    where = f"annotation {number}"
+    if not isinstance(annotation, dict):
+        raise _BadEntry(f"{where} is no object but {_show(annotation)}.")
+    segment = annotation.get("segment")
+    if not isinstance(segment, list) or len(segment) != 2:
+        raise _BadEntry(f"{where}: segment is no [start, end] but {_show(segment)}.")
+    start_s, end_s = (_number(value, f"{where}: segment") for value in segment)
+    if not 0 <= start_s < end_s:
+        raise _BadEntry(f"{where}: segment doesn't run forward from 0 or later: {_show(segment)}.")
+    label = _text(annotation.get("label"), f"{where}: label")
+    if not label:
+        raise _BadEntry(f"{where} has no label.")
+    label_id = annotation.get("label_id")
+    if label_id is not None and type(label_id) is not int:
+        raise _BadEntry(f"{where}: label_id is no integer but {_show(label_id)}.")
+    return Event(number, start_s, end_s, label, label_id, _text(annotation.get("caption"), f"{where}: caption"))
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _BadEntry(f"{what} is no finite number but {_show(value)}.")
+    return float(value)
+
+
+def _text(value: Any, what: str) -> str | None:
+    """Stripped text; None where there is none. Lone surrogates are refused: they can't be written as UTF-8."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _is_unicode(value):
+        raise _BadEntry(f"{what} is no text but {_show(value)}.")
+    return value.strip() or None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _show(value: Any) -> str:
+    """A value as it may stand in a message: short, and in characters that can be written anywhere."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _rejection(video_id: str, reason: str, message: str) -> ErrorRow:
+    """Rows are stored as UTF-8, so a broken character in an id is written as its escape."""
+    clean = video_id.encode("utf-8", "backslashreplace").decode()
+    return ErrorRow(clean, STAGE, reason, message, retryable=False)
