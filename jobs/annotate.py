@@ -1,4 +1,4 @@
-"""The annotation job, for ``ray job submit --working-dir . -- python jobs/annotate.py --config FILE [key.sub=value …]``."""
+"""The annotation job: ``ray job submit --working-dir . -- python jobs/annotate.py --config FILE [key.sub=value …]``."""
 
 import sys
 

@@ -76,6 +76,14 @@ def finish(
     return summary
 
 
+def refresh_report(config: AnnotateConfig, extra: dict[str, Any]) -> None:
+    """Add findings to the summary of a finished run, and draw its report anew."""
+    store = DatasetStore(config.output)
+    summary = json.loads(store.read_bytes("summary.json") or b"{}") | extra
+    write_summary(store, summary)
+    write_report(config, store, read_unav(config.input.annotations, config.input.videos).videos, summary)
+
+
 def write_summary(store: DatasetStore, summary: dict[str, Any]) -> None:
     """``summary.json``."""
     store.write_bytes("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
@@ -86,24 +94,19 @@ def _select(config: AnnotateConfig, console: Console) -> tuple[list[Video], list
     filtered = filter_videos(found.videos, config.filter, config.seed)
     drops: list[ErrorRow] = [*found.rejected, *filtered.rejected]
     console.print(
-        f"{len(found.videos) + len(found.rejected)} videos listed, {len(filtered.kept)} kept, {len(drops)} rejected",
+        f"{len(found.videos) + len(found.rejected)} videos listed, {len(filtered.videos)} kept, {len(drops)} rejected",
         highlight=False,
     )
-    return filtered.kept, [asdict(row) for row in drops]
+    return filtered.videos, [asdict(row) for row in drops]
 
 
 def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.captions import check_llm
+    from ravst_ray.backends.pretrained import model_source
 
     check_llm(config.llm)
-    for key in ("detector", "segmenter"):
-        name = getattr(config.grounding, key)
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if looks_local and not (Path(name).expanduser() / "config.json").is_file():
-            raise ConfigError(
-                f"grounding.{key}: no model in {name} (a config.json is expected there); "
-                "give a directory or a hub name such as IDEA-Research/grounding-dino-base"
-            )
+    model_source(config.grounding.detector, "grounding.detector")
+    model_source(config.grounding.segmenter, "grounding.segmenter")
 
 
 def _same_settings(store: DatasetStore, config: AnnotateConfig) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,21 +45,76 @@ class Detector(Protocol):
         ...
 
 
-class MaskSession(Protocol):
-    """A segmenter's memory over a run of frames; frame indices count from 0 in the order of ``add_frame``-less use."""
+@dataclass(frozen=True)
+class ObjectMask:
+    """Where an object is in one frame. ``score`` in [0, 1] says how sure the segmenter is; no pixels: not visible."""
 
-    def add_boxes(self, frame: int, boxes: dict[int, Box]) -> dict[int, tuple[np.ndarray, float]]:
-        """Start or refresh objects by box at ``frame``; gives mask ``[H, W]`` bool and score in [0, 1] per object id."""
+    mask: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The mask of a prompted box, and what a memory needs to follow it (opaque; belongs to the memory that made it)."""
+
+    seen: ObjectMask
+    state: Any = None
+
+
+class MaskMemory(Protocol):
+    """A segmenter's memory over a stream of frames. It holds one frame and a bounded past of each followed object.
+
+    For every frame: :meth:`advance`, then, in any order, :meth:`segment`, :meth:`adopt` and :meth:`forget`.
+    """
+
+    def advance(self, frame: np.ndarray) -> dict[int, ObjectMask]:
+        """Take the next frame (uint8 RGB ``[H, W, 3]``, one size throughout); where each followed object is in it."""
         ...
 
-    def propagate(self, start: int, stop: int) -> Iterator[tuple[int, dict[int, tuple[np.ndarray, float]]]]:
-        """Follow all objects over frames ``start <= t < stop``; yields (t, masks and scores per object id)."""
+    def segment(self, boxes_N: Sequence[Box]) -> list[Candidate]:
+        """The masks of boxes (pixels of the current frame), from this frame alone, without regard to the past."""
+        ...
+
+    def adopt(self, object_id: int, candidate: Candidate) -> None:
+        """Follow a candidate of the current frame: as a new object, or as a known one seen afresh."""
+        ...
+
+    def forget(self, object_id: int) -> None:
+        """Stop following an object."""
         ...
 
 
 class Segmenter(Protocol):
     """Follows objects through frames by their masks (SAM 2)."""
 
-    def session(self, frames_T: Sequence[np.ndarray]) -> MaskSession:
-        """A fresh memory over these frames (uint8 RGB ``[H, W, 3]``)."""
+    def memory(self) -> MaskMemory:
+        """A fresh memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What a language model said, and what it cost."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ChatModel(Protocol):
+    """A language model that is talked to."""
+
+    async def complete(
+        self,
+        messages: list[dict[str, Any]],
+        schema: dict[str, Any] | None = None,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> ChatAnswer:
+        """Ask once; ``schema`` (JSON schema) shapes the answer.
+
+        Raises ``StepError`` for this request, ``AbortError`` where every request would fail.
+        """
         ...

@@ -44,7 +44,7 @@ class LLMConfig(StrictModel):
 
     backend: Literal["local", "openai"] = "local"
     model: str = Field("gpt-4o-mini", description="model name at the endpoint (backend openai)")
-    model_dir: str | None = Field(None, description="directory that the local server serves (backend local)")
+    model_dir: str | None = Field(None, description="directory for the local server, or smollm2: the bundled model")
     base_url: str | None = Field(None, description="endpoint; default $OPENAI_BASE_URL, then the OpenAI service")
     concurrency: int = Field(8, ge=1)
     timeout_s: float = Field(60.0, gt=0)
@@ -101,7 +101,7 @@ class PoolConfig(StrictModel):
     """An actor pool: it grows from ``min`` to ``max`` actors with the queue."""
 
     min: int = Field(1, ge=1)
-    max: int = Field(1, ge=1)
+    max: int = Field(1, ge=1, validate_default=True)
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
 

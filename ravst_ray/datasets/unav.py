@@ -1,29 +1,30 @@
 """Reader of UnAV-100's event labels, and of files in the same format.
 
 The format is ``{"database": {id: {"subset", "duration", "annotations": [{"segment": [s, e], "label", "label_id"}]}}}``
-with times in seconds; an annotation may carry a ``caption`` beside its label. Nothing in the file is trusted: what
-can't be used becomes an errors row of stage ``input``, and an id never turns into a path outside the videos' folder.
+with times in seconds; beside its label an annotation may carry a ``caption``, and ``objects`` (``[{"name",
+"audible"}]``) where they are known. Nothing in the file is trusted: what can't be used becomes an errors row of stage
+``input``, and an id never turns into a path outside the videos' folder.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ravst_ray.errors import ConfigError
-from ravst_ray.records import ErrorRow, Event, Video
+from ravst_ray.records import ErrorRow, Event, SceneObject, Video
 
 STAGE = "input"
 VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 _MAX_ID_BYTES = 240  # with an extension still below the 255 bytes that file systems allow
+_MAX_SECONDS = 1e7  # also keeps out NaN, infinities and integers too large for a float
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class UnavInput:
 
 class _BadEntry(ValueError):
     """An entry that can't be used; the message says why."""
+
+    reason = "bad_entry"
+
+
+class _UnsafeId(_BadEntry):
+    reason = "unsafe_id"
 
 
 class _JsonObject(dict[str, Any]):
@@ -70,15 +77,14 @@ def read_unav(
     database = _read_database(path)
     files = _list_files(videos_dir)
     result = UnavInput([], [])
-    for video_id, entry in islice(_select(database, subsets, path), limit):
+    repeated = Counter(database.repeated)
+    for video_id, entry in _select(database, subsets, path)[:limit]:
         try:
             result.videos.append(_video(video_id, entry, Path(videos_dir), files))
         except _BadEntry as error:
-            reason = "bad_entry" if is_safe_id(video_id) else "unsafe_id"
-            result.rejected.append(_rejection(video_id, reason, str(error)))
-        for _ in range(database.repeated.count(video_id) if database.repeated else 0):
-            message = "The id is listed again; the first entry is used, this one is not."
-            result.rejected.append(_rejection(video_id, "duplicate_id", message))
+            result.rejected.append(_rejection(video_id, error.reason, str(error)))
+        message = "The id is listed again; the first entry is used, this one is not."
+        result.rejected.extend([_rejection(video_id, "duplicate_id", message)] * repeated[video_id])
     return result
 
 
@@ -95,7 +101,7 @@ def _read_database(path: str | Path) -> _JsonObject:
         raise ConfigError(f"{path}: no such annotations file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("database"), dict):
+    if not isinstance(data, _JsonObject) or not isinstance(data.get("database"), _JsonObject):
         raise ConfigError(f'{path}: not in UnAV-100\'s format: the top level needs an object "database"')
     if "database" in data.repeated:
         raise ConfigError(f'{path}: "database" is given twice')
@@ -109,22 +115,20 @@ def _list_files(videos_dir: str | Path) -> frozenset[str]:
         raise ConfigError(f"{videos_dir}: not a readable folder of videos: {error.strerror}") from None
 
 
-def _select(
-    database: _JsonObject, subsets: Sequence[str] | None, path: str | Path
-) -> Iterator[tuple[str, Any]] | list[tuple[str, Any]]:
+def _select(database: _JsonObject, subsets: Sequence[str] | None, path: str | Path) -> list[tuple[str, Any]]:
     """Entries of the subsets; one that isn't even an object is kept, so that it is reported."""
     if subsets is None:
-        return iter(database.items())
+        return list(database.items())
     chosen = [(key, e) for key, e in database.items() if not isinstance(e, dict) or e.get("subset") in subsets]
     if database and not chosen:
-        there = sorted({str(entry.get("subset")) for entry in database.values()})
-        raise ConfigError(f"{path}: no video is of subset {', '.join(subsets)}; the file has {', '.join(there)}")
+        there = sorted({_show(entry.get("subset")) for entry in database.values()})
+        raise ConfigError(f"{path}: no video is of subset {', '.join(subsets)}; the file has {', '.join(there[:10])}")
     return chosen
 
 
 def _video(video_id: str, entry: Any, videos_dir: Path, files: AbstractSet[str]) -> Video:
     if not is_safe_id(video_id):
-        raise _BadEntry("The id can't be a file name; its video is not looked for.")
+        raise _UnsafeId("The id can't be a file name; its video is not looked for.")
     if not isinstance(entry, dict):
         raise _BadEntry(f"The entry is no object but {_show(entry)}.")
     duration_s = _number(entry.get("duration"), "duration")
@@ -153,14 +157,30 @@ def _event(number: int, annotation: Any) -> Event:
     if not label:
         raise _BadEntry(f"{where} has no label.")
     label_id = annotation.get("label_id")
-    if label_id is not None and type(label_id) is not int:
-        raise _BadEntry(f"{where}: label_id is no integer but {_show(label_id)}.")
-    return Event(number, start_s, end_s, label, label_id, _text(annotation.get("caption"), f"{where}: caption"))
+    if label_id is not None and (type(label_id) is not int or not 0 <= label_id < 2**31):
+        raise _BadEntry(f"{where}: label_id is no number of a label but {_show(label_id)}.")
+    caption = _text(annotation.get("caption"), f"{where}: caption")
+    return Event(number, start_s, end_s, label, label_id, caption, _objects(annotation.get("objects"), where))
+
+
+def _objects(value: Any, where: str) -> tuple[SceneObject, ...] | None:
+    """Objects that the input names itself; a name becomes part of an answer, so it may not hold its tags."""
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        raise _BadEntry(f"{where}: objects is no list but {_show(value)}.")
+    found = []
+    for one in value:
+        name = _text(one.get("name"), f"{where}: object name") if isinstance(one, dict) else None
+        if not name or not name.isprintable() or {"<", ">"} & set(name) or not isinstance(one.get("audible"), bool):
+            raise _BadEntry(f'{where}: no object like {{"name": "dog", "audible": true}} but {_show(one)}.')
+        found.append(SceneObject(name, one["audible"]))
+    return tuple(dict.fromkeys(found))
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _BadEntry(f"{what} is no finite number but {_show(value)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MAX_SECONDS:
+        raise _BadEntry(f"{what} is no number of seconds but {_show(value)}.")
     return float(value)
 
 

@@ -1,6 +1,7 @@
 """The report at the end of an annotation run: one HTML file that needs nothing beside it.
 
-``summary`` is what ``summary.json`` holds; a figure whose key is missing is left out. A table of toy-world accuracies
+``summary`` is what ``summary.json`` holds; a figure whose key is missing is left out. ``duration_groups_s`` in it moves
+the borders of short, medium and long videos from 20 and 40 s. A table of toy-world accuracies
 appears when ``summary["toy_accuracy"]`` is there: ``{table title: {metric: value | {"value": …, "target": …}}}``,
 where a metric may also be a group of such metrics (``{"isolated objects": {"recall": …}}``).
 """
@@ -18,7 +19,7 @@ from markupsafe import Markup
 from ravst_ray.records import TASKS
 from ravst_ray.reports import figures
 from ravst_ray.reports.overlay import text_color
-from ravst_ray.reports.samples import SampleVideo, sample_card
+from ravst_ray.reports.samples import SampleVideo, sample_cards
 from ravst_ray.reports.statistics import DURATION_GROUPS, ReportEvent, Statistics, count_events
 
 __all__ = ["ReportEvent", "SampleVideo", "render_annotation_report", "write_annotation_report"]
@@ -74,17 +75,21 @@ def render_annotation_report(
     summary: Mapping[str, Any], events: Iterable[ReportEvent], samples: Sequence[SampleVideo]
 ) -> str:
     """The report as HTML; the same input gives the same text."""
-    statistics = count_events(events)
-    return _environment().get_template("annotation_report.html.j2").render(
-        tiles=key_figures(summary, statistics),
-        statuses=_statuses(summary, statistics),
-        accuracy=accuracy_tables(summary.get("toy_accuracy") or {}),
-        charts=_charts(statistics),
-        statistics=statistics,
-        run=_run_figures(summary, statistics),
-        split=_split(summary.get("split") or {}),
-        tasks=TASKS,
-        cards=[sample_card(video) for video in samples],
+    statistics = count_events(events, *summary.get("duration_groups_s", (20.0, 40.0)))
+    return (
+        _environment()
+        .get_template("annotation_report.html.j2")
+        .render(
+            tiles=key_figures(summary, statistics),
+            statuses=_statuses(summary, statistics),
+            accuracy=accuracy_tables(summary.get("toy_accuracy") or {}),
+            charts=_charts(statistics),
+            statistics=statistics,
+            run=_run_figures(summary, statistics),
+            split=_split(summary.get("split") or {}),
+            tasks=TASKS,
+            cards=sample_cards(samples),
+        )
     )
 
 
@@ -93,6 +98,10 @@ def key_figures(summary: Mapping[str, Any], statistics: Statistics) -> list[Tile
     videos, tokens = summary.get("videos") or {}, summary.get("tokens") or {}
     questions, objects = summary.get("questions") or {}, statistics.audible + statistics.silent
     hours = summary.get("hours_of_video", statistics.video_s / 3600)
+    status = summary.get("status") or statistics.status
+    requests = _noted(tokens, "requests", "{:,} LLM requests") + _noted(
+        tokens, "cache_hits", ", {:,} more from the cache"
+    )
     token_sum = sum(tokens.get(kind, 0) for kind in ("prompt", "completion"))
     found: list[tuple[str, float | None, str, str]] = [
         ("Videos annotated", videos.get("done", statistics.videos), "{:,}", _of_input(videos)),
@@ -101,12 +110,12 @@ def key_figures(summary: Mapping[str, Any], statistics: Statistics) -> list[Tile
         ("Audible objects", summary.get("share_audible", statistics.share_audible), "{:.1%}", "the others are silent"),
         ("Hours of video", hours, "{:.2f}" if hours < 10 else "{:,.1f}", ""),
         ("Questions", sum(questions.values()) if questions else None, "{:,}", _listed(questions, TASKS)),
-        ("Videos failed", videos.get("failed"), "{:,}", "listed with their reasons in errors/"),
+        ("Events accepted", status.get("accepted", 0), "{:,}", _listed(status, STATUSES[1:])),
+        ("Videos failed", videos.get("failed"), "{:,}", "reasons below and in errors/"),
         ("Wall time", summary.get("wall_s"), "duration", ""),
         ("Frames per second", summary.get("frames_per_s"), "{:,.1f}", _noted(summary, "frames", "{:,} frames in all")),
         ("Tokens", token_sum if tokens else None, "{:,}", _listed(tokens, ("prompt", "completion"))),
-        ("LLM requests", tokens.get("requests"), "{:,}", _noted(tokens, "cache_hits", "{:,} more from the cache")),
-        ("Cost", summary.get("usd"), "${:,.2f}", ""),
+        ("Cost", summary.get("usd"), "${:,.2f}", requests),
     ]
     return [
         Tile(label, value, duration(value) if form == "duration" else form.format(value), note)

@@ -1,5 +1,8 @@
-"""Numbers behind the report's figures. The templates draw them as HTML and SVG, so that they follow the
-reader's window and colour scheme; nothing here knows about markup except for SVG path data."""
+"""Numbers behind the report's figures.
+
+The templates draw them as HTML and SVG, so that they follow the reader's window and colour scheme; nothing here knows
+about markup except for SVG path data.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the order puts the strongest contrasts first.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
+
+_HAIRLINE = 0.015
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def counts(values: Mapping[int, int], most: int = 8) -> list[Bar]:
 
 
 def histogram(seconds: Mapping[int, int], max_bins: int = 12) -> Histogram:
-    """Counts per whole second put into at most ``max_bins`` bins of a round width, starting at 0."""
+    """Counts per second (0 stands for 0 to 1 s) put into at most ``max_bins`` bins of a round width, from 0 on."""
     if not seconds:
         return Histogram((), ())
     end = max(seconds) + 1
@@ -74,7 +79,9 @@ def histogram(seconds: Mapping[int, int], max_bins: int = 12) -> Histogram:
     for second, count in seconds.items():
         bins[second // width] += count
     edges = tuple(index * width for index in range(len(bins) + 1))
-    return Histogram(tuple(bars([(f"{low}–{low + width} s", count) for low, count in zip(edges, bins, strict=False)])), edges)
+    return Histogram(
+        tuple(bars([(f"{low}–{low + width} s", count) for low, count in zip(edges, bins, strict=False)])), edges
+    )
 
 
 def nice_step(span: float, most: int) -> float:
@@ -94,22 +101,21 @@ def word_cloud(names: Mapping[str, int], audible: Mapping[str, int], top: int = 
     return sorted(words, key=lambda word: word.text)
 
 
-def ticks(duration_s: float, most: int = 8) -> list[float]:
+def ticks(duration_s: float, most: int = 12) -> list[float]:
     """Round times from 0 to the end of a video for its time axis."""
     step = nice_step(duration_s, most)
     return [round(index * step, 6) for index in range(math.floor(duration_s / step + 1e-9) + 1)]
 
 
-def waveform_path(levels: Sequence[float]) -> str:
-    """SVG path data of a mirrored waveform: x runs from 0 to ``len(levels) - 1``, y from -1 to 1.
+def waveform_path(outline: Sequence[Sequence[float]]) -> str:
+    """SVG path data of a waveform: x runs from 0 to ``len(outline) - 1``, y from -1 (up) to 1.
 
-    ``levels`` are peaks in [0, 1]; quiet recordings are drawn louder, so that their shape is seen.
+    ``outline`` has the lowest and highest sample of each part, in [-1, 1]; quiet recordings are drawn louder, so that
+    their shape is seen, and silence is a thin line.
     """
-    peaks = [min(max(float(level), 0.0), 1.0) for level in levels]
-    if not peaks:
+    if not len(outline):
         return ""
-    loudest = max(max(peaks), 0.05)
-    heights = [max(peak / loudest, 0.015) for peak in peaks]
-    upper = [f"{x} {-height:.3f}" for x, height in enumerate(heights)]
-    lower = [f"{x} {height:.3f}" for x, height in reversed(list(enumerate(heights)))]
-    return "M" + "L".join(upper + lower) + "Z"
+    loudest = max(0.05, *(max(-low, high) for low, high in outline))
+    upper = [f"{x} {-max(high / loudest, _HAIRLINE):.3f}" for x, (_, high) in enumerate(outline)]
+    lower = [f"{x} {max(-low / loudest, _HAIRLINE):.3f}" for x, (low, _) in enumerate(outline)]
+    return "M" + "L".join(upper + lower[::-1]) + "Z"

@@ -123,7 +123,7 @@ class _Canvas:
         self.draw = ImageDraw.Draw(self.layer)
         unit = min(size) / 360
         self.line = _SUPERSAMPLE * max(1, round(unit * 3 / _SUPERSAMPLE))
-        self.font = _font(max(10, round(unit * 15)))
+        self.font = _font(max(10, round(unit * 17)))
         self.chips: list[Box] = []
 
     def box(self, box: Box, color: str, dashed: bool) -> None:
@@ -148,15 +148,17 @@ class _Canvas:
         )
 
     def _dashes(self, side: tuple[float, float, float, float]) -> list[tuple[float, float, float, float]]:
-        """The side cut into an odd number of equal parts, every other one drawn, so that corners are closed."""
+        """The side cut into an odd number of equal parts, every other one kept, so that corners are closed."""
         x1, y1, x2, y2 = side
         length = max(abs(x2 - x1), abs(y2 - y1))
         parts = max(1, round(length / (3.5 * self.line)) // 2 * 2 + 1)
-        cut = [index / parts for index in range(parts + 1)]
-        inset = self.line / 2 / length if length else 0.0  # dashes grow by half a line at both ends
-        spans = [(low + inset * (low > 0), high - inset * (high < 1)) for low, high in zip(cut, cut[1:], strict=False)]
-        at = [(x1 + (x2 - x1) * low, y1 + (y2 - y1) * low, x1 + (x2 - x1) * high, y1 + (y2 - y1) * high) for low, high in spans]
-        return at[::2]
+        inset = self.line / 2 / length if length else 0.0  # dashes are drawn longer by half a line at both ends
+        dashes = []
+        for part in range(0, parts, 2):
+            low = part / parts + inset * (part > 0)
+            high = (part + 1) / parts - inset * (part < parts - 1)
+            dashes.append((x1 + (x2 - x1) * low, y1 + (y2 - y1) * low, x1 + (x2 - x1) * high, y1 + (y2 - y1) * high))
+        return dashes
 
     def chip(self, box: Box, name: str, color: str, audible: bool) -> None:
         """The name on a coloured plate at the box, where no other plate is, with a loudspeaker when audible."""

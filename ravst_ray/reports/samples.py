@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from PIL import Image
 
+from ravst_ray.backends.audio import waveform
+from ravst_ray.backends.decoding import ChildDecoder
+from ravst_ray.backends.protocols import Decoder
+from ravst_ray.config.annotate import DecodeConfig
+from ravst_ray.errors import RavstError
 from ravst_ray.logs import get_logger
 from ravst_ray.records import EventAnnotation, QAPair, Track
 from ravst_ray.reports.figures import ticks, waveform_path
@@ -17,9 +23,10 @@ from ravst_ray.reports.overlay import TrackBox, draw_frame, track_colors, tracks
 
 log = get_logger(__name__)
 
-FRAMES_PER_VIDEO = 6
+FRAMES_BY_SHAPE = {"": 6, "square": 4, "upright": 6}
 WAVEFORM_BINS = 480
-_IMAGE_SIDE_PX = 640
+IMAGE_SIDE_PX = 640
+_DECODING = DecodeConfig.model_validate({"backend": "pyav", "max_side_px": 2 * IMAGE_SIDE_PX, "deadline_s": 60.0})
 
 
 @dataclass(frozen=True)
@@ -91,18 +98,19 @@ class SampleCard:
     problem: str | None = None
     sound_problem: str | None = None
 
-
-def sample_card(video: SampleVideo) -> SampleCard:
-    """Reads the video and draws it. A file that can't be read gives a card that says so."""
-    axis_s = max([video.duration_s, 0.1, *(item.event.end_s for item in video.annotations)])
-    frames, problem = _frames(video)
-    wave, sound_problem = _waveform(video.path) if problem is None else ("", None)
-    return SampleCard(
-        video, axis_s, ticks(axis_s), _lanes(video, axis_s), frames, wave, problem=problem, sound_problem=sound_problem
-    )
+    @property
+    def shape(self) -> str:
+        """``""`` for a wide picture, else ``"square"`` or ``"upright"``: decides on how frames are laid out."""
+        return _shape(self.video)
 
 
-def pick_times(video: SampleVideo, count: int = FRAMES_PER_VIDEO) -> list[tuple[float, int | None]]:
+def sample_cards(videos: Sequence[SampleVideo]) -> list[SampleCard]:
+    """Reads the videos and draws them. A file that can't be read gives a card that says so."""
+    with closing(ChildDecoder(_DECODING)) as decoder:
+        return [_card(video, decoder) for video in videos]
+
+
+def pick_times(video: SampleVideo, count: int) -> list[tuple[float, int | None]]:
     """At most ``count`` sampled times with their event, spread over all events, in time order."""
     sampled = [item for item in video.annotations if item.frame_times_s]
     if not sampled:
@@ -137,40 +145,39 @@ def _spread(items: Sequence, count: int) -> list:
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
-def _frames(video: SampleVideo) -> tuple[tuple[SampleFrame, ...], str | None]:
-    from ravst_ray.backends.pyav_decoder import decode_frames
+def _shape(video: SampleVideo) -> str:
+    ratio = video.width / max(video.height, 1)
+    return "" if ratio > 1.2 else "square" if ratio > 0.8 else "upright"
 
-    picks = pick_times(video)
+
+def _card(video: SampleVideo, decoder: Decoder) -> SampleCard:
+    axis_s = max([video.duration_s, 0.1, *(item.event.end_s for item in video.annotations)])
+    bare = SampleCard(video, axis_s, ticks(axis_s), _lanes(video, axis_s))
+    picks = dict(pick_times(video, FRAMES_BY_SHAPE[bare.shape]))
     try:
-        pictures = decode_frames(video.path, [time_s for time_s, _ in picks])
-        drawn = tuple(
-            _drawn(video, time_s, event_num, picture)
-            for (time_s, event_num), picture in zip(picks, pictures, strict=False)
-        )
-    except Exception as error:  # a file from outside, read by native code: whatever it raises must not end the report
-        log.warning("%s: sample not shown: %s", video.video_id, error)
-        return (), f"{error}" or type(error).__name__
-    return drawn, None if drawn else "No frame could be decoded."
+        decoded = decoder.decode(video.path, list(picks))
+    except RavstError as error:
+        log.warning("%s: not shown in the report: %s", video.video_id, error)
+        return replace(bare, problem=str(error))
+    pictures = zip(decoded.frames.times_s, decoded.frames.jpegs, strict=True)
+    frames = tuple(_drawn(video, time_s, picks[time_s], jpeg) for time_s, jpeg in pictures)
+    problem = None if frames else "None of its annotated seconds has a picture."
+    wave, sound_problem = _wave(video.path, axis_s) if decoded.meta.has_audio else ("", "This video has no sound.")
+    return replace(bare, frames=frames, problem=problem, wave=wave, sound_problem=sound_problem)
 
 
-def _waveform(path: str) -> tuple[str, str | None]:
-    from ravst_ray.backends.audio import waveform
-
-    try:
-        levels = waveform(path, WAVEFORM_BINS)
-    except Exception as error:  # as above
-        log.warning("%s: waveform not shown: %s", path, error)
-        return "", f"The sound could not be read: {error}"
-    if levels is None or len(levels) == 0:
-        return "", "This video has no sound."
-    return waveform_path(levels), None
+def _wave(path: str, axis_s: float) -> tuple[str, str | None]:
+    """The waveform's path, and a message where there is none."""
+    outline = waveform(path, WAVEFORM_BINS, axis_s)
+    if outline is None:
+        return "", "The sound track is broken."
+    return waveform_path(outline.tolist()), None
 
 
-def _drawn(video: SampleVideo, time_s: float, event_num: int | None, picture) -> SampleFrame:
+def _drawn(video: SampleVideo, time_s: float, event_num: int | None, jpeg: bytes) -> SampleFrame:
     boxes = _boxes(video, time_s, event_num)
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    scale = min(2.0, _IMAGE_SIDE_PX / max(image.size))
-    drawn = draw_frame(image, boxes, scale, (video.width, video.height))
+    image = Image.open(io.BytesIO(jpeg))
+    drawn = draw_frame(image, boxes, min(2.0, IMAGE_SIDE_PX / max(image.size)), (video.width, video.height))
     names = ", ".join(f"{box.name} ({'audible' if box.audible else 'silent'})" for box in boxes) or "no boxes"
     return SampleFrame(time_s, event_num, _data_uri(drawn), *drawn.size, f"Frame at {time_s:.1f} s: {names}")
 

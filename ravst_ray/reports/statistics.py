@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -56,10 +57,10 @@ class Statistics:
         if event.video_id not in self.events_by_video:
             self.video_s += event.duration_s
             self.duration_groups[self.group(event.duration_s)] += 1
-            self.video_seconds[int(event.duration_s)] += 1
+            self.video_seconds[_second(event.duration_s)] += 1
         self.events += 1
         self.events_by_video[event.video_id] += 1
-        self.event_seconds[int(max(event.end_s - event.start_s, 0.0))] += 1
+        self.event_seconds[_second(event.end_s - event.start_s)] += 1
         self.objects_per_event[len(event.object_names)] += 1
         self.labels[event.label] += 1
         self.status[event.status] += 1
@@ -96,6 +97,11 @@ class Statistics:
         """Audible objects / all objects; None when there is none."""
         total = self.audible + self.silent
         return self.audible / total if total else None
+
+
+def _second(length_s: float) -> int:
+    """The bin of a length: 0 for up to 1 s, 1 for up to 2 s; a round length falls into the bin that it closes."""
+    return max(math.ceil(length_s) - 1, 0)
 
 
 def count_events(events: Iterable[ReportEvent], short_s: float = 20.0, medium_s: float = 40.0) -> Statistics:

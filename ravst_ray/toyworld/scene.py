@@ -1,7 +1,7 @@
 """Scenes of the toy world: what is where at any time, and how it looks.
 
-A scene is pure data (:class:`Scene`, :class:`Sprite`) drawn from a random generator; :func:`render` paints one moment of
-it and returns, beside the picture, the exact mask of every sprite. Coordinates are pixels of the 256 x 256 picture.
+A scene is pure data (:class:`Scene`, :class:`Sprite`) drawn from a random generator; :func:`render` paints one moment
+of it and returns, beside the picture, the exact mask of every sprite. Coordinates are pixels of the 256 x 256 picture.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def render(scene: Scene, time_s: float) -> Moment:
 
 
 def make_ground(rng: np.random.Generator) -> np.ndarray:
-    """A textured ground, ``uint8 [H, W, 3]``: three octaves of noise in two earthy tones, with faint planks or tiles."""
+    """A textured ground, ``uint8 [H, W, 3]``: three octaves of noise, and faint planks or tiles."""
     height = np.zeros((SIZE_PX, SIZE_PX), np.float32)
     for cells, weight in ((5, 0.5), (17, 0.3), (64, 0.2)):
         noise = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))

@@ -1,8 +1,8 @@
 """Writing the toy world to disk: real video files, their event labels and the exact truth.
 
-    OUT/videos/{id}.mp4            H.264 + AAC, 256 x 256, 10 frames/s, 6-20 s
-    OUT/unav100_annotations.json   UnAV-100's format; every annotation has a ``caption`` beside its label
-    OUT/truth.json                 {id: {duration, fps, width, height, objects: [{name, audible, events, boxes}]}}
+OUT/videos/{id}.mp4            H.264 + AAC, 256 x 256, 10 frames/s, 6-20 s
+OUT/unav100_annotations.json   UnAV-100's format; every annotation has a ``caption`` beside its label
+OUT/truth.json                 {id: {duration, fps, width, height, objects: [{name, audible, events, boxes}]}}
 """
 
 from __future__ import annotations

@@ -1,0 +1,259 @@
+"""Step 2: a language model names the objects of each event's caption and says which of them sound."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ravst_ray.annotate.step import Step, failed
+from ravst_ray.backends.chat import ChatClient, endpoint_of
+from ravst_ray.backends.llm_cache import LLMCache, cache_key
+from ravst_ray.backends.local_llm import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
+from ravst_ray.backends.protocols import ChatAnswer, ChatModel
+from ravst_ray.config.annotate import LLMConfig
+from ravst_ray.core.prompts import (
+    MalformedAnswer,
+    Message,
+    candidate_names,
+    caption_messages,
+    clean_objects,
+    frames_messages,
+    objects_schema,
+    parse_objects,
+)
+from ravst_ray.errors import StepError
+from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, VideoItem
+
+_RETRY_TEMPERATURE = 0.7
+_PASSING = ("llm_unreachable", "llm_rate_limited")
+PROMPT_VERSION = cache_key(caption_messages(""), objects_schema())[:12]
+
+
+class AnalyzeCaptions(Step):
+    """Names the objects of every event from its caption, or from its label where it has none.
+
+    A caption is asked about once a run, however many events share it, and once for all with a cache. What was spent
+    is added to ``stats`` of the video that caused it: ``tokens/prompt``, ``tokens/completion``, ``llm_requests``,
+    ``llm_cache_hits``, ``llm_names_dropped`` (names that the caption doesn't hold) and ``usd``.
+
+    Args:
+        config: limits, prices and what is wanted.
+        chat: the model.
+        cache: answers of earlier runs.
+        identity: names the model in the cache and the provenance.
+        constrain: let the model choose among the caption's own words; helps small models, and costs an endpoint the
+            compilation of one grammar per caption.
+        server: the local server behind ``chat``, which lives as long as this step.
+    """
+
+    stage = "captions"
+
+    def __init__(
+        self,
+        config: LLMConfig,
+        chat: ChatModel,
+        cache: LLMCache | None = None,
+        *,
+        identity: str | None = None,
+        constrain: bool | None = None,
+        server: LocalLLM | None = None,
+    ):
+        self._config = config
+        self._chat = chat
+        self._cache = cache
+        self._identity = identity or config.model
+        self._constrain = config.backend == "local" if constrain is None else constrain
+        self._server = server
+        self._known: dict[str, asyncio.Task[list[SceneObject]]] = {}
+
+    def process_batch(self, items: Sequence[VideoItem]) -> list[VideoItem | StepError]:
+        """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it."""
+        done = asyncio.run_coroutine_threadsafe(self._videos(items), self._loop).result()
+        if self._server is not None and any(item.error and item.error.reason in _PASSING for item in done):
+            self._server.check()
+        return list(done)
+
+    def close(self) -> None:
+        """Stop the thread and the local server."""
+        if "_loop" in vars(self):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            del self._loop
+        if self._server is not None:
+            self._server.stop()
+
+    def _start_server(self, items: Sequence[VideoItem]) -> None:
+        """Bring the local server up with the first caption that needs it: objects that are given never do."""
+        if self._server is None or self._server.base_url or not isinstance(self._chat, ChatClient):
+            return
+        if any(not annotation.event.given_objects for item in items for annotation in item.annotations):
+            self._server.start()
+            self._chat.base_url = self._server.base_url
+            self._identity = model_fingerprint(model_directory(self._config))
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """One event loop for all batches, so that connections and running questions outlive a batch."""
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name=self.stage, daemon=True).start()
+        return loop
+
+    async def _videos(self, items: Sequence[VideoItem]) -> list[VideoItem]:
+        tasks = [asyncio.ensure_future(self._video(item)) for item in items]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # an AbortError of one ends them all
+            for task in tasks:
+                task.cancel()
+
+    async def _video(self, item: VideoItem) -> VideoItem:
+        spent: Counter[str] = Counter()
+        asked = [self._event(annotation, item.frames, spent) for annotation in item.annotations]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        item = item.with_stats(**spent, usd=self._price(spent))
+        for error in sorted((result for result in results if isinstance(result, BaseException)), key=_gravity):
+            if isinstance(error, StepError):
+                return failed(item, self.stage, error)
+            raise error
+        annotations = tuple(result for result in results if isinstance(result, EventAnnotation))
+        given = all(annotation.event.given_objects for annotation in annotations)
+        llm = {"llm": "none: objects given"} if given else {"llm": self._identity, "llm_prompt": PROMPT_VERSION}
+        provenance = {**item.provenance, **llm}
+        return replace(item, annotations=annotations, provenance=provenance)
+
+    async def _event(self, annotation: EventAnnotation, frames: Frames | None, spent: Counter[str]) -> EventAnnotation:
+        event = annotation.event
+        if event.given_objects:
+            return replace(annotation, objects=event.given_objects)
+        if self._config.write_captions and not event.caption and frames is not None and frames.jpegs:
+            event = replace(event, caption=await self._describe(event, frames, spent))
+        text = " ".join((event.caption or event.label).split())
+        if not text:
+            raise StepError("no_text", f"event {event.event_num} has neither a caption nor a label")
+        objects = await self._objects(text, spent)
+        return replace(annotation, event=event, objects=tuple(objects))
+
+    async def _objects(self, text: str, spent: Counter[str]) -> list[SceneObject]:
+        task = self._known.get(text)
+        if task is None:
+            task = self._known[text] = asyncio.ensure_future(self._analyze(text, spent))
+        else:
+            spent["llm_cache_hits"] += 1
+        try:
+            return await asyncio.shield(task)
+        except StepError as error:
+            if error.reason in _PASSING and self._known.get(text) is task:
+                del self._known[text]
+            raise
+
+    async def _analyze(self, text: str, spent: Counter[str]) -> list[SceneObject]:
+        """Ask for the objects of one caption, again with another seed when the answer is of no use."""
+        messages = caption_messages(text)
+        schema = objects_schema(candidate_names(text) if self._constrain else ())
+        key = cache_key(self._identity, messages, schema)
+        kept = self._cache.get(key) if self._cache else None
+        if kept is not None:
+            spent["llm_cache_hits"] += 1
+            return clean_objects(parse_objects(kept), text)[0]
+        failure = StepError("llm_malformed", "never asked")
+        for attempt in range(self._config.max_attempts):
+            answer = await self._ask(messages, schema, attempt, spent)
+            try:
+                objects, dropped = clean_objects(parse_objects(answer.text), text)
+            except MalformedAnswer as error:
+                failure = StepError("llm_malformed", f"no answer to use for {text!r}: {error}", retryable=True)
+                continue
+            spent["llm_names_dropped"] += dropped
+            if objects:
+                if self._cache:
+                    self._cache.put(key, answer.text)
+                return objects
+            failure = StepError("no_objects", f"the model names no object of {text!r}")
+        raise failure
+
+    async def _describe(self, event: Event, frames: Frames, spent: Counter[str]) -> str:
+        """A caption from the frames of the event, for a model that sees."""
+        messages = frames_messages(event.label, spread(frames, event, self._config.caption_frames))
+        key = cache_key(self._identity, messages)
+        caption = self._cache.get(key) if self._cache else None
+        if caption is not None:
+            spent["llm_cache_hits"] += 1
+            return caption
+        for attempt in range(self._config.max_attempts):
+            answer = await self._ask(messages, None, attempt, spent)
+            caption = " ".join(answer.text.split())
+            if caption:
+                if self._cache:
+                    self._cache.put(key, caption)
+                return caption
+        raise StepError("llm_malformed", f"the model wrote no caption for event {event.event_num}", retryable=True)
+
+    async def _ask(
+        self, messages: list[Message], schema: dict[str, Any] | None, attempt: int, spent: Counter[str]
+    ) -> ChatAnswer:
+        answer = await self._chat.complete(
+            messages,
+            schema,
+            max_tokens=self._config.max_tokens,
+            temperature=_RETRY_TEMPERATURE if attempt else 0.0,
+            seed=attempt,
+        )
+        spent["llm_requests"] += 1
+        spent["tokens/prompt"] += answer.prompt_tokens
+        spent["tokens/completion"] += answer.completion_tokens
+        return answer
+
+    def _price(self, spent: Counter[str]) -> float:
+        prompt = spent["tokens/prompt"] * self._config.usd_per_million_prompt_tokens
+        return (prompt + spent["tokens/completion"] * self._config.usd_per_million_completion_tokens) / 1e6
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_loop"} | {"_known": {}}
+
+
+def spread(frames: Frames, event: Event, count: int) -> list[bytes]:
+    """Up to ``count`` frames of an event, evenly spread over it, from its first to its last."""
+    inside = [j for t, j in zip(frames.times_s, frames.jpegs, strict=True) if event.start_s <= t <= event.end_s]
+    inside = inside or list(frames.jpegs)
+    count = min(count, len(inside))
+    return [inside[round(k * (len(inside) - 1) / max(count - 1, 1))] for k in range(count)]
+
+
+def check_llm(config: LLMConfig) -> None:
+    """Whether the configured model can be used; starts nothing and sends nothing.
+
+    Raises:
+        ConfigError: a key, an endpoint, a model directory or vLLM is missing.
+    """
+    if config.backend == "openai":
+        endpoint_of(config)
+    else:
+        check_local(config)
+
+
+def build_captions(config: LLMConfig, cache_path: str | Path | None = None) -> AnalyzeCaptions:
+    """The step with its model; backend ``local`` starts a server when it is first needed, which ends with this process
+    or with the step.
+
+    Raises:
+        ConfigError: see :func:`check_llm`.
+    """
+    check_llm(config)
+    cache = LLMCache(cache_path) if cache_path else None
+    if config.backend == "openai":
+        url, key = endpoint_of(config)
+        chat = ChatClient(config.model, url, key, config.concurrency, config.timeout_s, config.max_retries)
+        return AnalyzeCaptions(config, chat, cache, identity=f"{config.model} at {url}")
+    server = LocalLLM(config)
+    chat = ChatClient(MODEL, server.base_url, server.api_key, config.concurrency, config.timeout_s, config.max_retries)
+    return AnalyzeCaptions(config, chat, cache, server=server)
+
+
+def _gravity(error: BaseException) -> int:
+    """What ends the run comes first, then what may pass: a rerun repairs the video only if nothing else is wrong."""
+    return 0 if not isinstance(error, StepError) else 1 if not error.retryable else 2

@@ -1,0 +1,225 @@
+"""Who is who from frame to frame: detections and propagated masks become tracks with ids that hold.
+
+Pure logic on numpy arrays, one frame at a time; the models sit behind :mod:`ravst_ray.annotate.grounding`.
+
+What it goes by, in this order:
+
+1. A detection belongs to the track of its name whose propagated mask it covers: the best assignment over all pairs
+   (Hungarian), not the first one that fits.
+2. What is left is matched by name. Frames are a second or so apart, and an object may have left its old place
+   altogether. Where the detector never saw two of a name at once there is only one such object, wherever it went;
+   where it did, the nearest within reach is taken, and a track whose mask is sure to be elsewhere is left alone.
+3. An object that was given up and is seen again gets its old id back, if only one of that name is missing.
+4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago.
+5. A track without a detection is seen where its mask is sure, until it has missed too many detections in a row. A mask
+   that slid onto an object which was detected doesn't count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from ravst_ray.backends.protocols import ObjectMask
+from ravst_ray.core.geometry import box_iou, centre_distance, diagonal
+from ravst_ray.core.masks import mask_box, mask_iou, without_specks
+from ravst_ray.records import Box
+
+_AGREE_IOU = 0.5  # mask and detection show the same thing
+_REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
+
+
+@dataclass(frozen=True)
+class TrackingRules:
+    """Thresholds; see ``GroundingConfig``, which has the same names."""
+
+    match_iou: float = 0.5
+    keep_score: float = 0.5
+    max_missed: int = 4
+
+
+@dataclass(frozen=True)
+class DetectedMask:
+    """A detection with the mask that its box gave. ``name`` is an index into the names that were asked for."""
+
+    name: int
+    box: Box
+    score: float
+    seen: ObjectMask
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """An object in one frame, in pixels of the frame. ``detected`` is False where only its mask was followed."""
+
+    box: Box
+    score: float
+    mask: np.ndarray
+    detected: bool
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a frame brought: who was seen, which detection (index) continues or starts which track, who is given up."""
+
+    sightings: dict[int, Sighting]
+    adopted: dict[int, int] = field(default_factory=dict)
+    forgotten: tuple[int, ...] = ()
+
+
+@dataclass
+class _Track:
+    name: int
+    box: Box
+    last_frame: int
+    hits: int = 1
+    missed: int = 0
+
+
+class Tracker:
+    """The tracks of one event. Ids count from 0 in the order in which objects appear."""
+
+    def __init__(self, rules: TrackingRules):
+        self._rules = rules
+        self._live: dict[int, _Track] = {}
+        self._lost: dict[int, _Track] = {}
+        self._several: set[int] = set()
+
+    def name_of(self, track_id: int) -> int:
+        """The name of a live or lost track, as an index into the names that were asked for."""
+        return (self._live.get(track_id) or self._lost[track_id]).name
+
+    def follow(self, frame: int, masks: Mapping[int, ObjectMask]) -> Update:
+        """A frame on which the detector was not run: tracks are seen where their masks are sure."""
+        return Update(self._undetected(frame, masks, set(self._live), []))
+
+    def update(self, frame: int, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask]) -> Update:
+        """A frame with detections; ``masks`` are the live tracks' propagated masks, from before they are refreshed."""
+        names = [one.name for one in found]
+        self._several |= {name for name in names if names.count(name) > 1}
+        pairs = self._by_mask(masks, found)
+        disputed = self._disputed(masks, found, pairs)
+        pairs |= self._by_name(frame, masks, found, pairs, disputed)
+        pairs |= self._returned_or_new(found, set(pairs.values()) | disputed)
+        sightings = {track_id: _detected(found[index]) for track_id, index in pairs.items()}
+        undetected = set(self._live) - set(pairs)
+        for track_id, index in pairs.items():
+            self._refresh(track_id, frame, found[index])
+        for track_id in undetected:
+            self._live[track_id].missed += 1
+        forgotten = [track_id for track_id in sorted(undetected) if self._is_over(self._live[track_id])]
+        for track_id in forgotten:
+            self._lost[track_id] = self._live.pop(track_id)
+        taken = [found[index].seen.mask for index in pairs.values()]
+        sightings |= self._undetected(frame, masks, undetected - set(forgotten), taken)
+        return Update(sightings, pairs, tuple(forgotten))
+
+    def _is_over(self, track: _Track) -> bool:
+        """A track that was detected only once has yet to prove itself: it may miss one detection."""
+        return track.missed > (self._rules.max_missed if track.hits > 1 else min(1, self._rules.max_missed))
+
+    def _is_sure(self, seen: ObjectMask | None) -> bool:
+        return seen is not None and seen.score >= self._rules.keep_score and bool(seen.mask.any())
+
+    def _by_mask(self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask]) -> dict[int, int]:
+        """Track id -> detection index: same name, masks that cover each other."""
+        ids = [track_id for track_id in self._live if track_id in masks]
+        iou = mask_iou([masks[track_id].mask for track_id in ids], [one.seen.mask for one in found])
+        same = np.array([[self._live[track_id].name == one.name for one in found] for track_id in ids], dtype=bool)
+        allowed = same.reshape(iou.shape) & (iou >= self._rules.match_iou) & (iou > 0)
+        return {ids[row]: column for row, column in _assign(iou, allowed)}
+
+    def _disputed(
+        self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask], pairs: Mapping[int, int]
+    ) -> set[int]:
+        """Detections on an object that was detected by another name last time and isn't now: a slip of the name."""
+        held = {
+            track_id: masks[track_id].mask
+            for track_id, track in self._live.items()
+            if track_id not in pairs and track.missed == 0 and self._is_sure(masks.get(track_id))
+        }
+        free = [index for index in range(len(found)) if index not in set(pairs.values())]
+        iou = mask_iou([found[index].seen.mask for index in free], list(held.values()))
+        return {
+            index
+            for row, index in enumerate(free)
+            for column, track_id in enumerate(held)
+            if iou[row, column] >= self._rules.match_iou and self._live[track_id].name != found[index].name
+        }
+
+    def _by_name(
+        self,
+        frame: int,
+        masks: Mapping[int, ObjectMask],
+        found: Sequence[DetectedMask],
+        pairs: Mapping[int, int],
+        disputed: set[int],
+    ) -> dict[int, int]:
+        """Track id -> detection index among what is left: the only one of its name, or the nearest within reach."""
+        ids = [track_id for track_id in self._live if track_id not in pairs]
+        free = [index for index in range(len(found)) if index not in disputed | set(pairs.values())]
+        nearness = np.zeros((len(ids), len(free)))
+        allowed = np.zeros(nearness.shape, dtype=bool)
+        for row, track_id in enumerate(ids):
+            track = self._live[track_id]
+            reach = _REACH * diagonal(track.box) * (frame - track.last_frame)
+            elsewhere = self._is_sure(masks.get(track_id))
+            for column, index in enumerate(free):
+                away = centre_distance(track.box, found[index].box)
+                nearness[row, column] = 1.0 / (1.0 + away)
+                only = track.name not in self._several
+                allowed[row, column] = track.name == found[index].name and (only or (not elsewhere and away <= reach))
+        return {ids[row]: free[column] for row, column in _assign(nearness, allowed)}
+
+    def _returned_or_new(self, found: Sequence[DetectedMask], settled: set[int]) -> dict[int, int]:
+        """Track id -> detection index of objects that nobody follows: a lost one's old id, or the next new one."""
+        pairs: dict[int, int] = {}
+        for index, one in enumerate(found):
+            if index in settled:
+                continue
+            missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
+            track_id = missing[0] if len(missing) == 1 else len(self._live) + len(self._lost)
+            self._live[track_id] = self._lost.pop(track_id, None) or _Track(one.name, one.box, 0, hits=0)
+            pairs[track_id] = index
+        return pairs
+
+    def _refresh(self, track_id: int, frame: int, one: DetectedMask) -> None:
+        track = self._live[track_id]
+        track.box, track.last_frame, track.missed = one.box, frame, 0
+        track.hits += 1
+
+    def _undetected(
+        self, frame: int, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]
+    ) -> dict[int, Sighting]:
+        """Sightings of tracks by their masks alone; ``taken`` are masks of objects that were detected."""
+        sure = {track_id: masks[track_id] for track_id in sorted(ids) if self._is_sure(masks.get(track_id))}
+        slid = mask_iou([seen.mask for seen in sure.values()], taken).max(axis=1, initial=0.0)
+        sightings = {}
+        for overlap, (track_id, seen) in zip(slid, sure.items(), strict=True):
+            box = mask_box(without_specks(seen.mask))
+            if overlap < self._rules.match_iou and box is not None:
+                sightings[track_id] = Sighting(box, seen.score, seen.mask, detected=False)
+                self._live[track_id].box, self._live[track_id].last_frame = box, frame
+        return sightings
+
+
+def _detected(one: DetectedMask) -> Sighting:
+    """A detected object: the mask's box where mask and detection agree, else the detection's, to which it is cut."""
+    box = mask_box(without_specks(one.seen.mask))
+    if box is not None and box_iou(box, one.box) >= _AGREE_IOU:
+        return Sighting(box, one.score, one.seen.mask, detected=True)
+    x1, y1, x2, y2 = (round(value) for value in one.box)
+    mask = np.zeros_like(one.seen.mask)
+    mask[y1:y2, x1:x2] = one.seen.mask[y1:y2, x1:x2]
+    return Sighting(one.box, one.score, mask, detected=True)
+
+
+def _assign(gain: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
+    """The assignment of rows to columns with as many allowed pairs as possible, and among those the highest gain."""
+    if not allowed.any():
+        return []
+    rows, columns = linear_sum_assignment(np.where(allowed, 1.0 + gain / (1 + gain.shape[0]), 0.0), maximize=True)
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]

@@ -1,0 +1,118 @@
+"""The sound track: its level over time, and its outline for a picture.
+
+Times are those of the pictures (see :mod:`ravst_ray.backends.video_index`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from ravst_ray.backends.video_index import open_video, origin_s
+from ravst_ray.logs import get_logger
+from ravst_ray.records import Loudness
+
+log = get_logger(__name__)
+
+STEP_S = 0.1
+SILENCE_DB = -100.0
+_TOLERATED = 0.01  # share of broken packets: a click, not a broken track
+
+Chunk = tuple[float, int, np.ndarray]  # start in seconds, samples a second, samples [channels, n] in [-1, 1]
+
+
+class BrokenAudio(Exception):
+    """The sound track can't be decoded."""
+
+
+def loudness(path: str, duration_s: float) -> Loudness | None:
+    """RMS level per 0.1 s over ``[0, duration_s)``, in dB below full scale, the channels' powers averaged.
+
+    A sine that reaches full scale has -3.01 dB; where the track has no sound, or no samples, it is -100 dB.
+    None where there is no sound track, or a broken one (which is logged).
+    """
+    count = max(1, int(np.ceil(round(duration_s / STEP_S, 6))))
+    energy, samples = np.zeros(count), np.zeros(count)
+    try:
+        with open_video(path) as container:
+            if not container.streams.audio:
+                return None
+            for chunk in _chunks(container):
+                bins, starts, values = _binned(chunk, STEP_S, count)
+                if len(bins):
+                    energy[bins] += np.add.reduceat(np.square(values).mean(axis=0), starts)
+                    samples[bins] += np.diff(starts, append=values.shape[1])
+    except (BrokenAudio, av.error.FFmpegError) as error:
+        log.warning("%s: the sound track is broken, its level stays unknown: %s", path, error)
+        return None
+    power = energy / np.maximum(samples, 1)
+    level_db = np.maximum(10 * np.log10(np.maximum(power, 1e-20)), SILENCE_DB)
+    return Loudness(STEP_S, tuple(round(float(level), 2) for level in level_db))
+
+
+def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarray | None:
+    """Lowest and highest sample in each of ``bins`` equal parts of ``[0, duration_s)``: float ``[bins, 2]`` in [-1, 1].
+
+    ``duration_s`` defaults to the container's. None where there is no sound track, or a broken one.
+    """
+    outline = np.zeros((bins, 2))
+    try:
+        with open_video(path) as container:
+            length_s = duration_s or (container.duration or 0) / av.time_base
+            if not container.streams.audio or length_s <= 0:
+                return None
+            for chunk in _chunks(container):
+                places, starts, values = _binned(chunk, length_s / bins, bins)
+                if len(places):
+                    outline[places, 0] = np.minimum(outline[places, 0], np.minimum.reduceat(values.min(axis=0), starts))
+                    outline[places, 1] = np.maximum(outline[places, 1], np.maximum.reduceat(values.max(axis=0), starts))
+    except (BrokenAudio, av.error.FFmpegError) as error:
+        log.warning("%s: the sound track is broken, no waveform: %s", path, error)
+        return None
+    return np.clip(outline, -1, 1)
+
+
+def _binned(chunk: Chunk, step_s: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bins that a chunk reaches, where each starts in it, and its samples within ``[0, count * step_s)``."""
+    start_s, rate, samples = chunk
+    place = np.floor((start_s + np.arange(samples.shape[1]) / rate) / step_s + 1e-9).astype(np.int64)
+    inside = slice(*np.searchsorted(place, [0, count]))
+    place, samples = place[inside], samples[:, inside]
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    return place[starts], starts, samples
+
+
+def _chunks(container: InputContainer) -> Iterator[Chunk]:
+    stream = container.streams.best("audio")
+    origin, position_s = origin_s(container), 0.0
+    packets = broken = decoded = 0
+    for packet in container.demux(stream):
+        packets += 1
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            broken += 1
+            continue
+        for frame in frames:
+            if frame.pts is not None and frame.time_base is not None:
+                position_s = float(frame.pts * frame.time_base) - origin
+            yield position_s, frame.sample_rate, _to_float(frame)
+            position_s += frame.samples / frame.sample_rate
+            decoded += 1
+    if not decoded or broken > max(1, _TOLERATED * packets):
+        raise BrokenAudio(f"{broken} of {packets} packets can't be decoded")
+
+
+def _to_float(frame: av.AudioFrame) -> np.ndarray:
+    """Samples as float ``[channels, n]`` in [-1, 1], from whatever the codec gives."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype.kind == "u":
+        return samples.astype(np.float32) / 128 - 1
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return np.nan_to_num(samples.astype(np.float32, copy=False))

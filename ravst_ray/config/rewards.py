@@ -1,0 +1,114 @@
+"""Configuration of the reward and of the evaluation. Defaults are the paper's weights (arXiv 2511.16901)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ravst_ray.config.base import StrictModel
+from ravst_ray.records import Task
+
+
+class TaskWeights(StrictModel):
+    """What each part of the reward weighs; a weight of 0 leaves the part out of the sum, it is still reported."""
+
+    format: float = Field(1.0, ge=0)
+    object: float = Field(0.0, ge=0)
+    temporal: float = Field(0.0, ge=0)
+    spatial: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> TaskWeights:
+        if self.total == 0:
+            raise ValueError("all weights are 0")
+        return self
+
+    @property
+    def total(self) -> float:
+        """The largest reward that can be had."""
+        return self.format + self.object + self.temporal + self.spatial
+
+
+class AVTRWeights(TaskWeights):
+    """Temporal questions: the interval."""
+
+    temporal: float = Field(1.0, ge=0)
+
+
+class AVSRWeights(TaskWeights):
+    """Spatial questions: names and boxes."""
+
+    object: float = Field(0.5, ge=0)
+    spatial: float = Field(0.5, ge=0)
+
+
+class AVSTRWeights(TaskWeights):
+    """Spatio-temporal questions: interval and boxes."""
+
+    temporal: float = Field(0.5, ge=0)
+    spatial: float = Field(0.5, ge=0)
+
+
+class WeightsConfig(StrictModel):
+    """Weights per task."""
+
+    AVTR: TaskWeights = AVTRWeights()
+    AVSR: TaskWeights = AVSRWeights()
+    AVSTR: TaskWeights = AVSTRWeights()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, data: object) -> object:
+        """A task that is given in part keeps its other defaults."""
+        if not isinstance(data, dict):
+            return data
+        kinds = {"AVTR": AVTRWeights, "AVSR": AVSRWeights, "AVSTR": AVSTRWeights}
+        return {
+            key: kinds[key].model_validate(value) if key in kinds and isinstance(value, dict) else value
+            for key, value in data.items()
+        }
+
+    def of(self, task: Task) -> TaskWeights:
+        """The weights of a task."""
+        weights: TaskWeights = getattr(self, task)
+        return weights
+
+
+class NamesConfig(StrictModel):
+    """How object names are compared."""
+
+    vectors: str | None = Field(
+        "auto",
+        description="word vectors: a .bin, .txt, .vec (word2vec format) or .npy file; 'glove': the installed GloVe "
+        "package; 'auto': that where it is installed, else equality; null: equality of normal forms",
+    )
+    tau: float | None = Field(None, gt=0, le=1, description="cosine from which names are the same; null: calibrated")
+
+
+class RewardConfig(StrictModel):
+    """The reward of one completion."""
+
+    profile: Literal["ravst", "paper_compat"] = Field(
+        "ravst", description="paper_compat: as the published code scores, for comparison only"
+    )
+    weights: WeightsConfig = WeightsConfig()
+    names: NamesConfig = NamesConfig()
+    spatial_domain: Literal["union", "overlap"] = Field(
+        "union", description="seconds that the spatial score is the mean of; overlap is the paper's, and can be gamed"
+    )
+    snap_s: float = Field(0.5, ge=0, description="a predicted time this near to a true one is that second")
+    truncated_reward: float | None = Field(
+        None, description="reward of a completion that hit the token limit; null: it is scored as it stands"
+    )
+
+
+class EvaluateConfig(RewardConfig):
+    """``ravst evaluate``: names, seconds and boxes are compared as in the reward."""
+
+    bootstrap: int = Field(1000, ge=0, description="resamples for the 95% intervals; 0: none")
+    seed: int = 0
+    event_labels: str | None = Field(None, description="UnAV-100 JSON with the category of each event, for the groups")
+    short_s: float = Field(20.0, gt=0)
+    medium_s: float = Field(40.0, gt=0)
+    plots: bool = True

@@ -1,0 +1,133 @@
+"""Object names: normal form, and when two names mean the same thing.
+
+Names are compared by the cosine of their mean word vectors, from a threshold ``tau`` on that belongs to the vectors
+(arXiv 2511.16901 uses word2vec with 0.75; the same number means nothing for other vectors).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+_WORD = re.compile(r"\w+")
+_NUMBERING = re.compile(r"\s*\d{1,9}\s*[.)]\s")
+_MAX_WORDS = 32
+_DETERMINERS = frozenset("a an the this that these those some any its his her their my your our".split())
+_SINGULAR = {
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "persons": "person",
+    "feet": "foot",
+    "teeth": "tooth",
+    "geese": "goose",
+    "mice": "mouse",
+    "oxen": "ox",
+    "calves": "calf",
+    "wolves": "wolf",
+    "leaves": "leaf",
+    "knives": "knife",
+    "shelves": "shelf",
+    "buses": "bus",
+    "potatoes": "potato",
+    "tomatoes": "tomato",
+    "canoes": "canoe",
+    "shoes": "shoe",
+    "movies": "movie",
+    "cookies": "cookie",
+    "zombies": "zombie",
+    "selfies": "selfie",
+}
+_NOT_PLURAL = frozenset("news lens gas series species canvas".split())
+
+
+def singular(word: str) -> str:
+    """A lower-case English noun with its plural folded, by rule and a short list of exceptions."""
+    if word in _SINGULAR:
+        return _SINGULAR[word]
+    if len(word) < 4 or word in _NOT_PLURAL or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("sses", "shes", "ches", "xes", "zzes")):
+        return word[:-2]
+    return word[:-1]
+
+
+@lru_cache(maxsize=65536)
+def normal_words(name: str) -> tuple[str, ...]:
+    """The words of a name that count: lower case, no determiners, no list numbering, plurals folded.
+
+    At most 32 words. A name of nothing but determiners keeps them.
+
+    Example:
+        >>> normal_words("The two young Boys")
+        ('two', 'young', 'boy')
+    """
+    numbering = _NUMBERING.match(name[:64])
+    text = name[numbering.end() if numbering else 0 :][:1024].lower().replace("'s ", " ").replace("’s ", " ")
+    words = _WORD.findall(text)[:_MAX_WORDS]
+    kept = [singular(word) for word in words if word not in _DETERMINERS]
+    return tuple(kept or words)
+
+
+class WordVectors(Protocol):
+    """Word vectors with their calibrated threshold; gensim's ``KeyedVectors`` behind a thin wrapper."""
+
+    tau: float
+
+    def vector(self, word: str) -> np.ndarray | None:
+        """The vector of a lower-case word, ``[D]``; None when it isn't in the vocabulary."""
+        ...
+
+
+class NameMatcher:
+    """Says how alike two names are, in [0, 1], and whether they are the same thing.
+
+    Args:
+        vectors: word vectors; None compares normal forms for equality.
+        tau: replaces the vectors' own threshold.
+    """
+
+    def __init__(self, vectors: WordVectors | None = None, tau: float | None = None):
+        self.vectors = vectors
+        self.tau = tau if tau is not None else (vectors.tau if vectors is not None else 1.0)
+        self.similarity = lru_cache(maxsize=65536)(self._similarity)
+        self._mean = lru_cache(maxsize=65536)(self._mean_vector)
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two names are taken for the same object."""
+        return self.similarity(a, b) >= self.tau
+
+    def score(self, a: str, b: str) -> float:
+        """The similarity where two names are the same, else 0."""
+        similarity: float = self.similarity(a, b)
+        return similarity if similarity >= self.tau else 0.0
+
+    def _similarity(self, a: str, b: str) -> float:
+        words_a, words_b = normal_words(a), normal_words(b)
+        if words_a == words_b:
+            return 1.0 if words_a or a.strip() == b.strip() else 0.0
+        one, other = self._mean(words_a), self._mean(words_b)
+        if one is None or other is None:
+            return 0.0
+        return min(max(float(one @ other), 0.0), 1.0)
+
+    def _mean_vector(self, words: Iterable[str]) -> np.ndarray | None:
+        """Mean vector of unit length; None when no word is in the vocabulary."""
+        if self.vectors is None:
+            return None
+        found = [vector for word in words if (vector := self.vectors.vector(word)) is not None]
+        if not found:
+            return None
+        mean = np.mean(found, axis=0, dtype=np.float64)
+        norm = float(np.linalg.norm(mean))
+        return mean / norm if norm > 0 else None
+
+    def __reduce__(self):
+        return type(self), (self.vectors, self.tau)

@@ -1,0 +1,186 @@
+"""How well annotations of toy videos agree with the exact truth.
+
+Two questions are kept apart, so that a failure can be placed: are the boxes right (:func:`score_tracks`), and did the
+language model read the captions right (:func:`score_names`)? :func:`true_objects` gives the names that a perfect
+reader would have found, to run the grounding with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ravst_ray.records import Box, Event, EventAnnotation, SceneObject, Track
+
+Truth = Mapping[str, Any]
+Annotations = Mapping[str, Sequence[EventAnnotation]]
+
+_MATCH_IOU = 0.5
+_ARTICLES = ("a ", "an ", "the ")
+
+
+@dataclass(frozen=True)
+class BoxScore:
+    """Boxes of one kind: ``recall`` = matched / true, ``precision`` = right / predicted, both at IoU 0.5.
+
+    ``mean_iou`` is over the matched boxes. A share of nothing is 0.
+    """
+
+    recall: float
+    precision: float
+    mean_iou: float
+    true_boxes: int
+    predicted_boxes: int
+
+
+@dataclass(frozen=True)
+class GroundingScore:
+    """``isolated``: true boxes that intersect no other true box of their frame; ``overall``: all of them."""
+
+    isolated: BoxScore
+    overall: BoxScore
+
+
+@dataclass(frozen=True)
+class NameScore:
+    """Names of objects, each from 0 to 1, and how many a perfect reader would have found.
+
+    ``audibility`` is the share of rightly named objects whose audibility is right, too.
+    """
+
+    recall: float
+    precision: float
+    audibility: float
+    true_names: int
+
+
+def plain_name(name: str) -> str:
+    """Lower case, single spaces, no leading article: ``"A  red Drum"`` gives ``"red drum"``."""
+    words = " ".join(name.lower().split())
+    for article in _ARTICLES:
+        words = words.removeprefix(article)
+    return words
+
+
+def true_objects(video: Mapping[str, Any], event: Event) -> tuple[SceneObject, ...]:
+    """The objects that the event's caption (where it has none: its label) names, as truth knows them.
+
+    Args:
+        video: the video's entry in ``truth.json``.
+        event: an event of this video. An object is audible here if one of its own events overlaps this one.
+    """
+    text = (event.caption or event.label).lower()
+    return tuple(
+        SceneObject(thing["name"], any(start < event.end_s and end > event.start_s for start, end in thing["events"]))
+        for thing in video["objects"]
+        if thing["name"] in text
+    )
+
+
+def score_tracks(truth: Truth, annotations: Annotations) -> GroundingScore:
+    """Compare tracks with true boxes, at every sampled frame of every annotated event.
+
+    A true box counts if its object is named by the event's caption (see :func:`true_objects`). It is matched by the
+    box of its own name that fits best, at IoU >= 0.5; a further box of that name is wrong. A predicted box may also
+    match a visible object that the caption leaves out: it is right then, and nothing is asked of recall.
+
+    A predicted box belongs to the isolated ones if the true box that it overlaps most (of any name) is isolated;
+    boxes that overlap no true box at all count overall only.
+
+    Args:
+        truth: ``truth.json``.
+        annotations: by video id; frames are taken at each annotation's ``frame_times_s``.
+    """
+    tallies = {"isolated": _Tally(), "overall": _Tally()}
+    for video_id, annotation in _events(truth, annotations):
+        video = truth[video_id]
+        wanted = {thing.name for thing in true_objects(video, annotation.event)}
+        for time_s in annotation.frame_times_s:
+            _score_frame(true_boxes(video, time_s), _claims(annotation.tracks, time_s), wanted, tallies)
+    return GroundingScore(isolated=tallies["isolated"].score(), overall=tallies["overall"].score())
+
+
+def score_names(truth: Truth, annotations: Annotations) -> NameScore:
+    """Compare each event's objects with those that its caption names; names are compared by :func:`plain_name`."""
+    true = found = claimed = heard = 0
+    for video_id, annotation in _events(truth, annotations):
+        expected = {thing.name: thing.audible for thing in true_objects(truth[video_id], annotation.event)}
+        given = {plain_name(thing.name): thing.audible for thing in annotation.objects}
+        common = expected.keys() & given.keys()
+        true, found = true + len(expected), found + len(common)
+        claimed += len(annotation.objects)
+        heard += sum(expected[name] == given[name] for name in common)
+    return NameScore(_share(found, true), _share(found, claimed), _share(heard, found), true)
+
+
+def true_boxes(video: Mapping[str, Any], time_s: float) -> dict[str, Box]:
+    """Box of every object that can be seen at this time, rounded to truth's grid of 0.1 s."""
+    key = f"{round(time_s * 10) / 10:.1f}"
+    return {thing["name"]: tuple(thing["boxes"][key]) for thing in video["objects"] if key in thing["boxes"]}
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two xyxy boxes, 0-1."""
+    inner = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
+    return inner / union if union > 0 else 0.0
+
+
+class _Tally:
+    """Counts behind a :class:`BoxScore`."""
+
+    def __init__(self) -> None:
+        self.true = self.found = self.claimed = self.right = 0
+        self.overlaps: list[float] = []
+
+    def score(self) -> BoxScore:
+        mean = sum(self.overlaps) / len(self.overlaps) if self.overlaps else 0.0
+        return BoxScore(_share(self.found, self.true), _share(self.right, self.claimed), mean, self.true, self.claimed)
+
+
+def _events(truth: Truth, annotations: Annotations) -> Iterator[tuple[str, EventAnnotation]]:
+    """All annotated events of videos that truth knows."""
+    for video_id, events in annotations.items():
+        if video_id in truth:
+            yield from ((video_id, event) for event in events)
+
+
+def _claims(tracks: Sequence[Track], time_s: float) -> list[tuple[str, Box]]:
+    """Names and boxes that the tracks hold at this time."""
+    return [
+        (plain_name(track.name), box)
+        for track in tracks
+        for at_s, box in zip(track.times_s, track.boxes_xyxy_px, strict=True)
+        if abs(at_s - time_s) < 0.05
+    ]
+
+
+def _score_frame(
+    boxes: dict[str, Box], claims: list[tuple[str, Box]], wanted: set[str], tallies: dict[str, _Tally]
+) -> None:
+    """Add one frame to the tallies."""
+    isolated = {
+        name for name, box in boxes.items() if not any(box_iou(box, b) > 0 for n, b in boxes.items() if n != name)
+    }
+    best = {name: max((box_iou(b, box) for n, b in claims if n == name), default=0.0) for name, box in boxes.items()}
+    kinds = {name: ("overall", "isolated") if name in isolated else ("overall",) for name in boxes}
+    for name in wanted & boxes.keys():
+        for kind in kinds[name]:
+            tallies[kind].true += 1
+            if best[name] >= _MATCH_IOU:
+                tallies[kind].found += 1
+                tallies[kind].overlaps.append(best[name])
+    used: set[str] = set()
+    for name, box in claims:
+        overlap, owner = max(((box_iou(box, b), n) for n, b in boxes.items()), default=(0.0, ""))
+        own = box_iou(box, boxes[name]) if name in boxes else 0.0
+        right = own >= _MATCH_IOU and own == best[name] and name not in used
+        used |= {name} if right else set()
+        for kind in kinds[owner] if overlap > 0 else ("overall",):
+            tallies[kind].claimed += 1
+            tallies[kind].right += right
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

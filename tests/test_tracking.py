@@ -1,0 +1,153 @@
+"""Tracking on scenes whose truth is known: who is who, and when it is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ravst_ray.annotate.grounding import Ground
+from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules
+from ravst_ray.backends.protocols import ObjectMask
+from ravst_ray.config.annotate import GroundingConfig
+from ravst_ray.core.masks import decode_rle
+from ravst_ray.records import Track
+from tests.stub_scene import Scene, Thing, away, make_item, rectangle, straight
+
+
+def track(scene: Scene, names: list[str], count: int, **settings) -> tuple[Track, ...]:
+    config = GroundingConfig(**{"detect_every": 1, **settings})
+    item = Ground(scene.detector(), scene.segmenter(), config).process(make_item(names, count))
+    return item.annotations[0].tracks
+
+
+def frames_of(track: Track) -> list[int]:
+    return [round(time_s - 0.4) for time_s in track.times_s]
+
+
+def follows(track: Track, thing: Thing) -> bool:
+    """The track is where the thing is, whenever it is to be seen, and nowhere else."""
+    return all(box == thing.where(t) for t, box in zip(frames_of(track), track.boxes_xyxy_px, strict=True))
+
+
+def test_crossing_objects_keep_their_ids():
+    drum, bell = Thing("red drum", straight(0, 40, 10)), Thing("blue bell", straight(120, 40, -10))
+    tracks = track(Scene([drum, bell]), ["red drum", "blue bell"], 13)
+    assert [(one.track_id, one.name, one.audible) for one in tracks] == [(1, "red drum", True), (2, "blue bell", False)]
+    assert follows(tracks[0], drum) and follows(tracks[1], bell)
+    assert frames_of(tracks[0]) == frames_of(tracks[1]) == list(range(13))
+
+
+def test_crossing_objects_of_one_name_keep_their_ids_by_their_masks():
+    one, other = Thing("boy", straight(0, 40, 8)), Thing("boy", straight(120, 40, -8))
+    tracks = track(Scene([one, other]), ["boy"], 16)
+    assert len(tracks) == 2 and follows(tracks[0], one) and follows(tracks[1], other)
+
+
+def test_two_of_one_name_that_jump_are_matched_to_the_nearest():
+    one, other = Thing("boy", straight(0, 20, 25)), Thing("boy", straight(130, 90, -25))
+    tracks = track(Scene([one, other], stuck={0, 1}, score=0.2), ["boy"], 6)
+    assert len(tracks) == 2 and follows(tracks[0], one) and follows(tracks[1], other)
+
+
+def test_a_single_object_that_jumps_is_the_same_object():
+    drum = Thing("red drum", straight(0, 10, 60, 40))
+    tracks = track(Scene([drum], stuck={0}), ["red drum"], 3)
+    assert len(tracks) == 1 and follows(tracks[0], drum)
+
+
+@pytest.mark.parametrize("absent", [2, 9])
+def test_an_object_that_leaves_and_returns_gets_its_old_id(absent: int):
+    """Both before and after it was given up (max_missed is 4)."""
+    drum = Thing("red drum", away(straight(0, 40, 5), 4, 3 + absent))
+    tracks = track(Scene([drum, Thing("bell", straight(0, 90, 0))]), ["red drum", "bell"], 16)
+    assert len(tracks) == 2 and follows(tracks[0], drum)
+    assert frames_of(tracks[0]) == [t for t in range(16) if not 4 <= t < 4 + absent]
+
+
+def test_a_missed_detection_is_bridged_by_the_mask():
+    drum = Thing("red drum", straight(0, 40, 6))
+    scene = Scene([drum], missed={(0, 3), (0, 4)}, score=0.6)
+    (only,) = track(scene, ["red drum"], 8)
+    assert frames_of(only) == list(range(8)) and follows(only, drum)
+    assert only.scores == (0.8, 0.8, 0.8, 0.6, 0.6, 0.8, 0.8, 0.8)
+
+
+def test_an_undetected_object_is_kept_while_its_mask_is_sure_and_not_longer_than_max_missed():
+    drum = Thing("red drum", straight(0, 40, 2))
+    missed = {(0, t) for t in range(2, 20)}
+    (sure,) = track(Scene([drum], missed=missed), ["red drum"], 20, max_missed=3)
+    assert frames_of(sure) == [0, 1, 2, 3, 4]
+    (unsure,) = track(Scene([drum], missed=missed, score=0.4), ["red drum"], 20, max_missed=3)
+    assert frames_of(unsure) == [0, 1]
+
+
+def test_an_object_detected_once_only_is_given_up_sooner():
+    drum = Thing("red drum", straight(0, 40, 2))
+    (only,) = track(Scene([drum], missed={(0, t) for t in range(1, 9)}), ["red drum"], 9, max_missed=3)
+    assert frames_of(only) == [0, 1]
+
+
+def test_the_segmenter_forgets_objects_that_are_given_up():
+    scene = Scene([Thing("drum", straight(0, 40, 0))], missed={(0, t) for t in range(2, 12)})
+    segmenter = scene.segmenter()
+    Ground(scene.detector(), segmenter, GroundingConfig(detect_every=1, max_missed=2)).process(make_item(["drum"], 12))
+    assert segmenter.followed == [0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_new_objects_join():
+    drum, bell = Thing("drum", straight(0, 10, 4)), Thing("bell", away(straight(20, 80, 3), 0, 4))
+    tracks = track(Scene([drum, bell]), ["bell", "drum"], 9)
+    assert [(one.track_id, one.name) for one in tracks] == [(1, "drum"), (2, "bell")]
+    assert frames_of(tracks[1]) == [5, 6, 7, 8]
+
+
+def test_a_slip_of_the_name_starts_no_track():
+    drum = Thing("red drum", straight(0, 40, 4))
+    tracks = track(Scene([drum], called={(0, 3): "red bell"}), ["red drum", "red bell"], 8)
+    assert [one.name for one in tracks] == ["red drum"] and frames_of(tracks[0]) == list(range(8))
+
+
+def test_a_mask_that_slid_onto_a_detected_object_is_not_seen_there():
+    """The drum is gone from frame 4 on; the segmenter takes the bell, which stands still, for it."""
+    bell = Thing("bell", straight(60, 40, 0))
+    drum = Thing("drum", lambda t: straight(20, 40, 10)(t) if t < 4 else bell.where(t))
+    tracks = track(Scene([bell, drum], missed={(1, t) for t in range(4, 9)}), ["bell", "drum"], 9)
+    assert {one.name: frames_of(one) for one in tracks} == {"bell": list(range(9)), "drum": [0, 1, 2, 3]}
+
+
+def test_overlapping_masks_do_not_overwrite_each_other():
+    one, other = Thing("drum", straight(20, 20, 0, size=40)), Thing("bell", straight(30, 30, 0, size=40))
+    tracks = track(Scene([one, other]), ["drum", "bell"], 2, masks=True)
+    for got, thing in zip(tracks, (one, other), strict=True):
+        assert got.masks_rle is not None
+        assert all((decode_rle(code) == rectangle(thing.where(0))).all() for code in got.masks_rle)
+
+
+def test_between_detections_masks_carry_the_tracks():
+    drum = Thing("red drum", straight(0, 40, 5))
+    scene = Scene([drum])
+    detector = scene.detector()
+    config = GroundingConfig(detect_every=3)
+    item = Ground(detector, scene.segmenter(), config).process(make_item(["red drum"], 8))
+    assert detector.looked_at == [0, 3, 6]
+    assert follows(item.annotations[0].tracks[0], drum) and len(item.annotations[0].tracks[0].times_s) == 8
+
+
+def test_the_best_assignment_wins_over_the_first():
+    """Greedily, the first track would take the detection that only the second one can have."""
+    tracker = Tracker(TrackingRules(match_iou=0.3))
+    places = [(0.0, 0.0, 20.0, 20.0), (10.0, 0.0, 30.0, 20.0)]
+    start = [DetectedMask(0, box, 0.9, ObjectMask(rectangle(box), 0.9)) for box in places]
+    assert tracker.update(0, {}, start).adopted == {0: 0, 1: 1}
+    masks = {index: ObjectMask(rectangle(box), 0.9) for index, box in enumerate(places)}
+    shifted = [(5.0, 0.0, 25.0, 20.0), (-6.0, 0.0, 14.0, 20.0)]  # IoU .60/.54 of the first, .60/.11 of the second
+    found = [DetectedMask(0, box, 0.9, ObjectMask(rectangle(box), 0.9)) for box in shifted]
+    assert tracker.update(1, masks, found).adopted == {0: 1, 1: 0}
+
+
+def test_a_mask_that_disagrees_with_the_detection_gives_way_to_it():
+    tracker = Tracker(TrackingRules())
+    blob = rectangle((0, 0, 100, 100))
+    (seen,) = tracker.update(0, {}, [DetectedMask(0, (10.0, 10.0, 30.0, 30.0), 0.7, ObjectMask(blob, 0.9))]).sightings.values()
+    assert seen.box == (10.0, 10.0, 30.0, 30.0) and seen.mask.sum() == 400
+    assert np.flatnonzero(seen.mask.any(axis=0)).tolist() == list(range(10, 30))
