@@ -32,7 +32,6 @@ class Recipe:
     sound_level: float = 0.5
     sound_from_s: float = 0.0
     key_every: int = 20
-    open_gop: bool = False
     container_options: tuple[tuple[str, str], ...] = ()
 
     def starts_ms(self) -> list[int]:
@@ -83,8 +82,10 @@ def _add_pictures(container, recipe: Recipe):
     stream.codec_context.thread_count = 1
     if recipe.codec == "libx264":
         structure = {"bf": str(recipe.b_frames), "g": str(recipe.key_every)}
-        structure["x264-params"] = f"open-gop={int(recipe.open_gop)}"
         stream.codec_context.options = {"preset": "veryfast", "crf": "10", **structure}
+    if recipe.codec == "libx265":  # leading pictures (open GOP) are its default
+        parameters = f"keyint={recipe.key_every}:bframes=3:qp=10:pools=1:log-level=none"
+        stream.codec_context.options = {"preset": "ultrafast", "x265-params": parameters}
     if recipe.rotation:
         stream.set_display_rotation(recipe.rotation)
     return stream

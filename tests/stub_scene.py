@@ -33,8 +33,7 @@ class Scene:
     """What happens, and how the stubs fail.
 
     ``missed`` holds (thing index, frame) that the detector overlooks, ``called`` gives a wrong name to (thing, frame),
-    ``stuck`` are things of which the segmenter can't keep up: their mask stays where it was last prompted, and ``score``
-    is how sure it is.
+    of things in ``stuck`` the segmenter's mask stays where it was last prompted. ``score`` is how sure it is.
     """
 
     things: Sequence[Thing]

@@ -131,7 +131,7 @@ CONTAINERS = {
     "variable_rate.mkv": Recipe(gaps_ms=(10, 40, 300), pictures=30),
     "slow.mp4": Recipe(gaps_ms=(500,), pictures=6),
     "fragmented.mp4": Recipe(container_options=(("movflags", "frag_keyframe+empty_moov"),)),
-    "open_gop.mp4": Recipe(open_gop=True, b_frames=3),
+    "open_gop.mp4": Recipe(codec="libx265"),
     "odd_size.mkv": Recipe(width=97, height=81),
     "tiny.mp4": Recipe(width=48, height=40),
     "stream.ts": Recipe(start_ms=500),

@@ -162,7 +162,8 @@ def test_toy_world_through_the_real_steps(world, named_world, tmp_path, local_ra
     assert content(tmp_path / "out") == before
     assert again["events"] == summary["events"]
     with pytest.raises(ConfigError, match=r"grounding.box_threshold: 0.4 -> 0.5"):
-        annotate(laptop(named_world, world.videos, tmp_path / "out", "grounding.box_threshold=0.5"), Console(quiet=True))
+        other = laptop(named_world, world.videos, tmp_path / "out", "grounding.box_threshold=0.5")
+        annotate(other, Console(quiet=True))
 
 
 def test_real_footage(big_buck_bunny, tmp_path, local_ray, monkeypatch):
@@ -195,7 +196,11 @@ def test_killed_run_goes_on_and_ends_the_same(world, named_world, tmp_path):
 
     units = tmp_path / "cut" / "_commit" / "units"
     process = subprocess.Popen(
-        command(tmp_path / "cut"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(tmp_path / "cut"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while process.poll() is None and not list(units.glob("*.json")):
         time.sleep(0.05)

@@ -117,3 +117,9 @@ def test_half_precision_checkpoints_run_in_the_asked_precision(tmp_path, frames)
 def test_missing_directories_are_named():
     with pytest.raises(ConfigError, match=r"grounding\.segmenter: no model directory \./nowhere"):
         Sam2Video("./nowhere", device="cpu")
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match=r"is a bert model, no SAM 2"):
+        Sam2Video(str(tmp_path), device="cpu")

@@ -148,6 +148,8 @@ def test_the_best_assignment_wins_over_the_first():
 def test_a_mask_that_disagrees_with_the_detection_gives_way_to_it():
     tracker = Tracker(TrackingRules())
     blob = rectangle((0, 0, 100, 100))
-    (seen,) = tracker.update(0, {}, [DetectedMask(0, (10.0, 10.0, 30.0, 30.0), 0.7, ObjectMask(blob, 0.9))]).sightings.values()
+    (seen,) = tracker.update(
+        0, {}, [DetectedMask(0, (10.0, 10.0, 30.0, 30.0), 0.7, ObjectMask(blob, 0.9))]
+    ).sightings.values()
     assert seen.box == (10.0, 10.0, 30.0, 30.0) and seen.mask.sum() == 400
     assert np.flatnonzero(seen.mask.any(axis=0)).tolist() == list(range(10, 30))

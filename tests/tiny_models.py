@@ -42,7 +42,12 @@ def save_detector(folder: Path, max_text_len: int = 32, dtype: torch.dtype = tor
     model = GroundingDinoForObjectDetection(
         GroundingDinoConfig(
             backbone_config=SwinConfig(
-                image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2], window_size=4, out_indices=[2, 3, 4]
+                image_size=64,
+                embed_dim=16,
+                depths=[1, 1, 1, 1],
+                num_heads=[2, 2, 2, 2],
+                window_size=4,
+                out_indices=[2, 3, 4],
             ),
             text_config=BertConfig(
                 vocab_size=_FIRST_WORD + len(WORDS),

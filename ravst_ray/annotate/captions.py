@@ -237,8 +237,9 @@ def check_llm(config: LLMConfig) -> None:
 
 
 def build_captions(config: LLMConfig, cache_path: str | Path | None = None) -> AnalyzeCaptions:
-    """The step with its model; backend ``local`` starts a server when it is first needed, which ends with this process
-    or with the step.
+    """The step with its model.
+
+    Backend ``local`` starts a server when it is first needed, which ends with this process or with the step.
 
     Raises:
         ConfigError: see :func:`check_llm`.

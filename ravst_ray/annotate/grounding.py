@@ -71,7 +71,8 @@ class Ground(Step):
         index_of = {round(time_s, 3): index for index, time_s in enumerate(item.frames.times_s)}
         grounded, frames_seen = [], 0
         for annotation in item.annotations:
-            indices = [index_of[key] for key in (round(time, 3) for time in annotation.frame_times_s) if key in index_of]
+            wanted = (round(time_s, 3) for time_s in annotation.frame_times_s)
+            indices = [index_of[time_s] for time_s in wanted if time_s in index_of]
             tracks = self._tracks(item.frames, item.meta, indices, annotation)
             grounded.append(replace(annotation, tracks=tracks))
             frames_seen += len(indices) if annotation.objects else 0

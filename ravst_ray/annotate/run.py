@@ -69,6 +69,7 @@ def finish(
     """Compact what is committed and write everything that is made from it."""
     ledger = store.compact(drops)
     summary = summarise(store, ledger, drops, wall_s)
+    summary["duration_groups_s"] = [config.filter.short_s, config.filter.medium_s]
     for split in ("train", "test"):
         write_questions(store, config, split)
     write_summary(store, summary)

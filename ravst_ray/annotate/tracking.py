@@ -28,7 +28,7 @@ from ravst_ray.core.geometry import box_iou, centre_distance, diagonal
 from ravst_ray.core.masks import mask_box, mask_iou, without_specks
 from ravst_ray.records import Box
 
-_AGREE_IOU = 0.5  # mask and detection show the same thing
+_AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects
 _REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
 
 
@@ -182,7 +182,8 @@ class Tracker:
                 continue
             missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
             track_id = missing[0] if len(missing) == 1 else len(self._live) + len(self._lost)
-            self._live[track_id] = self._lost.pop(track_id, None) or _Track(one.name, one.box, 0, hits=0)
+            known = self._lost.pop(track_id) if track_id in self._lost else _Track(one.name, one.box, 0, hits=0)
+            self._live[track_id] = known
             pairs[track_id] = index
         return pairs
 

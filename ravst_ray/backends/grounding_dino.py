@@ -10,6 +10,7 @@ import numpy as np
 
 from ravst_ray.backends.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
 from ravst_ray.backends.protocols import Detection
+from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.records import Box
 
@@ -148,6 +149,8 @@ class GroundingDino:
         with loading(model, _KEY):
             self.processor = AutoProcessor.from_pretrained(source)
             net = AutoModelForZeroShotObjectDetection.from_pretrained(source, dtype=self.dtype)
+        if not hasattr(net.config, "max_text_len"):
+            raise ConfigError(f"{_KEY}: {model} is a {net.config.model_type} model, no Grounding DINO")
         self.model = net.to(self.device).eval()
 
     def detect(self, frames_T: Sequence[np.ndarray], names: Sequence[str]) -> list[list[Detection]]:
@@ -156,8 +159,6 @@ class GroundingDino:
         Raises:
             StepError: ``out_of_memory``, also with half as many frames at once.
         """
-        import torch
-
         prompts = build_prompts(names, self.processor.tokenizer, self.model.config.max_text_len)
         if not prompts:
             return [[] for _ in frames_T]

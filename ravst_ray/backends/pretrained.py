@@ -60,9 +60,13 @@ def model_source(model: str, key: str) -> str:
 @contextmanager
 def loading(model: str, key: str) -> Iterator[None]:
     """Turn the ways in which a model fails to load into one ``ConfigError`` that names it."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         hint = "check the name and the network, or name a local directory with a model of the right kind"
         raise ConfigError(f"{key}: {model} can't be loaded ({type(error).__name__}: {error}); {hint}") from error
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ravst_ray.backends.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
 from ravst_ray.backends.protocols import Candidate, ObjectMask
+from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
 if TYPE_CHECKING:
@@ -31,15 +32,19 @@ class Sam2Video:
     """
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto"):
-        from transformers import Sam2VideoModel, Sam2VideoProcessor
+        import torch
+        from transformers import AutoConfig, Sam2VideoModel, Sam2VideoProcessor
 
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         source = model_source(model, _KEY)
         with loading(model, _KEY):
+            kind = AutoConfig.from_pretrained(source).model_type
+            if not kind.startswith("sam2"):  # transformers would load it all the same, with random weights
+                raise ConfigError(f"{_KEY}: {model} is a {kind} model, no SAM 2")
             self.processor = Sam2VideoProcessor.from_pretrained(source)
-            net = Sam2VideoModel.from_pretrained(source, dtype=self.dtype)
-        self.model = net.to(self.device).eval()
+            self.model = Sam2VideoModel.from_pretrained(source, dtype=self.dtype).eval()
+        torch.nn.Module.to(self.model, self.device)
 
     def memory(self) -> Sam2Memory:
         """A fresh memory."""
@@ -98,7 +103,7 @@ class Sam2Memory:
         return candidates
 
     def adopt(self, object_id: int, candidate: Candidate) -> None:
-        """Follow a candidate; a known object takes over the candidate's view of the current frame, as a prompted one."""
+        """Follow a candidate; a known object takes over the candidate's view of the current frame."""
         known = self._sessions.get(object_id)
         if known is None:
             self._sessions[object_id] = candidate.state
@@ -134,7 +139,8 @@ class Sam2Memory:
         prompted, followed = outputs["cond_frame_outputs"], outputs["non_cond_frame_outputs"]
         for index in sorted(prompted)[:-_KEPT_PROMPTS]:
             del prompted[index]
-        for index in [index for index in followed if index <= self._frame_index - config.max_object_pointers_in_encoder]:
+        oldest = self._frame_index - config.max_object_pointers_in_encoder
+        for index in [index for index in followed if index <= oldest]:
             del followed[index]
         for index, output in (*prompted.items(), *followed.items()):
             output.pop("high_res_masks", None)

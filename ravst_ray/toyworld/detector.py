@@ -51,16 +51,17 @@ def build_processor(folder: Path) -> GroundingDinoProcessor:
 
 def build_model() -> GroundingDinoForObjectDetection:
     """A fresh model of 1.3 M parameters whose gates and priors let it learn from scratch."""
+    backbone = SwinConfig(
+        image_size=MODEL_SIZE_PX,
+        embed_dim=24,
+        depths=[1, 1, 2, 1],
+        num_heads=[2, 2, 4, 4],
+        window_size=4,
+        drop_path_rate=0.0,
+        out_indices=[2, 3, 4],  # type: ignore[call-arg]
+    )
     config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=MODEL_SIZE_PX,
-            embed_dim=24,
-            depths=[1, 1, 2, 1],
-            num_heads=[2, 2, 4, 4],
-            window_size=4,
-            drop_path_rate=0.0,
-            out_indices=[2, 3, 4],
-        ),
+        backbone_config=backbone,
         text_config=BertConfig(
             vocab_size=_FIRST_WORD + len(_WORDS),
             hidden_size=_WIDTH,

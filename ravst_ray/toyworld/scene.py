@@ -192,10 +192,9 @@ def _sprite(
     if rng.random() < 0.2:
         start = float(rng.uniform(1.0, 0.6 * duration_s))
         hidden = ((start, start + float(rng.uniform(1.5, 3.5))),)
-    tint = tuple(float(x) for x in rng.normal(0, 8, 3))
-    return Sprite(
-        name, radius, knots_s, knots, float(rng.uniform(-0.2, 0.2)), float(rng.uniform(0, 0.12)), tint, hidden
-    )
+    red, green, blue = rng.normal(0, 8, 3).tolist()
+    tilt, sway = float(rng.uniform(-0.2, 0.2)), float(rng.uniform(0, 0.12))
+    return Sprite(name, radius, knots_s, knots, tilt, sway, (red, green, blue), hidden)
 
 
 def in_picture(sprite: Sprite, time_s: float) -> bool:
@@ -237,7 +236,7 @@ def _event(
     for _ in range(30):
         start = round(float(rng.uniform(0.2, duration_s - length - 0.2)), 1)
         end = round(start + length, 1)
-        seen = all(in_picture(sprite, t) for t in np.arange(start, end + 0.1, 0.2))
+        seen = all(in_picture(sprite, t) for t in np.arange(start, end + 0.1, 0.2).tolist())
         if seen and all(end + 0.3 <= s or start >= e + 0.3 for s, e in taken):
             taken.append((start, end))
             return start, end

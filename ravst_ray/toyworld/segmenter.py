@@ -80,15 +80,15 @@ def build_model() -> Sam2VideoModel:
 
 
 @torch.no_grad()
-def _prepare(model: Sam2VideoModel) -> None:
+def _prepare(model: Any) -> None:
     """Undo first values that keep a model from learning: separate position codes, closed scales, a shut object gate."""
     model.prompt_encoder.shared_embedding.positional_embedding.copy_(model.shared_image_embedding.positional_embedding)
     for layer in model.memory_encoder.memory_fuser.layers:
         layer.scale.fill_(0.1)
-    backbone = model.vision_encoder.backbone
-    for weight in (backbone.pos_embed, backbone.pos_embed_window, model.memory_temporal_positional_encoding):
-        torch.nn.init.trunc_normal_(weight, std=0.02)
-    for weight in (model.no_memory_embedding, model.no_object_pointer, model.occlusion_spatial_embedding_parameter):
+    backbone: Any = model.vision_encoder.backbone
+    codes = [backbone.pos_embed, backbone.pos_embed_window, model.memory_temporal_positional_encoding]
+    absent = [model.no_memory_embedding, model.no_object_pointer, model.occlusion_spatial_embedding_parameter]
+    for weight in codes + absent:
         torch.nn.init.trunc_normal_(weight, std=0.02)
     model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(3.0)
 

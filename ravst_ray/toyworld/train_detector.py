@@ -114,7 +114,7 @@ the same code.
 - **Training**: {trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min on one (busy) CPU core, AdamW
   at 1e-3 with cosine decay, averaged weights: `python -m ravst_ray.toyworld.train_detector`
 - **Accuracy** on {int(numbers["frames"])} unseen frames (thresholds 0.4 / 0.3, NMS at 0.6; a find has the right name
-  and an IoU of 0.5 or more): recall {numbers["recall"]:.3f}, precision {numbers["precision"]:.3f}, mean IoU of the finds
+  and an IoU of 0.5 or more): recall {numbers["recall"]:.3f}, precision {numbers["precision"]:.3f}, mean IoU of finds
   {numbers["mean_iou"]:.3f}.
 """
 
