@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure speed and memory; prints tables, asserts nothing
-	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
 
 constraints: $(READY)  ## renew constraints.txt from pyproject.toml
 	@$(BIN)/python tests/renew_constraints.py $(BIN)/uv

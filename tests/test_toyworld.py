@@ -11,7 +11,7 @@ from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from ravst_ray.toyworld.audio import soundtrack
 from ravst_ray.toyworld.captions import caption, label
 from ravst_ray.toyworld.evaluate import plain_name, score_names, score_tracks, true_objects
-from ravst_ray.toyworld.scene import FPS, NAMES, SIZE_PX, Scene, Sprite, make_ground, mask_box, random_scene, render
+from ravst_ray.toyworld.scene import FPS, NAMES, Scene, Sprite, make_ground, random_scene, render
 from ravst_ray.toyworld.world import write_world
 
 
@@ -176,10 +176,6 @@ def test_captions_read_well():
     pair = {caption("red drum", ["blue bell"], rng) for _ in range(40)}
     assert "a red drum is beating next to a blue bell" in pair and all("blue bell" in text for text in pair)
     assert all(" and a green ball" in caption("red drum", ["blue bell", "green ball"], rng) for _ in range(20))
-
-
-def test_extent_of_an_empty_mask_is_none():
-    assert mask_box(np.zeros((SIZE_PX, SIZE_PX), bool)) is None
 
 
 TRUTH = {

@@ -1,4 +1,4 @@
-"""Randomly initialised Grounding DINO and SAM 2 of a size for tests, saved the way the published ones are."""
+"""Randomly initialised Grounding DINO and SAM 2, tiny and full-size, saved the way the published ones are."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ _FIRST_WORD = 1040
 
 def save_detector(folder: Path, max_text_len: int = 32, dtype: torch.dtype = torch.float32) -> str:
     """A tiny detector in ``folder``; scores spread over 0-1 instead of crowding at one value."""
-    tokens = [_FIXED.get(i, f"[unused{i}]") for i in range(_FIRST_WORD)] + list(WORDS)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
-    tokenizer = BertTokenizer(str(folder / "vocab.txt"), do_lower_case=True)
     image_processor = GroundingDinoImageProcessor(size={"height": 64, "width": 64})
     torch.manual_seed(0)
     model = GroundingDinoForObjectDetection(
@@ -75,7 +72,7 @@ def save_detector(folder: Path, max_text_len: int = 32, dtype: torch.dtype = tor
             layer.fusion_layer.vision_param.fill_(0.3)
             layer.fusion_layer.text_param.fill_(0.3)
     model.to(dtype).save_pretrained(folder)
-    GroundingDinoProcessor(image_processor, tokenizer).save_pretrained(folder)
+    GroundingDinoProcessor(image_processor, _tokenizer(folder)).save_pretrained(folder)
     return str(folder)
 
 
@@ -125,3 +122,85 @@ def save_segmenter(folder: Path, dtype: torch.dtype = torch.float32) -> str:
         Sam2ImageProcessor(size=side, mask_size=mask_side), Sam2VideoVideoProcessor(size=side), target_size=size
     ).save_pretrained(folder)
     return str(folder)
+
+
+def save_medium_detector(folder: Path) -> str:
+    """The architecture of ``IDEA-Research/grounding-dino-tiny`` (172 M parameters), for pictures of 320 pixels."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    size = {"shortest_edge": 320, "longest_edge": 640}
+    GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
+    GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), _tokenizer(folder)).save_pretrained(folder)
+    return str(folder)
+
+
+def save_medium_segmenter(folder: Path, size: int = 512) -> str:
+    """The architecture of ``facebook/sam2.1-hiera-tiny`` (39 M parameters), for pictures of 512 pixels."""
+    vision = Sam2VisionConfig(
+        backbone_config=Sam2HieraDetConfig(image_size=[size, size]),
+        backbone_feature_sizes=[[size // 4] * 2, [size // 8] * 2, [size // 16] * 2],
+    )
+    config = Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(image_size=size),
+        image_size=size,
+        memory_attention_rope_feat_sizes=[size // 16, size // 16],
+    )
+    torch.manual_seed(0)
+    model = Sam2VideoModel(config)
+    with torch.no_grad():
+        model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(3.0)
+    model.save_pretrained(folder)
+    side, mask_side = ({"height": edge, "width": edge} for edge in (size, size // 4))
+    Sam2VideoProcessor(
+        Sam2ImageProcessor(size=side, mask_size=mask_side), Sam2VideoVideoProcessor(size=side), target_size=size
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def save_full_detector(folder: Path) -> str:
+    """The architecture of ``IDEA-Research/grounding-dino-base`` (Swin-B, BERT-base), random weights, float16."""
+    folder.mkdir(parents=True)
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            image_size=384,
+            embed_dim=128,
+            depths=[2, 2, 18, 2],
+            num_heads=[4, 8, 16, 32],
+            window_size=12,
+            out_indices=[2, 3, 4],
+        )
+    )
+    torch.manual_seed(0)
+    GroundingDinoForObjectDetection(config).half().save_pretrained(folder)
+    GroundingDinoProcessor(GroundingDinoImageProcessor(), _tokenizer(folder)).save_pretrained(folder)
+    return str(folder)
+
+
+def save_full_segmenter(folder: Path) -> str:
+    """The architecture of ``facebook/sam2.1-hiera-large``, random weights, float16."""
+    vision = Sam2VisionConfig(
+        backbone_config=Sam2HieraDetConfig(
+            hidden_size=144,
+            num_attention_heads=2,
+            blocks_per_stage=[2, 6, 36, 4],
+            embed_dim_per_stage=[144, 288, 576, 1152],
+            num_attention_heads_per_stage=[2, 4, 8, 16],
+            window_size_per_stage=[8, 4, 16, 8],
+            global_attention_blocks=[23, 33, 43],
+        ),
+        backbone_channel_list=[1152, 576, 288, 144],
+    )
+    torch.manual_seed(0)
+    model = Sam2VideoModel(Sam2VideoConfig(vision_config=vision))
+    with torch.no_grad():
+        model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(3.0)
+    model.half().save_pretrained(folder)
+    Sam2VideoProcessor(Sam2ImageProcessor(), Sam2VideoVideoProcessor()).save_pretrained(folder)
+    return str(folder)
+
+
+def _tokenizer(folder: Path) -> BertTokenizer:
+    tokens = [_FIXED.get(i, f"[unused{i}]") for i in range(_FIRST_WORD)] + list(WORDS)
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    return BertTokenizer(str(folder / "vocab.txt"), do_lower_case=True)

@@ -74,6 +74,7 @@ class AnalyzeCaptions(Step):
 
     def process_batch(self, items: Sequence[VideoItem]) -> list[VideoItem | StepError]:
         """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it."""
+        self._start_server(items)
         done = asyncio.run_coroutine_threadsafe(self._videos(items), self._loop).result()
         if self._server is not None and any(item.error and item.error.reason in _PASSING for item in done):
             self._server.check()

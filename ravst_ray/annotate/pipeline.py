@@ -27,6 +27,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ class Finish:
 
     def __init__(self, config: AnnotateConfig, steps: Sequence[Step]):
         self._config = config
-        self._actors = [StepActor(lambda step=step: step) for step in steps]
+        self._actors = [StepActor(partial(_itself, step)) for step in steps]
         self._store = DatasetStore(config.output)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -111,6 +112,10 @@ class Letting(Step):
     def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
         """The inner step, without the frames."""
         return [replace(item, frames=None) for item in self._inner(items)]
+
+
+def _itself(step: Step) -> Step:
+    return step
 
 
 def _table(items: Sequence[VideoItem]) -> pa.Table:

@@ -5,6 +5,7 @@ Times are those of the pictures (see :mod:`ravst_ray.backends.video_index`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import av
@@ -19,6 +20,7 @@ log = get_logger(__name__)
 
 STEP_S = 0.1
 SILENCE_DB = -100.0
+_JITTER_S = 0.02  # timestamps are rounded, samples are not: only a larger difference is a gap
 _TOLERATED = 0.01  # share of broken packets: a click, not a broken track
 
 Chunk = tuple[float, int, np.ndarray]  # start in seconds, samples a second, samples [channels, n] in [-1, 1]
@@ -87,7 +89,7 @@ def _binned(chunk: Chunk, step_s: float, count: int) -> tuple[np.ndarray, np.nda
 
 def _chunks(container: InputContainer) -> Iterator[Chunk]:
     stream = container.streams.best("audio")
-    origin, position_s = origin_s(container), 0.0
+    origin, position_s = origin_s(container), -math.inf
     packets = broken = decoded = 0
     for packet in container.demux(stream):
         packets += 1
@@ -98,7 +100,10 @@ def _chunks(container: InputContainer) -> Iterator[Chunk]:
             continue
         for frame in frames:
             if frame.pts is not None and frame.time_base is not None:
-                position_s = float(frame.pts * frame.time_base) - origin
+                stated_s = float(frame.pts * frame.time_base) - origin
+                position_s = position_s if abs(stated_s - position_s) <= _JITTER_S else stated_s
+            elif math.isinf(position_s):
+                position_s = 0.0
             yield position_s, frame.sample_rate, _to_float(frame)
             position_s += frame.samples / frame.sample_rate
             decoded += 1

@@ -137,7 +137,7 @@ def _truncated(path: str, what: str) -> StepError:
     return StepError("truncated", message, retryable=True)
 
 
-def _not_a_video(path: str, error: Exception) -> StepError:
+def _not_a_video(path: str, error: av.FFmpegError) -> StepError:
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
@@ -179,6 +179,8 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
 
 def _index(path: str, container: InputContainer) -> VideoIndex:
     name = Path(path).name
+    if not container.streams:
+        raise StepError("no_frames", f"{name} has a header and nothing else; download it again", retryable=True)
     stream = picture_stream(container)
     if stream is None:
         raise StepError("no_video_stream", f"{name} has no pictures, only sound or data")

@@ -103,9 +103,7 @@ class Calibration:
     false_share: float
 
 
-def calibrate(
-    matcher: NameMatcher, pairs: Iterable[NamePair] | None = None, most_false: float = 0.1
-) -> Calibration:
+def calibrate(matcher: NameMatcher, pairs: Iterable[NamePair] | None = None, most_false: float = 0.1) -> Calibration:
     """The lowest threshold, in steps of 0.01, at which at most ``most_false`` of the different pairs match.
 
     Args:

@@ -112,15 +112,18 @@ def parse(text: str) -> ParsedAnswer:
     opened = [place for place, tag in enumerate(tags) if tag.group(2) == "answer" and not tag.group(1)]
     if len(opened) != 1:
         malformed["several_answers" if opened else "no_answer"] += 1
-    first = opened[-1] + 1 if opened else 0
-    is_end = (place for place in range(first, len(tags)) if tags[place].group(2) == "answer")
-    last = next(is_end, None)
-    if opened and last is None:
-        malformed["unclosed_answer"] += 1
-    elif opened and text[tags[last].end() :].strip():
-        malformed["text_after_answer"] += 1
     reader = _Reader(text, malformed)
-    reader.read(tags[first:last], tags[first - 1].end() if opened else None, tags[last].start() if last else len(text))
+    if not opened:
+        reader.read(tags, None, len(text))
+        return ParsedAnswer(tuple(reader.objects), dict(malformed))
+    start = tags[opened[-1]].end()
+    inside = tags[opened[-1] + 1 :]
+    length = next((place for place, tag in enumerate(inside) if tag.group(2) == "answer"), None)
+    if length is None:
+        malformed["unclosed_answer"] += 1
+    elif text[inside[length].end() :].strip():
+        malformed["text_after_answer"] += 1
+    reader.read(inside[:length], start, len(text) if length is None else inside[length].start())
     return ParsedAnswer(tuple(reader.objects), dict(malformed))
 
 
@@ -189,8 +192,9 @@ class _Reader:
 
     def _where(self, content: str) -> tuple[BoxLine, ...]:
         lines: list[BoxLine] = []
+        line_match = _LINE.fullmatch
         for text in content.split("\n"):
-            found = _LINE.fullmatch(text)
+            found = line_match(text)
             values = _floats(found.groups()) if found else None
             if values is not None:
                 time_s, x1, y1, x2, y2 = values
@@ -205,7 +209,7 @@ class _Reader:
 def _floats(texts: Iterable[str]) -> list[float] | None:
     """Finite numbers, else None."""
     try:
-        values = [float(text) for text in texts]
+        values = list(map(float, texts))
     except ValueError:
         return None
     return values if all(map(isfinite, values)) else None

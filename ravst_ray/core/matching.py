@@ -15,7 +15,7 @@ def best_assignment(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]
     """Row-column pairs, one-to-one, of the largest total weight; pairs of weight 0 or less are left out.
 
     Args:
-        weights: ``[rows][columns]``, finite; any of the two may be 0.
+        weights: ``[rows][columns]``, finite and >= 0; any of the two may be 0.
     """
     if not weights or not weights[0]:
         return []
@@ -24,6 +24,10 @@ def best_assignment(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]
         cells = [(value, row, column) for row, line in enumerate(weights) for column, value in enumerate(line)]
         value, row, column = max(cells, key=lambda cell: (cell[0], -cell[1], -cell[2]))
         return [(row, column)] if value > 0 else []
+    if rows == columns == 2:
+        straight, crossed = weights[0][0] + weights[1][1], weights[0][1] + weights[1][0]
+        pairs = [(0, 0), (1, 1)] if straight >= crossed else [(0, 1), (1, 0)]
+        return [(row, column) for row, column in pairs if weights[row][column] > 0]
     table = np.asarray(weights, dtype=float)
     found = zip(*linear_sum_assignment(table, maximize=True), strict=True)
     return [(int(row), int(column)) for row, column in found if table[row, column] > 0]

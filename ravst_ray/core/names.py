@@ -16,7 +16,26 @@ import numpy as np
 _WORD = re.compile(r"\w+")
 _NUMBERING = re.compile(r"\s*\d{1,9}\s*[.)]\s")
 _MAX_WORDS = 32
-_DETERMINERS = frozenset("a an the this that these those some any its his her their my your our".split())
+_DETERMINERS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "some",
+        "any",
+        "its",
+        "his",
+        "her",
+        "their",
+        "my",
+        "your",
+        "our",
+    ]
+)
 _SINGULAR = {
     "men": "man",
     "women": "woman",
@@ -43,7 +62,7 @@ _SINGULAR = {
     "zombies": "zombie",
     "selfies": "selfie",
 }
-_NOT_PLURAL = frozenset("news lens gas series species canvas".split())
+_NOT_PLURAL = frozenset(["news", "lens", "gas", "series", "species", "canvas"])
 
 
 def singular(word: str) -> str:
@@ -125,9 +144,9 @@ class NameMatcher:
         found = [vector for word in words if (vector := self.vectors.vector(word)) is not None]
         if not found:
             return None
-        mean = np.mean(found, axis=0, dtype=np.float64)
+        mean: np.ndarray = np.asarray(found, dtype=np.float64).mean(axis=0)
         norm = float(np.linalg.norm(mean))
-        return mean / norm if norm > 0 else None
+        return np.asarray(mean / norm) if norm > 0 else None
 
     def __reduce__(self):
         return type(self), (self.vectors, self.tau)

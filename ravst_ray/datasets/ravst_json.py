@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def dump_questions(pairs: Iterable[QAPair], durations_s: Mapping[str, float]) ->
         {"video_name": name, "duration": durations_s[name], "annotation": list(events.values())}
         for name, events in videos.items()
     ]
-    return json.dumps(entries, ensure_ascii=False)
+    return dump_entries(entries)
 
 
 def read_questions(path: str | Path) -> tuple[list[QAPair], dict[str, float]]:
@@ -42,19 +43,53 @@ def read_questions(path: str | Path) -> tuple[list[QAPair], dict[str, float]]:
     Raises:
         ConfigError: the file isn't readable JSON of this format.
     """
+    pairs: list[QAPair] = []
+    durations: dict[str, float] = {}
+    seen: Counter[tuple[str, int, Task]] = Counter()
+    for entry in read_entries(path):
+        name = entry["video_name"]
+        durations[name] = float(entry["duration"])
+        for event in entry["annotation"]:
+            pairs += _event_pairs(name, event, seen)
+    return pairs, durations
+
+
+def read_entries(path: str | Path) -> list[dict[str, Any]]:
+    """The file as it is, checked: :func:`dump_entries` gives the same bytes again.
+
+    Raises:
+        ConfigError: the file isn't readable JSON of this format; the message names the entry at fault.
+    """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        pairs: list[QAPair] = []
-        durations: dict[str, float] = {}
-        seen: Counter[tuple[str, int, Task]] = Counter()
-        for entry in entries:
-            name = entry["video_name"]
-            durations[name] = float(entry["duration"])
-            for event in entry["annotation"]:
-                pairs += _event_pairs(name, event, seen)
-        return pairs, durations
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a readable file in R-AVST's format: {error!r}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: R-AVST's format is a list of videos, this is a {type(entries).__name__}")
+    for place, entry in enumerate(entries):
+        try:
+            _check(entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: entry {place} isn't in R-AVST's format: {error!r}") from None
+    return entries
+
+
+def dump_entries(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Entries as text, the inverse of :func:`read_entries`."""
+    return json.dumps(list(entries), ensure_ascii=False)
+
+
+def _check(entry: Mapping[str, Any]) -> None:
+    if not isinstance(entry["video_name"], str):
+        raise TypeError("video_name is no text")
+    if not isfinite(float(entry["duration"])):
+        raise ValueError("duration is not finite")
+    for event in entry["annotation"]:
+        int(event["event_num"])
+        for key in TASK_KEYS.values():
+            for one in event.get(key, []):
+                if not (isinstance(one["Q"], str) and isinstance(one["A"], str)):
+                    raise TypeError(f"{key}: Q and A are texts")
 
 
 def _event_pairs(name: str, event: Mapping[str, Any], seen: Counter[tuple[str, int, Task]]) -> list[QAPair]:

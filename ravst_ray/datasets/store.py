@@ -208,7 +208,7 @@ class DatasetStore:
         number = old.number + 1
         tables = {name: self._fold(name, number, old, fresh) for name in ("annotations", "qa")}
         ledger |= {manifest["video_id"]: _entry(manifest) for manifest in fresh.values()}
-        errors = [entry.error for entry in ledger.values() if entry.error] + list(more_errors)
+        errors = [dict(entry.error) for entry in ledger.values() if entry.error] + [dict(row) for row in more_errors]
         errors.sort(key=lambda row: (row["video_id"], row["stage"]))
         tables["errors"] = self._write_parts("errors", number, [errors] if errors else [])
         self._write_ledger(number, ledger)

@@ -24,7 +24,17 @@ APPLIES: dict[str, tuple[Task, ...]] = {
 
 _ASKED = re.compile(r"between\s+([\d.]{1,20})\s+and\s+([\d.]{1,20}),")
 _NAMED = re.compile(r"When is the moment (.{1,500}?) makes sound and is visible")
-_FRAMES = ((320, 180), (320, 240), (480, 270), (480, 360), (640, 360), (640, 480), (854, 480), (1280, 720), (1920, 1080))
+_FRAMES = (
+    (320, 180),
+    (320, 240),
+    (480, 270),
+    (480, 360),
+    (640, 360),
+    (640, 480),
+    (854, 480),
+    (1280, 720),
+    (1920, 1080),
+)
 _MAX_SECONDS = 3600
 
 
@@ -45,8 +55,8 @@ def baseline_answers(
     """Trivial answers by baseline and question id.
 
     The whole video and its middle half name the interval, without boxes. The centre box covers the middle half of
-    either side of the frame in every second (of the asked interval, else of the whole video) and goes by the name in the
-    question, or by the data's commonest one where the question has none. The previous question is the one of the same
+    either side of the frame in every second (of the asked interval, else of the whole video) and goes by the name in
+    the question, or by the data's commonest one where the question has none. The previous question is the one of the same
     task before it in the file; the first takes the last one's.
     """
     commonest = Counter(one.name for truth in truths.values() for one in truth.objects).most_common(1)

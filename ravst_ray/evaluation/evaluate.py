@@ -51,7 +51,9 @@ def evaluate(
     Raises:
         ConfigError: a file can't be used, an id is unknown or there twice.
     """
-    settings = config if isinstance(config, EvaluateConfig) else EvaluateConfig(**(config.model_dump() if config else {}))
+    settings = (
+        config if isinstance(config, EvaluateConfig) else EvaluateConfig(**(config.model_dump() if config else {}))
+    )
     pairs, durations = read_questions(annotations)
     texts = _read_predictions(predictions, pairs)
     names = name_matcher(settings.names)

@@ -14,7 +14,7 @@ from ravst_ray.evaluation.metrics import QuestionScore
 from ravst_ray.records import QAPair
 
 _BLUE, _ORANGE, _GREY = "#2f6fde", "#e8833a", "#c9d1da"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -53,10 +53,14 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
             count, total = count + 1, total + reward.total
             malformed.update(reward.malformed)
     partial.replace(target)
-    log.info("%d completions, mean reward %.4f, malformations %s: %s", count, total / max(count, 1), dict(malformed), out)
+    log.info(
+        "%d completions, mean reward %.4f, malformations %s: %s", count, total / max(count, 1), dict(malformed), out
+    )
 
 
-def read_lines(path: str | Path, text_key: str, questions: Iterable[str] | dict[str, QAPair]) -> Iterator[dict[str, Any]]:
+def read_lines(
+    path: str | Path, text_key: str, questions: Iterable[str] | dict[str, QAPair]
+) -> Iterator[dict[str, Any]]:
     """The objects of a JSON lines file, checked: ``id`` is a known question, ``text_key`` a string.
 
     Raises:

@@ -40,7 +40,10 @@ def pair_objects(
     most = min(len(true), len(predicted)) + 1
     per_match = most * most * _STEPS
     weights = [
-        [per_match + most * round(_STEPS * score) + extra if score > 0 else 0.0 for score, extra in zip(*rows, strict=True)]
+        [
+            per_match + most * round(_STEPS * score) + extra if score > 0 else 0.0
+            for score, extra in zip(*rows, strict=True)
+        ]
         for rows in zip(scores, overlaps, strict=True)
     ]
     return best_assignment(weights)

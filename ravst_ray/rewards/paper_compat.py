@@ -1,8 +1,8 @@
 """The reward as the published code computes it, faults included: for comparing numbers, never for training.
 
 Its behaviour was read off its scores. What differs from ours: the format wants ``<when>`` before ``<object>`` before
-``<where>`` on every task, so that no true answer is well-formed; times are rounded half to even and boxes of one rounded
-second thrown together; each true box takes its best predicted box, however many were guessed; only seconds that
+``<where>`` on every task, so that no true answer is well-formed; times are rounded half to even and boxes of one
+rounded second thrown together; each true box takes its best predicted box, however many were guessed; only seconds that
 both sides have count; objects without any box line don't count, extra ones cost nothing.
 """
 
@@ -32,7 +32,7 @@ def format_score(completion: str) -> float:
 
 
 def spatial_temporal_score(task: Task, completion: str, truth: str, names: NameMatcher | None = None) -> float:
-    """tIoU (AVTR), the mean of object and spatial (AVSR), or of temporal and spatial score (AVSTR), in [0, 1].
+    r"""tIoU (AVTR), the mean of object and spatial (AVSR), or of temporal and spatial score (AVSTR), in [0, 1].
 
     Args:
         task: the kind of question.
@@ -41,7 +41,7 @@ def spatial_temporal_score(task: Task, completion: str, truth: str, names: NameM
         names: how names are compared; by default by equality.
 
     Raises:
-        UnicodeDecodeError: the completion holds a broken escape such as a lone ``\\x``.
+        UnicodeDecodeError: the completion holds a broken escape such as a lone ``\x``.
     """
     completion, truth = (_unescape(text) for text in (completion, truth))
     if task == "AVTR":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ravst_ray.core.answers import BoxLine, ObjectAnswer
@@ -41,21 +42,28 @@ def real_seconds(lines: Sequence[BoxLine] | None) -> Seconds:
     seconds: Seconds = {}
     for time_s, box in lines or ():
         if is_real_box(box):
-            seconds.setdefault(time_s, []).append(box)
+            if time_s in seconds:
+                seconds[time_s].append(box)
+            else:
+                seconds[time_s] = [box]
     return seconds
 
 
-def snapped_seconds(lines: Sequence[BoxLine] | None, true_times_s: Sequence[float], snap_s: float) -> Seconds:
+def snapped_seconds(lines: Sequence[BoxLine] | None, true_times_s: AbstractSet[float], snap_s: float) -> Seconds:
     """The real boxes of each second, predicted times moved to the nearest true one within ``snap_s``.
 
     Args:
         lines: predicted lines.
-        true_times_s: times of the true object's lines, sorted; those of "not visible" lines included.
+        true_times_s: times of the true object's lines, those of "not visible" lines included.
         snap_s: how far a time may move, inclusive; of two equally near the earlier is taken.
     """
+    given = real_seconds(lines)
+    if given.keys() <= true_times_s:
+        return given
+    ordered = sorted(true_times_s)
     seconds: Seconds = {}
-    for time_s, boxes in real_seconds(lines).items():
-        seconds.setdefault(_snap(time_s, true_times_s, snap_s), []).extend(boxes)
+    for time_s, boxes in given.items():
+        seconds.setdefault(_snap(time_s, ordered, snap_s), []).extend(boxes)
     return seconds
 
 
@@ -77,11 +85,11 @@ def compare_object(true: ObjectAnswer, predicted: ObjectAnswer, snap_s: float) -
     s(t) is the sum of the optimally matched IoUs / max(true boxes, predicted boxes) of the second.
     """
     wanted = real_seconds(true.where)
-    given = snapped_seconds(predicted.where, sorted({time_s for time_s, _ in true.where or ()}), snap_s)
+    given = snapped_seconds(predicted.where, {time_s for time_s, _ in true.where or ()}, snap_s)
     both = [
-        matched_iou(boxes, given[time_s]) / max(len(boxes), len(given[time_s]))
+        matched_iou(boxes, guesses) / max(len(boxes), len(guesses))
         for time_s, boxes in wanted.items()
-        if time_s in given
+        if (guesses := given.get(time_s))
     ]
     return both, len(wanted) - len(both), len(given) - len(both)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ravst_ray.rewards.registry import COMPONENTS
@@ -21,7 +22,11 @@ def total_reward(rubric: Rubric) -> RewardFunction:
 
 def component_rewards(rubric: Rubric) -> dict[str, RewardFunction]:
     """One reward function per part, each unweighted in [0, 1]; their weights belong to the trainer."""
-    return {name: _function(rubric, f"{name}_reward", lambda reward, name=name: reward.parts[name]) for name in COMPONENTS}
+    return {name: _function(rubric, f"{name}_reward", partial(_part, name)) for name in COMPONENTS}
+
+
+def _part(name: str, reward: Reward) -> float:
+    return reward.parts[name]
 
 
 def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:

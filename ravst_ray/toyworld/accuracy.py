@@ -25,7 +25,7 @@ def name_objects(world: str | Path) -> Path:
     labels = json.loads((root / "unav100_annotations.json").read_text())
     for video_id, entry in labels["database"].items():
         for one in entry["annotations"]:
-            event = Event(1, *one["segment"], label=one["label"], caption=one.get("caption"))
+            event = Event(1, one["segment"][0], one["segment"][1], one["label"], caption=one.get("caption"))
             found = true_objects(truth[video_id], event)
             one["objects"] = [{"name": thing.name, "audible": thing.audible} for thing in found]
     path = root / "unav100_annotations_named.json"

@@ -58,7 +58,7 @@ def build_model() -> GroundingDinoForObjectDetection:
         num_heads=[2, 2, 4, 4],
         window_size=4,
         drop_path_rate=0.0,
-        out_indices=[2, 3, 4],  # type: ignore[call-arg]
+        out_indices=[2, 3, 4],
     )
     config = GroundingDinoConfig(
         backbone_config=backbone,

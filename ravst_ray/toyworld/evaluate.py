@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ravst_ray.core.geometry import box_iou
+from ravst_ray.core.names import normal_words
 from ravst_ray.records import Box, Event, EventAnnotation, SceneObject, Track
 
 Truth = Mapping[str, Any]
 Annotations = Mapping[str, Sequence[EventAnnotation]]
 
 _MATCH_IOU = 0.5
-_ARTICLES = ("a ", "an ", "the ")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,8 @@ class NameScore:
 
 
 def plain_name(name: str) -> str:
-    """Lower case, single spaces, no leading article: ``"A  red Drum"`` gives ``"red drum"``."""
-    words = " ".join(name.lower().split())
-    for article in _ARTICLES:
-        words = words.removeprefix(article)
-    return words
+    """Normal form without articles and plurals: ``"A  red Drum"`` gives ``"red drum"``."""
+    return " ".join(normal_words(name))
 
 
 def true_objects(video: Mapping[str, Any], event: Event) -> tuple[SceneObject, ...]:
@@ -118,13 +116,6 @@ def true_boxes(video: Mapping[str, Any], time_s: float) -> dict[str, Box]:
     """Box of every object that can be seen at this time, rounded to truth's grid of 0.1 s."""
     key = f"{round(time_s * 10) / 10:.1f}"
     return {thing["name"]: tuple(thing["boxes"][key]) for thing in video["objects"] if key in thing["boxes"]}
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two xyxy boxes, 0-1."""
-    inner = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
-    return inner / union if union > 0 else 0.0
 
 
 class _Tally:

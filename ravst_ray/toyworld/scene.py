@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from ravst_ray.core.masks import mask_box
+from ravst_ray.records import Box
 from ravst_ray.toyworld.sprites import COLOURS, SHAPES, paint
 
 SIZE_PX = 256
@@ -82,15 +84,7 @@ class Moment:
 
     image: np.ndarray
     masks_N: np.ndarray
-    boxes_N: tuple[tuple[float, float, float, float] | None, ...]
-
-
-def mask_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Extent of the True pixels as ``(x1, y1, x2, y2)``, the far sides exclusive; None for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    boxes_N: tuple[Box | None, ...]
 
 
 def render(scene: Scene, time_s: float) -> Moment:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ravst_ray.core.geometry import box_iou
+from ravst_ray.core.masks import mask_box, without_specks
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.toyworld.checkpoints import SEGMENTER
 from ravst_ray.toyworld.clips import Clip, ClipPool
 from ravst_ray.toyworld.samples import MODEL_SIZE_PX
-from ravst_ray.toyworld.scene import mask_box, random_scene, render
+from ravst_ray.toyworld.scene import random_scene, render
 from ravst_ray.toyworld.segmenter import Memory, build_model, build_processor, encode, segmentation_loss, step
 from ravst_ray.toyworld.training import Trainer, export
 
@@ -85,7 +87,8 @@ def batch_loss(model, clips: list[Clip], frames: int, rng: np.random.Generator) 
 def evaluate(model, processor, scenes: int = 20, frames: int = 8, seed: int = _UNSEEN_SEED) -> dict[str, float]:
     """Mask and box IoU on unseen scenes: of the prompted frame, and of the frames followed from it.
 
-    Boxes of the first frame are prompts as they are; frames are one second apart; only seen objects count.
+    Boxes of the first frame are prompts as they are; frames are one second apart; only seen objects count; masks lose
+    their specks first, as in the pipeline.
     """
     rng = np.random.default_rng([seed, 5])
     scores: dict[str, list[float]] = {"prompted_mask": [], "followed_mask": [], "prompted_box": [], "followed_box": []}
@@ -107,20 +110,14 @@ def evaluate(model, processor, scenes: int = 20, frames: int = 8, seed: int = _U
             for row, i in enumerate(objects):
                 box = moments[t].boxes_N[i]
                 if box:
-                    scores[f"{kind}_mask"].append(_iou(masks[row], moments[t].masks_N[i]))
-                    scores[f"{kind}_box"].append(_box_iou(mask_box(masks[row]), box))
+                    mask = without_specks(masks[row])
+                    scores[f"{kind}_mask"].append(_iou(mask, moments[t].masks_N[i]))
+                    scores[f"{kind}_box"].append(box_iou(mask_box(mask) or (0, 0, 0, 0), box))
     return {key: float(np.mean(values)) for key, values in scores.items()}
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
-
-
-def _box_iou(a, b) -> float:
-    if a is None:
-        return 0.0
-    inner = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    return inner / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner)
 
 
 def model_card(numbers: dict[str, float], trainer: Trainer, parameters: int) -> str:
