@@ -70,11 +70,21 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
     from ravst_ray.config.base import load_config
-    from ravst_ray.config.rewards import RewardConfig
+    from ravst_ray.config.rewards import EvaluateConfig
     from ravst_ray.evaluation.evaluate import evaluate
 
-    evaluate(args.predictions, args.annotations, args.out, load_config(RewardConfig, args.config, args.overrides))
+    config = load_config(EvaluateConfig, args.config, args.overrides)
+    metrics = evaluate(args.predictions, args.annotations, args.out, config)
+    console = Console()
+    for task in ("AVTR", "AVSR", "AVSTR"):
+        if task in metrics:
+            shares = {key: value for key, value in metrics[task].items() if isinstance(value, float)}
+            line = ", ".join(f"{key} {value:.2f}" for key, value in shares.items())
+            console.print(f"{task}: n {metrics[task]['n']}, {line}", highlight=False, soft_wrap=True)
+    console.print(f"with baselines and the paper's rows: {args.out}/index.html, {args.out}/table.md", soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,8 @@ QUIRKS = [
     "<answer>\n<object>small, dark, irregularly shaped objects</object>\n<where>\n1.4: [0.0, 1.5, 20.0, 30.0]\n"
     "1.4: [5.0, 1.0, 9.0, 8.0]\n3.4: [0.0, 0.0, 0.0, 0.0]\n2.4: [1.0, 1.0, 2.0, 2.0]\n</where>\n"
     "<object>Woman (styling hair)</object>\n<where>\n</where>\n</answer>",
-    "<answer>\n<object>Sun's rays</object>\n<when>[0.1, 1e-05]</when>\n<where>\n0.1: [1.0, 2.0, 3.0, 4.0]\n</where>\n</answer>",
+    "<answer>\n<object>Sun's rays</object>\n<when>[0.1, 1e-05]</when>\n<where>\n"
+    "0.1: [1.0, 2.0, 3.0, 4.0]\n</where>\n</answer>",
 ]
 
 
@@ -58,23 +59,9 @@ def test_parse_is_the_inverse_of_render(found):
     assert set(read.malformed) <= {"inverted_when", "inverted_box"}
 
 
-fragments = st.sampled_from(
-    [
-        "<answer>",
-        "</answer>",
-        "<object>",
-        "</object>",
-        "<when>",
-        "</when>",
-        "<where>",
-        "</where>",
-        "dog",
-        "\n",
-        " ",
-        "[",
-    ]
-    + ["1.0: [1, 2, 3, 4]", "[1.0, 2.0]", "nan", "inf", "\\x", "é", "<", ">", "1:[4,3,2,1]", ",", "\x00", "９"]
-)
+TAGS = ["<answer>", "</answer>", "<object>", "</object>", "<when>", "</when>", "<where>", "</where>"]
+CONTENTS = ["dog", "\n", " ", "[", "1.0: [1, 2, 3, 4]", "[1.0, 2.0]", "nan", "inf", "\\x", "é", "<", ">", "1:[4,3,2,1]"]
+fragments = st.sampled_from([*TAGS, *CONTENTS, ",", "\x00", "９"])
 
 
 @settings(max_examples=300, deadline=None)

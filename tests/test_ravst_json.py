@@ -80,7 +80,8 @@ def test_the_published_file_comes_back_both_ways(tmp_path):
         ('[{"video_name": "a", "duration": "x", "annotation": []}]', "entry 0"),
         ('[{"video_name": "a", "duration": 3}]', "annotation"),
         (
-            '[{"video_name": "a", "duration": 3, "annotation": [{"event_num": 1, "AV ST Reasoning": [{"Q": 1, "A": ""}]}]}]',
+            '[{"video_name": "a", "duration": 3, "annotation": '
+            '[{"event_num": 1, "AV ST Reasoning": [{"Q": 1, "A": ""}]}]}]',
             "texts",
         ),
     ],

@@ -99,7 +99,7 @@ class LocalLLM:
         self._server: SupervisedServer | None = None
         self.api_key = secrets.token_hex(16)
         self.base_url = ""
-        self.log_path = Path(log_path) if log_path else _new_log()
+        self.log_path = Path(log_path or Path(tempfile.gettempdir()) / f"ravst-llm-{secrets.token_hex(6)}.log")
 
     def __enter__(self) -> LocalLLM:
         self.start()
@@ -253,9 +253,3 @@ def _context(config: LLMConfig, model_dir: Path) -> int:
     except (OSError, ValueError, AttributeError):
         most = None
     return min(config.max_model_len, most) if isinstance(most, int) else config.max_model_len
-
-
-def _new_log() -> Path:
-    handle, path = tempfile.mkstemp(prefix="ravst-llm-", suffix=".log")
-    os.close(handle)
-    return Path(path)

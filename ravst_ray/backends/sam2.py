@@ -57,7 +57,7 @@ class Sam2Memory:
     A session of transformers never forgets a frame or an object, and takes objects one after the other anyway. So each
     object gets a session of its own, which can be dropped; all of them share the features of the current frame, which
     are computed once; and after each frame what the model can't look back at is removed. Memory therefore doesn't
-    grow with the video: about 10 MiB per object of the large model.
+    grow with the video: 17 MiB per object of the large model in float32, 11 MiB in bfloat16.
     """
 
     def __init__(self, segmenter: Sam2Video):

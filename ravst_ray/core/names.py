@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 _NUMBERING = re.compile(r"\s*\d{1,9}\s*[.)]\s")
 _MAX_WORDS = 32
 _DETERMINERS = frozenset(
-    [
+    (
         "a",
         "an",
         "the",
@@ -34,7 +34,7 @@ _DETERMINERS = frozenset(
         "my",
         "your",
         "our",
-    ]
+    )
 )
 _SINGULAR = {
     "men": "man",

@@ -56,8 +56,8 @@ def baseline_answers(
 
     The whole video and its middle half name the interval, without boxes. The centre box covers the middle half of
     either side of the frame in every second (of the asked interval, else of the whole video) and goes by the name in
-    the question, or by the data's commonest one where the question has none. The previous question is the one of the same
-    task before it in the file; the first takes the last one's.
+    the question, or by the data's commonest one where the question has none. The previous question is the one of the
+    same task before it in the file; the first takes the last one's.
     """
     commonest = Counter(one.name for truth in truths.values() for one in truth.objects).most_common(1)
     default = commonest[0][0] if commonest else "object"

@@ -41,7 +41,5 @@ if __name__ == "__main__":
         command = [sys.executable, "-m", "tests.benchmarks.bench_memory", str(count)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         row = json.loads(next(line for line in out.splitlines() if line.startswith("RESULT"))[7:])
-        table.add_row(
-            str(row["videos"]), f"{row['before_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}"
-        )
+        table.add_row(str(row["videos"]), f"{row['before_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}")
     Console().print(table)
