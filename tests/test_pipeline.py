@@ -150,7 +150,7 @@ def test_toy_world_through_the_real_steps(world, named_world, tmp_path, local_ra
     assert summary["videos"]["done"] == summary["videos"]["kept"] > 0
     assert summary["errors"] == {}
     assert summary["tokens"]["requests"] == 0, "all objects are given"
-    found = accuracy_of(world.truth, DatasetStore(config.output))["Boxes, true names given"]["all objects"]
+    found = accuracy_of(world.truth, DatasetStore(config.output))["True names given"]["all objects"]
     assert all(one["value"] >= one["target"] for one in found.values()), found
     report = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "toy_11_" in report
@@ -182,6 +182,43 @@ def test_real_footage(big_buck_bunny, tmp_path, local_ray, monkeypatch):
     assert row["frame_times_s"] == [0.5, 1.5, 2.5, 3.5, 4.5]
     for track in row["tracks"]:
         assert all(0 <= x1 < x2 <= 1280 and 0 <= y1 < y2 <= 720 for x1, y1, x2, y2 in track["boxes_xyxy_px"])
+
+
+def test_broken_input_costs_only_itself(world, named_world, tmp_path, local_ray, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    labels = json.loads(named_world.read_text())["database"]
+    good = next(name for name, entry in sorted(labels.items()) if filter_accepts(entry))
+    source = world.videos / f"{good}.mp4"
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "it's good.mp4").symlink_to(source)
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("not a video")
+    (folder / "cut.mp4").write_bytes(source.read_bytes()[: source.stat().st_size // 3])
+    names = ["it's good", "empty", "text", "cut", "missing", "../escape"]
+    (tmp_path / "labels.json").write_text(json.dumps({"database": dict.fromkeys(names, labels[good])}))
+    output = tmp_path / "out"
+    summary = annotate(laptop(tmp_path / "labels.json", folder, output), Console(quiet=True))
+    assert summary["videos"] == {"input": 6, "kept": 5, "done": 1, "failed": 4}
+    store = DatasetStore(str(output))
+    reasons = {row["video_id"]: (row["stage"], row["reason"]) for row in store.rows("errors")}
+    assert reasons == {
+        "empty": ("decode", "empty_file"),
+        "text": ("decode", "not_a_video"),
+        "cut": ("decode", "truncated"),
+        "missing": ("decode", "missing_file"),
+        "../escape": ("input", "unsafe_id"),
+    }
+    assert {row["video_id"] for row in store.rows("annotations")} == {"it's good"}
+    (folder / "missing.mp4").symlink_to(source)  # the user repairs one: the same command does it, and it alone
+    again = annotate(laptop(tmp_path / "labels.json", folder, output), Console(quiet=True))
+    assert again["videos"]["done"] == 2 and "missing_file" not in again["errors"]
+
+
+def filter_accepts(entry: dict) -> bool:
+    """Whether a toy video passes the filter of the laptop configuration."""
+    share = sum(end - start for start, end in (one["segment"] for one in entry["annotations"])) / entry["duration"]
+    return share > 0.1 and 0 < len(entry["annotations"]) <= 3
 
 
 @pytest.mark.slow

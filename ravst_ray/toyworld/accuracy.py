@@ -17,6 +17,8 @@ from ravst_ray.toyworld.evaluate import BoxScore, score_names, score_tracks, tru
 # What the tiny checkpoints are held to when the true names are given: recall, precision, mean IoU.
 TARGETS = {"objects that touch no other": (0.92, 0.92, 0.85), "all objects": (0.85, 0.85, 0.8)}
 
+LANGUAGE_MODEL = "Language model"
+
 
 def name_objects(world: str | Path) -> Path:
     """Write a copy of a toy world's labels that names each event's true objects, so that no LLM is needed."""
@@ -44,13 +46,13 @@ def stored_annotations(store: DatasetStore) -> dict[str, list[EventAnnotation]]:
 def accuracy_of(truth: Mapping[str, Any], with_true_names: DatasetStore, with_llm: DatasetStore | None = None) -> dict:
     """Tables of metrics, ``{title: {group: {metric: value or {"value", "target"}}}}``, as the report shows them."""
     score = score_tracks(truth, stored_annotations(with_true_names))
-    tables: dict[str, Any] = {"Boxes, true names given": _boxes(score.isolated, score.overall, targets=True)}
+    tables: dict[str, Any] = {"True names given": _boxes(score.isolated, score.overall, targets=True)}
     if with_llm is not None:
         annotations = stored_annotations(with_llm)
         score = score_tracks(truth, annotations)
         names = score_names(truth, annotations)
-        tables["Boxes, names from the language model"] = _boxes(score.isolated, score.overall, targets=False)
-        tables["Language model"] = {
+        tables["Names from the language model"] = _boxes(score.isolated, score.overall, targets=False)
+        tables[LANGUAGE_MODEL] = {
             "named objects found": names.recall,
             "names that are right": names.precision,
             "audibility right": names.audibility,
@@ -70,15 +72,19 @@ def _boxes(isolated: BoxScore, overall: BoxScore, targets: bool) -> dict[str, An
 
 
 def accuracy_table(tables: Mapping[str, Any]) -> Table:
-    """The same for a terminal."""
-    shown = Table("", "", "value", "target", "", title="Accuracy on unseen toy scenes (boxes at IoU 0.5)")
+    """The same for a terminal: a row per group of objects, a column per metric, and whether a target is met."""
+    shown = Table("boxes at IoU 0.5", "recall", "precision", "mean IoU", title="Accuracy on unseen toy scenes")
     for title, groups in tables.items():
+        if title == LANGUAGE_MODEL:
+            shown.caption = f"{title}: " + ", ".join(f"{name} {value:.3f}" for name, value in groups.items())
+            continue
         for group, metrics in groups.items():
-            for name, entry in metrics.items() if isinstance(metrics, Mapping) else ((group, metrics),):
-                value, target = (entry["value"], entry["target"]) if isinstance(entry, Mapping) else (entry, None)
-                label = name if name == group else f"{group}: {name}"
-                mark = "" if target is None else "[green]met[/]" if value >= target else "[red]missed[/]"
-                shown.add_row(title, label, f"{value:.3f}", "" if target is None else f"{target:.2f}", mark)
-                title = ""
-        shown.add_section()
+            shown.add_row(f"{title}:\n  {group}", *(f"\n{_cell(entry)}" for entry in metrics.values()))
     return shown
+
+
+def _cell(entry: float | Mapping[str, float]) -> str:
+    if not isinstance(entry, Mapping):
+        return f"{entry:.3f}"
+    value, target = entry["value"], entry["target"]
+    return f"{value:.3f} [green]≥ {target:.2f}[/]" if value >= target else f"{value:.3f} [red]< {target:.2f}[/]"

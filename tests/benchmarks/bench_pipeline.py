@@ -1,6 +1,6 @@
 """What the pipeline costs: grounded frames per second of the bare models against the whole graph in steady state.
 
-    python tests/benchmarks/bench_pipeline.py [--videos 6] [--seconds 12]
+    python tests/benchmarks/bench_pipeline.py [--videos 3] [--seconds 8]
 
 Both ground the same clip again and again with the same random models of 210 M parameters, with as many threads. The
 pipeline's rate is taken between its first and its last finished video, so that its start doesn't count; the bare
@@ -74,8 +74,8 @@ def pipeline_rate(clip: Path, seconds: int, videos: int, config: GroundingConfig
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=6)
-    parser.add_argument("--seconds", type=int, default=12, help="length of the clip")
+    parser.add_argument("--videos", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=8, help="length of the clip")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ravst_bench")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
