@@ -48,9 +48,15 @@ def test_a_sound_annotation_is_accepted_and_otherwise_unchanged():
 
 
 def test_no_box():
-    assert verdict(annotation(objects=(VASE,))) == ("rejected", ("no_box",))
-    assert verdict(annotation(track("vase", False, times_s=()), objects=(VASE,))) == ("rejected", ("no_box",))
+    both = ("rejected", ("no_box", "nothing_audible"))
+    assert verdict(annotation(objects=(VASE,))) == both
+    assert verdict(annotation(track("vase", False, times_s=()), objects=(VASE,))) == both
     assert verdict(annotation(objects=())) == ("rejected", ("no_box",))
+
+
+def test_an_event_without_a_sounding_object_is_suspect():
+    silent_scene = annotation(track("vase", audible=False), objects=(VASE,))
+    assert verdict(silent_scene) == ("suspect", ("nothing_audible",))
 
 
 @pytest.mark.parametrize(("end_s", "rejected"), [(20.0, False), (20.5, False), (20.51, True)])
@@ -101,7 +107,7 @@ def test_a_claimed_sound_needs_an_audio_track():
     mute = replace(META, has_audio=False)
     assert verdict(annotation(track()), meta=mute, loudness=None) == ("rejected", ("no_audio",))
     silent_scene = annotation(track("vase", audible=False), objects=(VASE,))
-    assert verdict(silent_scene, meta=mute, loudness=None) == ("accepted", ())
+    assert verdict(silent_scene, meta=mute, loudness=None) == ("suspect", ("nothing_audible",))
 
 
 def test_audio_that_could_not_be_read():
@@ -136,7 +142,7 @@ def test_silence_threshold_is_configuration():
 
 def test_silence_needs_a_claim():
     silent_scene = annotation(track("vase", audible=False), objects=(VASE,))
-    assert verdict(silent_scene, loudness=loudness(set())) == ("accepted", ())
+    assert verdict(silent_scene, loudness=loudness(set())) == ("suspect", ("nothing_audible",))
 
 
 @pytest.mark.parametrize(("loud_windows", "silent"), [({4}, False), ({5}, True)])

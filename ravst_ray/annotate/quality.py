@@ -109,6 +109,11 @@ def never_visible(case: Case) -> Status:
     return _flag("suspect", any(o.audible and (o.name, o.audible) not in seen for o in case.annotation.objects))
 
 
+def nothing_audible(case: Case) -> Status:
+    """No object is said to make the event's sound: its source was overlooked or can't be seen."""
+    return _flag("suspect", bool(case.annotation.objects) and not case.claims_sound)
+
+
 def no_audio(case: Case) -> Status:
     """A sound is claimed in a file without an audio track: the claim can't be true of this file."""
     return _flag("rejected", case.claims_sound and not case.meta.has_audio)
@@ -138,6 +143,7 @@ CHECKS: dict[str, Check] = {
         full_frame_box,
         low_score,
         never_visible,
+        nothing_audible,
         no_audio,
         unread_audio,
         silence,

@@ -194,14 +194,14 @@ def _report_events(store: DatasetStore) -> Iterator[Any]:
 
 
 def _samples(store: DatasetStore, videos: list[Video], count: int) -> list[Any]:
-    """The first videos by id, those with most tracks preferred, with all their annotations and questions."""
+    """The first videos by id, those with tracks before those without, with all their annotations and questions."""
     from ravst_ray.reports.annotation_report import SampleVideo
 
     paths = {video.video_id: video.path for video in videos}
-    tracks: dict[str, int] = {}
+    tracked: dict[str, bool] = {}
     for row in store.rows("annotations"):
-        tracks[row["video_id"]] = tracks.get(row["video_id"], 0) + len(row["tracks"])
-    chosen = sorted((name for name in tracks if name in paths), key=lambda name: (-tracks[name], name))[:count]
+        tracked[row["video_id"]] = tracked.get(row["video_id"], False) or bool(row["tracks"])
+    chosen = sorted((name for name in tracked if name in paths), key=lambda name: (not tracked[name], name))[:count]
     kept: dict[str, dict[str, Any]] = {name: {"annotations": [], "qa": []} for name in sorted(chosen)}
     for row in store.rows("annotations"):
         if row["video_id"] in kept:
