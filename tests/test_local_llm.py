@@ -197,9 +197,8 @@ def test_a_missing_model_is_named_before_the_start(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_ray_actor_that_ends_takes_the_server_along(tmp_path):
-    ray = pytest.importorskip("ray")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+def test_a_ray_actor_that_ends_takes_the_server_along(tmp_path, local_ray):
+    import ray
 
     class Owner:
         def __init__(self, command, log):
@@ -208,23 +207,20 @@ def test_a_ray_actor_that_ends_takes_the_server_along(tmp_path):
         def ready(self):
             return True
 
-    try:
-        for name, end in (("killed", ray.kill), ("released", lambda actor: None)):
-            folder = tmp_path / name
-            folder.mkdir()
-            command = [sys.executable, str(script(folder, FAMILY)), str(folder)]
-            actor = (
-                ray.remote(Owner)
-                .options(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
-                .remote(command, folder / "log")
-            )
-            ray.get(actor.ready.remote())
-            pids = family(folder)
-            end(actor)
-            del actor
-            wait_for(lambda pids=pids: all(map(is_gone, pids)))
-    finally:
-        ray.shutdown()
+    for name, end in (("killed", ray.kill), ("released", lambda actor: None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, str(script(folder, FAMILY)), str(folder)]
+        actor = (
+            ray.remote(Owner)
+            .options(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+            .remote(command, folder / "log")
+        )
+        ray.get(actor.ready.remote())
+        pids = family(folder)
+        end(actor)
+        del actor
+        wait_for(lambda pids=pids: all(map(is_gone, pids)))
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -62,19 +61,21 @@ class StepActor:
     def __call__(self, table: pa.Table) -> pa.Table:
         """One batch."""
         items = [VideoItem.from_row(row) for row in table.to_pylist()]
-        return _table(self._guarded(items))
+        return _table(_guarded(self._step, items))
 
-    def _guarded(self, items: list[VideoItem]) -> list[VideoItem]:
-        try:
-            return self._step(items)
-        except RavstError:
-            raise
-        except Exception as error:
-            if len(items) > 1:
-                return [done for item in items for done in self._guarded([item])]
-            log.exception("%s: unforeseen error in step %s", items[0].video.video_id, self._step.stage)
-            row = StepError("internal_error", f"{type(error).__name__}: {error}", retryable=True)
-            return [failed(items[0], self._step.stage, row)]
+
+def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
+    """The step over the items; our own errors end the run, any other costs the video that raised it."""
+    try:
+        return step(items)
+    except RavstError:
+        raise
+    except Exception as error:
+        if len(items) > 1:
+            return [done for item in items for done in _guarded(step, [item])]
+        log.exception("%s: unforeseen error in step %s", items[0].video.video_id, step.stage)
+        row = StepError("internal_error", f"{type(error).__name__}: {error}", retryable=True)
+        return [failed(items[0], step.stage, row)]
 
 
 class Finish:
@@ -82,14 +83,14 @@ class Finish:
 
     def __init__(self, config: AnnotateConfig, steps: Sequence[Step]):
         self._config = config
-        self._actors = [StepActor(partial(_itself, step)) for step in steps]
+        self._steps = steps
         self._store = DatasetStore(config.output)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Commit the videos of one batch; gives one small row each for the driver's progress."""
-        for actor in self._actors:
-            table = actor(table)
         items = [VideoItem.from_row(row) for row in table.to_pylist()]
+        for step in self._steps:
+            items = _guarded(step, items)
         for item in items:
             rows = rows_of(item, self._config.seed, self._config.split.test_share)
             self._store.commit(item.video.video_id, rows, item.stats)
@@ -112,10 +113,6 @@ class Letting(Step):
     def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
         """The inner step, without the frames."""
         return [replace(item, frames=None) for item in self._inner(items)]
-
-
-def _itself(step: Step) -> Step:
-    return step
 
 
 def _table(items: Sequence[VideoItem]) -> pa.Table:
