@@ -176,6 +176,7 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    context.target_max_block_size = 1  # a block a video: it goes on, and is committed, as soon as it is done
     builds = steps or build_steps(config)
     pools = config.actors.model_dump()
     rows = [VideoItem(video).to_row() for video in videos]
