@@ -32,6 +32,16 @@ Score completions with the four-part reward.
 
 In: lines {"id", "completion"}. Out: the same with "reward", its four parts and the malformations.
 """
+_PREDICT = """\
+Let a video-LLM answer the questions of a dataset (vLLM on CPU or GPU, under Ray Data).
+
+  ravst predict --model Qwen/Qwen2.5-VL-7B-Instruct --annotations test.json --videos videos/ --out answers.jsonl
+  ravst predict --model DIR --annotations test.json --videos videos/ --out answers.jsonl \\
+      sampling.max_tokens=2048 prompt.box_step_s=2 actors.llm.max=4
+
+Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet.
+Settings: ravst_ray/config/video_llm.py, class PredictConfig.
+"""
 _EVALUATE = """\
 Metrics of predictions on the three tasks, beside trivial baselines and the paper's table.
 
@@ -69,6 +79,18 @@ def _score(args: argparse.Namespace) -> None:
     score_file(args.completions, args.annotations, args.out, load_config(RewardConfig, args.config, args.overrides))
 
 
+def _predict(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.video_llm import PredictConfig
+    from ravst_ray.evaluation.predict import predict
+
+    model = [f"engine.model={args.model}"] if args.model else []
+    config = load_config(PredictConfig, args.config, [*model, *args.overrides])
+    predict(args.annotations, args.videos, args.out, config, Console(stderr=True))
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -89,7 +111,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ravst", description="What makes a sound, when, and where in the picture: annotate, score, evaluate."
+        prog="ravst",
+        description="What makes a sound, when, and where in the picture: annotate, predict, score, evaluate.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -115,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--completions", required=True, metavar="F.jsonl")
     score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
     score.add_argument("--out", required=True, metavar="F.jsonl")
+    predict = add("predict", _predict, _PREDICT, config=False)
+    predict.add_argument("--model", metavar="DIR", help="directory or hub name; else engine.model of the configuration")
+    predict.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
+    predict.add_argument("--out", required=True, metavar="F.jsonl")
     evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

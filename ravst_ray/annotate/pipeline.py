@@ -21,23 +21,19 @@ before it with back-pressure, so a few videos are in memory, however many there 
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
 
 from ravst_ray.annotate.step import Step, failed
+from ravst_ray.cluster import plain_error, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
-from ravst_ray.errors import AbortError, ConfigError, RavstError, StepError
+from ravst_ray.errors import RavstError, StepError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.records import Video, VideoItem
 
@@ -45,8 +41,6 @@ log = get_logger(__name__)
 
 ROW = pa.schema([("video_id", pa.string()), ("state", pa.binary()), ("jpegs", pa.list_(pa.large_binary()))])
 MAX_BLOCKS = 2000
-START_ATTEMPTS = 3
-_OWN_ERROR = re.compile(r"ravst_ray\.errors\.(?P<kind>\w+Error): (?P<message>.+?)(?:\n\n|\Z)", re.DOTALL)
 Build = Callable[[], Step]
 
 
@@ -119,26 +113,6 @@ def _table(items: Sequence[VideoItem]) -> pa.Table:
     return pa.Table.from_pylist([item.to_row() for item in items], schema=ROW)
 
 
-def start_ray(cpus: int | None = None) -> None:
-    """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job has it), else start Ray in this process."""
-    if ray.is_initialized():
-        return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that we draw our own
-    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the only way to max_restarts in this release
-    address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address == "local" else {}
-    for attempt in range(START_ATTEMPTS):
-        try:
-            ray.init(address=address, log_to_driver=True, logging_level="WARNING", **local)
-            return
-        except Exception as error:  # Ray raises the bare class when a busy machine is too slow for its 30 s
-            if "timed out during startup" not in str(error) or attempt + 1 == START_ATTEMPTS:
-                raise AbortError(f"Ray could not be started at {address}: {error}") from error
-            log.warning("Ray was slow to start, trying again: %s", error)
-            ray.shutdown()
-
-
 def build_steps(config: AnnotateConfig) -> dict[str, Build]:
     """What builds each step, inside the actor that runs it."""
 
@@ -173,10 +147,7 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     from ravst_ray.annotate.quality import CheckQuality
     from ravst_ray.annotate.questions import MakeQuestions
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.target_max_block_size = 1  # a block a video: it goes on, and is committed, as soon as it is done
+    stream_blocks()
     builds = steps or build_steps(config)
     pools = config.actors.model_dump()
     rows = [VideoItem(video).to_row() for video in videos]
@@ -185,40 +156,14 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     )
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
         pool = PoolConfig(**pools["llm" if name == "captions" else name])
-        dataset = _operator(dataset, name, builds[name], pool, batch)
+        dataset = pool_operator(dataset, name, StepActor, (builds[name],), pool, batch)
     finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
     dataset = dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
-        raise _plain(error) from error
-
-
-def _plain(error: BaseException) -> RavstError:
-    """Our own error, of which Ray brings the traceback's text but not the object; else the last line of Ray's."""
-    text = str(error)
-    found = _OWN_ERROR.search(text)
-    if found is None:
-        return AbortError(text.strip().splitlines()[-1])
-    kind = ConfigError if found["kind"] == "ConfigError" else AbortError
-    return kind(found["message"].strip())
-
-
-def _operator(dataset: Any, name: str, build: Build, pool: PoolConfig, batch: int) -> Any:
-    actor = type(f"{name.capitalize()}Actor", (StepActor,), {})  # its name is what Ray shows
-    return dataset.map_batches(
-        actor,
-        fn_constructor_args=(build,),
-        batch_size=batch,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max, max_tasks_in_flight_per_actor=2),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
-        max_restarts=2,  # Ray's own default is without end: a video that kills its process would loop
-        max_task_retries=1,
-    )
+        raise plain_error(error) from error
 
 
 def _chunks(rows: list[dict], count: int) -> Iterator[list[dict]]:

@@ -14,12 +14,8 @@ from ravst_ray.annotate.step import Step
 from ravst_ray.core.answers import BoxLine, ObjectAnswer, render
 from ravst_ray.core.frame_times import round_to_tenth
 from ravst_ray.core.intervals import Interval
+from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
 from ravst_ray.records import EventAnnotation, QAPair, Task, Track, VideoItem
-
-TEMPORAL = "When is the moment {name} makes sound and is visible?"
-SPATIAL_AUDIBLE = "What visible object(s) make sound between {start} and {end}, and where is/are they?"
-SPATIAL_SILENT = "What silent object(s) can be seen between {start} and {end}, and where is/are they?"
-SPATIO_TEMPORAL = 'When is the moment {name} makes sound and is visible, and where is the "{name}"?'
 
 
 @dataclass(frozen=True)

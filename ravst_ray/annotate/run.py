@@ -13,7 +13,6 @@ import yaml
 from rich.console import Console
 
 from ravst_ray.annotate.filter import filter_videos
-from ravst_ray.annotate.progress import VideoProgress
 from ravst_ray.annotate.summary import summarise
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
@@ -22,6 +21,7 @@ from ravst_ray.datasets.splits import split_of
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.datasets.unav import read_unav
 from ravst_ray.errors import ConfigError
+from ravst_ray.progress import RunProgress
 from ravst_ray.records import ErrorRow, Video
 
 # Settings that shape the rows. A run may not go on in a directory that was begun with others.
@@ -137,10 +137,11 @@ def _shaping(config: dict[str, Any]) -> dict[str, Any]:
 def _run_steps(config: AnnotateConfig, todo: list[Video], console: Console) -> None:
     if not todo:
         return
-    from ravst_ray.annotate.pipeline import start_ray, stream
+    from ravst_ray.annotate.pipeline import stream
+    from ravst_ray.cluster import start_ray
 
     start_ray()
-    with VideoProgress(len(todo), console) as progress:
+    with RunProgress("annotating", "videos", len(todo), console) as progress:
         for row in stream(config, todo):
             progress.add(failed=row["reason"] is not None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,49 @@ class DecodedVideo:
     meta: VideoMeta
     frames: Frames
     loudness: Loudness | None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames that a model is shown of one video.
+
+    Attributes:
+        video_id: of the dataset.
+        frames: ``uint8 [T, H, W, 3]``, RGB, both sides multiples of the family's patch.
+        step_s: seconds between frames.
+    """
+
+    video_id: str
+    frames: np.ndarray = field(repr=False)
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of the model.
+
+    Attributes:
+        token_ids: what was sampled, the end token included where it was reached.
+        logprobs: of those tokens under the distribution that they were sampled from (after temperature and bans); empty
+            unless asked for.
+        versions: the weight version that each token was sampled with; empty for an engine that never gets others.
+        text: decoded, without special tokens.
+        truncated: the token limit was hit.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    text: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The completions of one prompt, and its token ids with the video's placeholders expanded."""
+
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
 
 
 class Decoder(Protocol):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -95,7 +95,7 @@ def render(objects: Iterable[ObjectAnswer]) -> str:
             lines.append(f"<when>{_numbers(one.when)}</when>")
         if one.where is not None:
             lines.append("<where>")
-            lines += [f"{_numbers((time_s,))[1:-1]}: {_numbers(box)}" for time_s, box in one.where]
+            lines += [_render_line(time_s, box) for time_s, box in one.where]
             lines.append("</where>")
     return "\n".join([*lines, "</answer>"])
 
@@ -125,6 +125,39 @@ def parse(text: str) -> ParsedAnswer:
         malformed["text_after_answer"] += 1
     reader.read(inside[:length], start, len(text) if length is None else inside[length].start())
     return ParsedAnswer(tuple(reader.objects), dict(malformed))
+
+
+def rewrite_where(text: str, change: Callable[[Sequence[BoxLine]], Iterable[BoxLine]], integer: bool = False) -> str:
+    """The text with the box lines of each ``<where>`` replaced by what ``change`` makes of them.
+
+    Lines that can't be read stay, behind the others; a ``<where>`` without any readable line, and all text around,
+    stays as it is. So what :func:`parse` finds malformed stays malformed.
+
+    Args:
+        text: any text.
+        change: gets the readable lines of one ``<where>``, in order.
+        integer: write coordinates as whole numbers.
+    """
+    tags = list(_TAG.finditer(text))
+    pieces: list[str] = []
+    at = 0
+    for place, tag in enumerate(tags):
+        if tag.group(2) != "where" or tag.group(1):
+            continue
+        end = tags[place + 1].start() if place + 1 < len(tags) else len(text)
+        readable: list[BoxLine] = []
+        others: list[str] = []
+        for line in text[tag.end() : end].split("\n"):
+            found = _box_line(line)
+            if found is not None:
+                readable.append(found)
+            elif line and not line.isspace():
+                others.append(line)
+        if readable:
+            lines = [_render_line(time_s, box, integer) for time_s, box in change(readable)]
+            pieces += [text[at : tag.end()], "\n".join(["", *lines, *others, ""])]
+            at = end
+    return "".join([*pieces, text[at:]])
 
 
 class _Reader:
@@ -192,18 +225,30 @@ class _Reader:
 
     def _where(self, content: str) -> tuple[BoxLine, ...]:
         lines: list[BoxLine] = []
-        line_match = _LINE.fullmatch
         for text in content.split("\n"):
-            found = line_match(text)
-            values = _floats(found.groups()) if found else None
-            if values is not None:
-                time_s, x1, y1, x2, y2 = values
+            line = _box_line(text)
+            if line is not None:
+                x1, y1, x2, y2 = line[1]
                 if x2 < x1 or y2 < y1:
                     self.malformed["inverted_box"] += 1
-                lines.append((time_s, (x1, y1, x2, y2)))
+                lines.append(line)
             elif text and not text.isspace():
                 self.malformed["bad_where_line"] += 1
         return tuple(lines)
+
+
+def _box_line(text: str) -> BoxLine | None:
+    found = _LINE.fullmatch(text)
+    values = _floats(found.groups()) if found else None
+    if values is None:
+        return None
+    time_s, x1, y1, x2, y2 = values
+    return (time_s, (x1, y1, x2, y2))
+
+
+def _render_line(time_s: float, box: Box, integer: bool = False) -> str:
+    numbers = "[" + ", ".join(str(round(value)) for value in box) + "]" if integer else _numbers(box)
+    return f"{_numbers((time_s,))[1:-1]}: {numbers}"
 
 
 def _floats(texts: Iterable[str]) -> list[float] | None:

@@ -75,7 +75,7 @@ def read_unav(
             ``subsets``.
     """
     database = _read_database(path)
-    files = _list_files(videos_dir)
+    files = list_files(videos_dir)
     result = UnavInput([], [])
     repeated = Counter(database.repeated)
     for video_id, entry in _select(database, subsets, path)[:limit]:
@@ -108,11 +108,22 @@ def _read_database(path: str | Path) -> _JsonObject:
     return data["database"]
 
 
-def _list_files(videos_dir: str | Path) -> frozenset[str]:
+def list_files(videos_dir: str | Path) -> frozenset[str]:
+    """The names in a folder of videos, read once.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
     try:
         return frozenset(os.listdir(videos_dir))
     except OSError as error:
         raise ConfigError(f"{videos_dir}: not a readable folder of videos: {error.strerror}") from None
+
+
+def video_path(video_id: str, videos_dir: str | Path, files: AbstractSet[str]) -> str:
+    """The file of a video among ``files``, the folder's names; where there is none, the path that it should have."""
+    names = [video_id + extension for extension in VIDEO_EXTENSIONS]
+    return str(Path(videos_dir) / next((name for name in names if name in files), names[0]))
 
 
 def _select(database: _JsonObject, subsets: Sequence[str] | None, path: str | Path) -> list[tuple[str, Any]]:
@@ -138,9 +149,9 @@ def _video(video_id: str, entry: Any, videos_dir: Path, files: AbstractSet[str])
     if not isinstance(annotations, list):
         raise _BadEntry(f"annotations is no list but {_show(annotations)}.")
     events = tuple(_event(number, annotation) for number, annotation in enumerate(annotations, start=1))
-    names = [video_id + extension for extension in VIDEO_EXTENSIONS]
-    name = next((name for name in names if name in files), names[0])
-    return Video(video_id, str(videos_dir / name), duration_s, events, _text(entry.get("subset"), "subset"))
+    return Video(
+        video_id, video_path(video_id, videos_dir, files), duration_s, events, _text(entry.get("subset"), "subset")
+    )
 
 
 def _event(number: int, annotation: Any) -> Event:

@@ -21,9 +21,10 @@ from rich.table import Table
 
 from ravst_ray.annotate.captions import AnalyzeCaptions
 from ravst_ray.annotate.decode import DecodeFrames
-from ravst_ray.annotate.pipeline import start_ray, stream
+from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.step import Step
 from ravst_ray.backends.chat import ChatClient
+from ravst_ray.cluster import start_ray
 from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig, LLMConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.datasets.store import DatasetStore

@@ -11,10 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PLAIN_EVERY_S = 10.0
 
 
-class VideoProgress:
-    """Counts videos done and failed; use as a context manager and call :meth:`add` for each finished video."""
+class RunProgress:
+    """Counts things done and failed; use as a context manager and call :meth:`add` for each that is finished.
 
-    def __init__(self, total: int, console: Console | None = None):
+    Args:
+        doing: what happens to them (``"annotating"``).
+        things: what they are, in the plural (``"videos"``).
+        total: how many there are.
+        console: where to show it; standard error by default.
+    """
+
+    def __init__(self, doing: str, things: str, total: int, console: Console | None = None):
+        self._doing, self._things = doing, things
         self.done = self.failed = 0
         self._total = total
         self._console = console or Console(stderr=True)
@@ -22,17 +30,17 @@ class VideoProgress:
         self._live: Progress | None = None
         if self._console.is_terminal:
             self._live = Progress(
-                TextColumn("annotating"),
+                TextColumn(doing),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[failed]} failed · {task.fields[rate]:.2f} videos/s"),
+                TextColumn(f"{{task.fields[failed]}} failed · {{task.fields[rate]:.2f}} {things}/s"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._live.add_task("annotating", total=total, failed=0, rate=0.0)
+            self._task = self._live.add_task(doing, total=total, failed=0, rate=0.0)
 
-    def __enter__(self) -> VideoProgress:
+    def __enter__(self) -> RunProgress:
         if self._live:
             self._live.start()
         else:
@@ -46,7 +54,7 @@ class VideoProgress:
             self._line()
 
     def add(self, failed: bool) -> None:
-        """One more video is finished."""
+        """One more is finished."""
         self.done += not failed
         self.failed += failed
         if self._live:
@@ -61,8 +69,8 @@ class VideoProgress:
         self._last_line = time.monotonic()
         finished = self.done + self.failed
         self._console.print(
-            f"annotating: {finished}/{self._total} videos, {self.done} done, {self.failed} failed, "
-            f"{self._rate():.2f} videos/s",
+            f"{self._doing}: {finished}/{self._total} {self._things}, {self.done} done, {self.failed} failed, "
+            f"{self._rate():.2f} {self._things}/s",
             highlight=False,
             soft_wrap=True,
         )

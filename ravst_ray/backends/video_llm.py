@@ -1,0 +1,208 @@
+"""The one wrapper around vLLM's async engine: prediction and GRPO rollouts both generate through it.
+
+    engine = VideoLLM(EngineConfig(model="out/policy"))
+    await engine.start()
+    generation = await engine.generate("What …", clip, SamplingConfig(n=6, temperature=1.0))
+    await engine.close()
+
+vLLM is imported by :meth:`VideoLLM.start`. Its engine runs in a process of its own, which ends with this one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ravst_ray.backends.pretrained import loading, model_source
+from ravst_ray.backends.protocols import Clip, Completion, Generation
+from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.logs import get_logger
+
+log = get_logger(__name__)
+FAMILIES = {"qwen2_5_vl": Qwen25VL()}
+_ENGINES = itertools.count()
+BAN = -100.0  # vLLM's lowest logit bias
+
+
+class VideoLLM:
+    """A video-LLM in a vLLM engine.
+
+    Args:
+        config: the model and its engine.
+        engine_options: further arguments of vLLM's engine (weight transfer, sleep mode).
+    """
+
+    def __init__(self, config: EngineConfig, engine_options: Mapping[str, Any] | None = None):
+        self.config = config
+        self._options = dict(engine_options or {})
+        self._ids = itertools.count()
+        self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
+        self.engine: Any = None
+        self.tokenizer: Any = None
+        self.family: Qwen25VL = FAMILIES["qwen2_5_vl"]
+
+    async def start(self) -> None:
+        """Load the model; takes a minute or more.
+
+        Raises:
+            ConfigError: the model can't be loaded, or is of a family that isn't known.
+        """
+        model = model_source(self.config.model, "engine.model")
+        with loading(model, "engine.model"):
+            from transformers import AutoConfig
+
+            kind = AutoConfig.from_pretrained(model).model_type
+        if kind not in FAMILIES:
+            raise ConfigError(f"engine.model: {model} is a {kind}; this runs {', '.join(FAMILIES)}")
+        self.family = FAMILIES[kind]
+        _set_environment(self.config)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            with _output_to(self.log_path):
+                self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(model)))
+        except (OSError, ValueError, RuntimeError) as error:
+            hint = f"{self.log_path} says more; check the model, engine.max_model_len and the free memory"
+            raise ConfigError(f"engine.model: vLLM can't start {model} ({error}); {hint}") from error
+        self.tokenizer = self.engine.get_tokenizer()
+        self._bias = dict.fromkeys(self.family.banned_ids(self.tokenizer), BAN)
+
+    def _arguments(self, model: str) -> dict[str, Any]:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        config = self.config
+        arguments: dict[str, Any] = {
+            "model": model,
+            "dtype": config.dtype if config.dtype != "auto" else "bfloat16" if on_gpu else "float32",
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            "max_num_batched_tokens": max(config.max_model_len, 8192),
+            "tensor_parallel_size": config.tensor_parallel,
+            "enforce_eager": config.eager if config.eager is not None else not on_gpu,
+            "limit_mm_per_prompt": {"video": 1, "image": 0},
+            "mm_processor_kwargs": self.family.processor_kwargs,
+            "skip_mm_profiling": True,
+            "generation_config": "vllm",  # a checkpoint's own sampling settings would mix with ours
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+        }
+        if on_gpu:
+            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        return arguments | self._options
+
+    async def generate(
+        self, text: str, clip: Clip | None, sampling: SamplingConfig, *, logprobs: bool = False, seed: int | None = None
+    ) -> Generation:
+        """Complete one prompt ``sampling.n`` times.
+
+        Args:
+            text: what is said beside the video; the chat template is put around it.
+            clip: the frames; None asks about text alone.
+            sampling: how completions are drawn.
+            logprobs: whether their log-probs are wanted.
+            seed: replaces ``sampling.seed``.
+
+        Raises:
+            StepError: ``prompt_too_long`` or ``bad_prompt``; other prompts are unharmed.
+            AbortError: the engine is dead.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        greedy = sampling.temperature == 0
+        parameters = SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_p=1.0 if greedy else sampling.top_p,
+            top_k=0 if greedy else sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=None if greedy else (sampling.seed if seed is None else seed),
+            logprobs=0 if logprobs else None,
+            logit_bias=self._bias,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = self._prompt(text, clip)
+        final: Any = None
+        try:
+            async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
+                final = output
+        except EngineDeadError as error:
+            raise AbortError(f"the vLLM engine of {self.config.model} has died; {self.log_path} says why") from error
+        except (ValueError, VLLMValidationError) as error:
+            reason = "prompt_too_long" if "context length" in str(error) else "bad_prompt"
+            raise StepError(reason, f"vLLM refuses the prompt: {error}") from None
+        return Generation(tuple(final.prompt_token_ids), tuple(_completion(one, logprobs) for one in final.outputs))
+
+    def _prompt(self, text: str, clip: Clip | None) -> dict[str, Any]:
+        if clip is None:
+            chat = [{"role": "user", "content": text}]
+            return {"prompt": self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)}
+        metadata = self.family.metadata(len(clip.frames), clip.step_s)
+        return {
+            "prompt": self.family.chat_text(self.tokenizer, text),
+            "multi_modal_data": {"video": [(clip.frames, metadata)]},
+        }
+
+    async def close(self) -> None:
+        """End the engine."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.shutdown()
+
+
+def _completion(output: Any, logprobs: bool) -> Completion:
+    tokens = tuple(output.token_ids)
+    values: tuple[float, ...] = ()
+    if logprobs:
+        values = tuple(place[token].logprob for token, place in zip(tokens, output.logprobs, strict=True))
+    return Completion(tokens, values, _versions(output, len(tokens)), output.text, output.finish_reason == "length")
+
+
+def _versions(output: Any, length: int) -> tuple[int, ...]:
+    spans = output.weight_versions or ()
+    versions = [0] * length
+    for span in spans:
+        if str(span.version).isdigit():
+            end = min(span.end, length)
+            versions[span.start : end] = [int(span.version)] * (end - span.start)
+    return tuple(versions) if spans else ()
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what this process and those that it starts write to stdout and stderr to a file.
+
+    The engine's processes keep it; this one gets its own output back at the end.
+    """
+    kept = [os.dup(number) for number in (1, 2)]
+    with path.open("ab") as log_file:
+        for number in (1, 2):
+            os.dup2(log_file.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _set_environment(config: EngineConfig) -> None:
+    """What vLLM reads from the environment alone."""
+    for key, value in {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines share a machine
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }.items():
+        os.environ.setdefault(key, value)

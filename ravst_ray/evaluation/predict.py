@@ -1,0 +1,249 @@
+"""``ravst predict``: a video-LLM's answers to the questions of a dataset.
+
+::
+
+    annotations ─► one row per video, minus questions already answered
+                       ▼
+       decode   CPU actors: the frames that the model is shown, once per video
+                       ▼
+       answer   vLLM actors: all questions of the video, several videos at once
+                       ▼
+       driver   a line of OUT per answer, a line of OUT.errors.jsonl per question that could not be asked
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from rich.console import Console
+
+from ravst_ray.backends.clips import show_video
+from ravst_ray.backends.decoding import ChildDecoder
+from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.protocols import Clip, Generation
+from ravst_ray.backends.video_llm import VideoLLM
+from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
+from ravst_ray.cluster import plain_error, pool_operator, start_ray, stream_blocks
+from ravst_ray.config.base import dump_config
+from ravst_ray.config.video_llm import PredictConfig
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.evaluation.answer_lengths import answer_lengths
+from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.progress import RunProgress
+from ravst_ray.records import QAPair
+
+log = get_logger(__name__)
+ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary())])
+LINE = pa.schema([("line", pa.large_string())])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: answers in the file, those of this run, and questions that could not be asked."""
+
+    answered: int
+    new: int
+    failed: int
+
+
+def predict(
+    annotations: str | Path, videos: str | Path, out: str | Path, config: PredictConfig, console: Console
+) -> Outcome:
+    """Answer every question that ``out`` has no answer to yet.
+
+    Args:
+        annotations: questions in the published format.
+        videos: folder of their videos.
+        out: lines ``{"id", "prediction", …}``; added to, never rewritten. With several samples a line also holds all
+            of them as ``completions``; ``prediction`` is the first.
+        config: model, frames, prompt and sampling.
+        console: for progress.
+
+    Raises:
+        ConfigError: a file or the model can't be used, or ``out`` was begun with other settings.
+        AbortError: the run can't go on; the same command goes on from there.
+    """
+    target = Path(out)
+    tasks = read_tasks(annotations, videos, config.limit)
+    model_source(config.engine.model, "engine.model")
+    done = _begin(target, config)
+    pending = [replace(task, questions=tuple(q for q in task.questions if q.qa_id not in done)) for task in tasks]
+    pending = [task for task in pending if task.questions]
+    total = sum(len(task.questions) for task in pending)
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    say(f"{total} questions on {len(pending)} videos to answer, {len(done)} answered before")
+    for line in answer_lengths(tasks, config):
+        say(line)
+    failed = 0
+    if pending:
+        start_ray()
+        errors_path = _errors_path(target)
+        with (
+            target.open("a", encoding="utf-8") as sink,
+            errors_path.open("w", encoding="utf-8") as errors,
+            RunProgress("answering", "questions", total, console) as progress,
+        ):
+            for row in stream(config, pending):
+                bad = "reason" in row
+                file = errors if bad else sink
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                failed += bad
+                progress.add(failed=bad)
+    say(f"{len(done) + total - failed} answers: {target}")
+    if failed:
+        say(f"{failed} questions could not be asked: {_errors_path(target)}; the same command tries them again")
+    return Outcome(len(done) + total - failed, total - failed, failed)
+
+
+def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[str, Any]]:
+    """The lines of all questions, as they are answered."""
+    stream_blocks()
+    rows = [{"state": json.dumps(asdict(task)), "frames": b""} for task in tasks]
+    dataset = ray.data.from_arrow([pa.Table.from_pylist([row], schema=ROW) for row in rows])
+    dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
+    pool = config.actors.llm
+    if ray.cluster_resources().get("GPU") and not pool.num_gpus:
+        pool = pool.model_copy(update={"num_gpus": float(config.engine.tensor_parallel)})
+    dataset = pool_operator(dataset, "answer", AnswerQuestions, (config,), pool, config.videos_per_batch)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            yield from map(json.loads, batch.column("line").to_pylist())
+    except ray.exceptions.RayError as error:
+        raise plain_error(error) from error
+
+
+class DecodeClips:
+    """Actor: videos in, the frames that the model is shown out; a video that can't be read carries its error on."""
+
+    def __init__(self, config: PredictConfig):
+        setup_logging()
+        self._config = config
+        self._decoder = ChildDecoder(config.decode)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """One batch of rows of ``ROW``."""
+        return pa.Table.from_pylist([self._row(json.loads(row["state"])) for row in table.to_pylist()], schema=ROW)
+
+    def _row(self, task: dict[str, Any]) -> dict[str, Any]:
+        try:
+            clip, view = show_video(
+                self._decoder, task["video_id"], task["path"], task["duration_s"], self._config.frames
+            )
+        except StepError as error:
+            return {"state": json.dumps({**task, "error": [error.reason, error.message]}), "frames": b""}
+        state = {**task, "view": asdict(view), "shape": clip.frames.shape}
+        return {"state": json.dumps(state), "frames": clip.frames.tobytes()}
+
+
+class AnswerQuestions:
+    """Actor: a vLLM engine on an event loop of its own; rows of ``ROW`` in, a line per question out."""
+
+    def __init__(self, config: PredictConfig):
+        setup_logging()
+        self._config = config
+        self._engine = VideoLLM(config.engine)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._run(self._engine.start())
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Answer all questions of a batch of videos at once."""
+        try:
+            lines = self._run(self._batch(table.to_pylist()))
+        except AbortError as error:
+            log.error("%s; starting it anew", error)
+            os._exit(1)  # Ray starts the actor again, and gives it the same rows
+        return pa.Table.from_pylist([{"line": json.dumps(line, ensure_ascii=False)} for line in lines], schema=LINE)
+
+    async def _batch(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        questions = [work for row in rows for work in self._questions(row)]
+        return list(await asyncio.gather(*questions))
+
+    def _questions(self, row: dict[str, Any]) -> list[Any]:
+        state = json.loads(row["state"])
+        pairs = [QAPair(**pair) for pair in state["questions"]]
+        if "error" in state:
+            return [_failed(pair, *state["error"]) for pair in pairs]
+        view = VideoView(**state["view"])
+        frames = np.frombuffer(row["frames"], np.uint8).reshape(state["shape"]).copy()  # torch wants to own it
+        clip = Clip(state["video_id"], frames, view.step_s)
+        return [self._answer(pair, clip, view) for pair in pairs]
+
+    async def _answer(self, pair: QAPair, clip: Clip, view: VideoView) -> dict[str, Any]:
+        config = self._config
+        text = question_prompt(pair.task, pair.question, view, config.prompt)
+        try:
+            generation = await self._engine.generate(text, clip, config.sampling)
+        except StepError as error:
+            return await _failed(pair, error.reason, error.message)
+        return answer_line(pair, generation, AnswerSpace.of(view, config.prompt))
+
+
+def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace) -> dict[str, Any]:
+    """The output line of one question, its answers converted to pixels and seconds of the video."""
+    texts = [space.to_video(one.text) for one in generation.completions]
+    first = generation.completions[0]
+    line = {
+        "id": pair.qa_id,
+        "prediction": texts[0],
+        "truncated": first.truncated,
+        "tokens": len(first.token_ids),
+        "prompt_tokens": len(generation.prompt_ids),
+    }
+    return line | ({"completions": texts} if len(texts) > 1 else {})
+
+
+async def _failed(pair: QAPair, reason: str, message: str) -> dict[str, Any]:
+    return {"id": pair.qa_id, "reason": reason, "message": message}
+
+
+def _errors_path(out: Path) -> Path:
+    return out.with_name(out.name + ".errors.jsonl")
+
+
+def _begin(out: Path, config: PredictConfig) -> set[str]:
+    """Check that the file belongs to these settings, cut off a line that was not finished; the ids that it answers."""
+    kept = config.model_dump(mode="json", exclude={"actors", "videos_per_batch", "limit"})
+    settings = out.with_name(out.name + ".config.yaml")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not out.exists() or not out.stat().st_size:
+            settings.write_text(dump_config(config), encoding="utf-8")
+            return set()
+        import yaml
+
+        before = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        differing = sorted(_flat(kept).items() - _flat(before).items())
+        if differing:
+            keys = ", ".join(f"{key}={value}" for key, value in differing)
+            raise ConfigError(f"{out} was begun with other settings than {keys}; name another file, or remove this one")
+        data = out.read_bytes()
+        if not data.endswith(b"\n"):
+            data = data[: data.rfind(b"\n") + 1]
+            with out.open("r+b") as file:
+                file.truncate(len(data))
+        return {json.loads(line)["id"] for line in data.splitlines() if line.strip()}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{out}: can't go on with this file: {error!r}") from None
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    """Nested settings as ``{"a.b": repr}``."""
+    if not isinstance(value, dict):
+        return {key: repr(value)}
+    return {k: v for name, child in value.items() for k, v in _flat(child, f"{key}.{name}".lstrip(".")).items()}

@@ -1,0 +1,166 @@
+"""A tiny Qwen2.5-VL for the toy world: the real architecture, with a small tokenizer of its own.
+
+    save_policy("out/policy", seed=0)      a randomly initialised one, as a Hugging Face directory
+
+The tokenizer is Qwen2's (byte-level BPE, digits one by one), trained on prompts and answers of the toy world; the tags
+of the answer grammar are tokens of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.backends.video_prompts import VideoView, question_prompt
+from ravst_ray.config.video_llm import PromptConfig
+from ravst_ray.core.answers import ObjectAnswer, render
+from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
+from ravst_ray.records import Task
+from ravst_ray.toyworld.scene import NAMES
+
+VOCABULARY = 512
+_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+_TAGS = tuple(f"<{slash}{tag}>" for tag in ("answer", "object", "when", "where", "think") for slash in ("", "/"))
+_ASKED: tuple[tuple[Task, str], ...] = (
+    ("AVTR", TEMPORAL),
+    ("AVSR", SPATIAL_AUDIBLE),
+    ("AVSR", SPATIAL_SILENT),
+    ("AVSTR", SPATIO_TEMPORAL),
+)
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer() -> Any:
+    """The tokenizer, always the same one."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    trained = Tokenizer(models.BPE())
+    # Qwen2's own splitting, taken from an empty tokenizer of its class.
+    trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(_SPECIAL) - len(_TAGS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.train_from_iterator(_texts(), trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
+        unk_token=_SPECIAL[0],
+        eos_token="<|im_end|>",
+        pad_token=_SPECIAL[0],
+        additional_special_tokens=list(_SPECIAL[3:]),
+    )
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in _TAGS])
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer
+
+
+def _texts() -> Iterator[str]:
+    """What the tokenizer is trained on: every question about every object under several prompts, and answers."""
+    views = [VideoView(n, float(step), 112, 112, n * step + 0.5, 256, 256) for n, step in ((6, 1), (12, 1), (8, 2))]
+    prompts = [
+        PromptConfig(box_space=space, integer_boxes=whole)
+        for space in ("frame", "video", "thousand")
+        for whole in (True, False)
+    ]
+    for name in NAMES:
+        for task, wording in _ASKED:
+            question = wording.format(name=name, start=1.2, end=5.4)
+            for view in views:
+                for prompt in prompts:
+                    yield question_prompt(task, question, view, prompt)
+        where = ((1.2, (3.0, 4.0, 55.0, 66.0)), (2.2, (5.0, 14.0, 57.0, 77.0)))
+        yield render([ObjectAnswer(name, when=(1.2, 5.4), where=where)])
+
+
+def policy_config(tokenizer: Any, hidden: int = 192, layers: int = 4, vision: int = 128, tied: bool = True) -> Any:
+    """The configuration of a small model: heads of 32, ``hidden`` and ``vision`` multiples of 64 and 32."""
+    from transformers import Qwen2_5_VLConfig
+
+    ids = tokenizer.get_vocab()
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 3,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 32,
+            "num_key_value_heads": hidden // 64,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": vision,
+            "intermediate_size": vision * 2,
+            "num_heads": vision // 32,
+            "out_hidden_size": hidden,
+            "fullatt_block_indexes": [1, 3],
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=ids["<|im_end|>"],
+        pad_token_id=ids["<|endoftext|>"],
+    )
+
+
+def build_processor(tokenizer: Any) -> Any:
+    """The processor that goes with the tokenizer, sized for small frames."""
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    size = Qwen25VL.processor_kwargs["size"]
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=False),
+        chat_template=_TEMPLATE,
+    )
+
+
+def save_policy(folder: str | Path, seed: int = 0, **sizes: Any) -> Path:
+    """A randomly initialised model, tokenizer and processor in ``folder``; ``sizes`` go to :func:`policy_config`."""
+    import torch
+    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(policy_config(tokenizer, **sizes))
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"), pad_token_id=tokenizer.pad_token_id
+    )
+    target = Path(folder)
+    model.save_pretrained(target)
+    build_processor(tokenizer).save_pretrained(target)
+    return target

@@ -1,0 +1,139 @@
+"""Prediction with real Ray Data and real vLLM on toy videos; the model is random, so what it says is of no account."""
+
+import io
+import json
+import shutil
+
+import pytest
+from rich.console import Console
+
+from ravst_ray.backends.protocols import Completion, Generation
+from ravst_ray.backends.video_prompts import AnswerSpace
+from ravst_ray.cli import main
+from ravst_ray.config.base import load_config
+from ravst_ray.config.video_llm import PredictConfig
+from ravst_ray.core.answers import ObjectAnswer, render
+from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.datasets.tasks import read_tasks
+from ravst_ray.errors import ConfigError
+from ravst_ray.evaluation.answer_lengths import answer_lengths
+from ravst_ray.evaluation.predict import answer_line, predict
+from ravst_ray.records import QAPair
+from ravst_ray.toyworld.policy import save_policy
+
+LINES = tuple((float(t), (10.0 * t, 20.0, 60.0 + 10 * t, 90.0)) for t in range(1, 8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_policy(tmp_path_factory.mktemp("policy"), seed=1, hidden=64, layers=2, vision=64)
+
+
+def question(video: str, task: str, index: int = 0) -> QAPair:
+    when = (1.0, 7.0) if task != "AVSR" else None
+    where = LINES if task != "AVTR" else None
+    answer = render([ObjectAnswer("red ball", when, where)])
+    asked = "When is the moment red ball makes sound and is visible?"
+    return QAPair(f"{video}/1/{task}/{index}", video, 1, task, asked, answer)
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    def write(*pairs):
+        path = tmp_path / "questions.json"
+        path.write_text(dump_questions(pairs, {pair.video_id: 8.0 for pair in pairs}))
+        return path
+
+    return write
+
+
+def config(folder, *more):
+    small = ["engine.max_model_len=1024", "frames.max_pixels=12544", "sampling.max_tokens=24"]
+    return load_config(PredictConfig, None, [f"engine.model={folder}", *small, *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.timeout(600)
+def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotations, tmp_path, local_ray):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    source = sorted((world.root / "videos").glob("*.mp4"))[0]
+    for name in ("a", "b"):
+        shutil.copy(source, videos / f"{name}.mp4")
+    (videos / "broken.mp4").write_bytes(b"no video")
+    pairs = [question(name, task) for name in ("a", "b", "broken", "missing") for task in ("AVTR", "AVSR")]
+    out = tmp_path / "out" / "answers.jsonl"
+    out.parent.mkdir()
+    # An earlier run that was cut off in the middle of its second line.
+    settings = config(folder)
+    early = annotations(pairs[0])
+    from ravst_ray.config.base import dump_config
+
+    out.write_text('{"id": "a/1/AVTR/0", "prediction": "kept"}\n{"id": "a/1/AV')
+    out.with_name("answers.jsonl.config.yaml").write_text(dump_config(settings))
+    assert early.exists()
+
+    shown = io.StringIO()
+    outcome = predict(annotations(*pairs), videos, out, settings, Console(file=shown, width=200))
+    assert (outcome.answered, outcome.new, outcome.failed) == (4, 3, 4)
+    answers = {line["id"]: line for line in lines(out)}
+    assert sorted(answers) == ["a/1/AVSR/0", "a/1/AVTR/0", "b/1/AVSR/0", "b/1/AVTR/0"]
+    assert answers["a/1/AVTR/0"]["prediction"] == "kept"
+    assert answers["b/1/AVTR/0"]["tokens"] == 24 and answers["b/1/AVTR/0"]["truncated"]
+    reasons = {line["id"]: line["reason"] for line in lines(out.with_name("answers.jsonl.errors.jsonl"))}
+    assert reasons == {
+        "broken/1/AVTR/0": "not_a_video",
+        "broken/1/AVSR/0": "not_a_video",
+        "missing/1/AVTR/0": "missing_file",
+        "missing/1/AVSR/0": "missing_file",
+    }
+    assert "7 questions on 4 videos to answer, 1 answered before" in shown.getvalue()
+    assert "AVSR: 100.0% of 4 true answers are longer than sampling.max_tokens = 24" in shown.getvalue()
+
+
+def test_other_settings_are_refused(folder, annotations, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    out.write_text('{"id": "a/1/AVTR/0", "prediction": ""}\n')
+    out.with_name("answers.jsonl.config.yaml").write_text("sampling: {max_tokens: 99}\n")
+    with pytest.raises(ConfigError, match=r"begun with other settings than .*sampling\.max_tokens=24"):
+        predict(annotations(question("a", "AVTR")), tmp_path, out, config(folder), Console(file=io.StringIO()))
+
+
+def test_the_share_of_answers_out_of_reach_is_counted(folder, annotations, tmp_path):
+    tasks = read_tasks(annotations(question("a", "AVTR"), question("a", "AVSR"), question("a", "AVSR", 1)), tmp_path)
+    said = answer_lengths(tasks, config(folder, "sampling.max_tokens=40"))
+    assert said[0].startswith("AVTR: 0.0% of 1 true answers are longer than sampling.max_tokens = 40")
+    assert said[1].startswith("AVSR: 100.0% of 2 true answers")
+    # Every fourth second: 2 lines instead of 7.
+    assert "AVSR: 0.0%" in answer_lengths(tasks, config(folder, "sampling.max_tokens=80", "prompt.box_step_s=4"))[1]
+
+
+def test_a_line_holds_all_samples_in_the_videos_space():
+    texts = [f"<answer><object>a</object><where>\n1.0: [{x}, 2, 30, 40]\n</where></answer>" for x in (1, 3)]
+    made = Generation((1, 2, 3), tuple(Completion((7, 8), (), (), text, False) for text in texts))
+    line = answer_line(question("a", "AVSR"), made, AnswerSpace(0.5, 0.5, True, 1.0))
+    assert (line["id"], line["tokens"], line["prompt_tokens"]) == ("a/1/AVSR/0", 2, 3)
+    assert "1.0: [2.0, 4.0, 60.0, 80.0]" in line["prediction"]
+    assert "1.0: [6.0, 4.0, 60.0, 80.0]" in line["completions"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "/no/model"], "engine.model: no model directory /no/model"),
+        (["--model", "org/name", "sampling.n=4"], "n > 1 completions would all be the same"),
+        (["sampling.typo=4"], "sampling.typo: unknown key"),
+    ],
+)
+def test_bad_settings_end_with_status_2(annotations, tmp_path, capsys, arguments, message):
+    given = ["--annotations", str(annotations(question("a", "AVTR"))), "--videos", str(tmp_path)]
+    assert main(["predict", *given, "--out", str(tmp_path / "o.jsonl"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_video_name_that_is_a_path_is_refused(annotations, tmp_path):
+    with pytest.raises(ConfigError, match="can't be a file name"):
+        read_tasks(annotations(question("../../etc", "AVTR")), tmp_path)
