@@ -137,3 +137,12 @@ def test_bad_settings_end_with_status_2(annotations, tmp_path, capsys, arguments
 def test_a_video_name_that_is_a_path_is_refused(annotations, tmp_path):
     with pytest.raises(ConfigError, match="can't be a file name"):
         read_tasks(annotations(question("../../etc", "AVTR")), tmp_path)
+
+
+def test_predictions_can_be_scored_as_they_are(annotations, tmp_path):
+    pair = question("a", "AVTR")
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": pair.qa_id, "prediction": pair.answer}) + "\n")
+    given = ["--completions", str(tmp_path / "p.jsonl"), "--annotations", str(annotations(pair))]
+    assert main(["score", *given, "--out", str(tmp_path / "s.jsonl")]) == 0
+    (line,) = lines(tmp_path / "s.jsonl")
+    assert (line["reward"], line["format"], line["temporal"]) == (2.0, 1.0, 1.0)

@@ -96,7 +96,7 @@ def by_group(scores: list[QuestionScore]) -> dict[str, dict[str, Any]]:
 
 def _read_predictions(path: str | Path, pairs: list[QAPair]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for line in read_lines(path, "prediction", {pair.qa_id: pair for pair in pairs}):
+    for line in read_lines(path, ["prediction"], {pair.qa_id: pair for pair in pairs}):
         if line["id"] in texts:
             raise ConfigError(f"{path}: the id {line['id']!r} is there twice; one prediction a question")
         texts[line["id"]] = line["prediction"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
     """Score a file of completions.
 
     Args:
-        completions: lines ``{"id", "completion"}``, several of one id allowed; ``"truncated": true`` marks one that hit
-            the token limit. Other keys are carried along.
+        completions: lines ``{"id", "completion"}`` (or ``"prediction"``), several of one id allowed; ``"truncated":
+            true`` marks one that hit the token limit. Other keys are carried along.
         annotations: questions in the published format.
         out: the same lines with ``reward``, the parts, and ``malformations`` (kind to count); replaced if there.
         config: weights and rules.
@@ -38,7 +38,7 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
         ConfigError: a file can't be used, or an id is unknown.
     """
     questions = {pair.qa_id: pair for pair in read_questions(annotations)[0]}
-    lines = list(read_lines(completions, "completion", questions))
+    lines = [_as_completion(line) for line in read_lines(completions, ("completion", "prediction"), questions)]
     rubric = make_rubric(config)
     count, total, malformed = 0, 0.0, Counter[str]()
     target = Path(out)
@@ -58,10 +58,15 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
     )
 
 
+def _as_completion(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of predictions, read as one of completions."""
+    return line if "completion" in line else {**line, "completion": line["prediction"]}
+
+
 def read_lines(
-    path: str | Path, text_key: str, questions: Iterable[str] | dict[str, QAPair]
+    path: str | Path, text_keys: Sequence[str], questions: Iterable[str] | dict[str, QAPair]
 ) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON lines file, checked: ``id`` is a known question, ``text_key`` a string.
+    """The objects of a JSON lines file, checked: ``id`` is a known question, one of ``text_keys`` a string.
 
     Raises:
         ConfigError: naming the file, the line and what is wrong with it.
@@ -71,18 +76,19 @@ def read_lines(
         with Path(path).open(encoding="utf-8") as source:
             for number, text in enumerate(source, start=1):
                 if text.strip():
-                    yield _checked(text, text_key, known, f"{path}:{number}")
+                    yield _checked(text, text_keys, known, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable: {error}") from None
 
 
-def _checked(text: str, text_key: str, known: set[str], place: str) -> dict[str, Any]:
+def _checked(text: str, text_keys: Sequence[str], known: set[str], place: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{place}: not JSON: {error}") from None
-    if not isinstance(line, dict) or not isinstance(line.get("id"), str) or not isinstance(line.get(text_key), str):
-        raise ConfigError(f'{place}: expected {{"id": text, "{text_key}": text}}')
+    key = next((key for key in text_keys if isinstance(line, dict) and key in line), text_keys[0])
+    if not isinstance(line, dict) or not isinstance(line.get("id"), str) or not isinstance(line.get(key), str):
+        raise ConfigError(f'{place}: expected {{"id": text, "{text_keys[0]}": text}}')
     if line["id"] not in known:
         raise ConfigError(f"{place}: unknown id {line['id']!r}; ids are video/event_num/task/index")
     return line
