@@ -21,6 +21,7 @@ from typing import Any
 from ravst_ray.backends.pretrained import loading, model_source
 from ravst_ray.backends.protocols import Clip, Completion, Generation
 from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.backends.vllm_plugin import BACKEND, register
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
@@ -36,12 +37,16 @@ class VideoLLM:
 
     Args:
         config: the model and its engine.
-        engine_options: further arguments of vLLM's engine (weight transfer, sleep mode).
+        engine_options: further arguments of vLLM's engine (sleep mode).
+        trainable: whether :meth:`set_weights` will be called.
     """
 
-    def __init__(self, config: EngineConfig, engine_options: Mapping[str, Any] | None = None):
+    def __init__(
+        self, config: EngineConfig, engine_options: Mapping[str, Any] | None = None, *, trainable: bool = False
+    ):
         self.config = config
         self._options = dict(engine_options or {})
+        self._trainable = trainable
         self._ids = itertools.count()
         self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
         self.engine: Any = None
@@ -95,6 +100,11 @@ class VideoLLM:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
         }
+        if self._trainable:
+            from vllm.config import WeightTransferConfig
+
+            register()
+            arguments["weight_transfer_config"] = WeightTransferConfig(backend=BACKEND)
         if on_gpu:
             arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
         return arguments | self._options
@@ -152,6 +162,29 @@ class VideoLLM:
             "prompt": self.family.chat_text(self.tokenizer, text),
             "multi_modal_data": {"video": [(clip.frames, metadata)]},
         }
+
+    async def set_weights(self, path: str, version: int) -> None:
+        """Load new weights once the requests that are running have ended; later ones wait meanwhile.
+
+        Args:
+            path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays.
+            version: which completions then carry.
+
+        Raises:
+            AbortError: the engine is dead.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
+            await self.engine.pause_generation(mode="wait", clear_cache=True)
+            await self.engine.start_weight_update()
+            await self.engine.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
+            await self.engine.finish_weight_update(str(version))
+            await self.engine.resume_generation()
+        except EngineDeadError as error:
+            raise AbortError(f"the vLLM engine of {self.config.model} has died; {self.log_path} says why") from error
 
     async def close(self) -> None:
         """End the engine."""

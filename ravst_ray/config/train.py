@@ -1,0 +1,112 @@
+"""Configuration of ``ravst train``. Defaults are the paper's (AVST-Zero, arXiv 2511.16901) where it states one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ravst_ray.config.annotate import DecodeConfig
+from ravst_ray.config.base import StrictModel
+from ravst_ray.config.rewards import RewardConfig
+from ravst_ray.config.video_llm import EngineConfig, FramesConfig, PromptConfig
+
+
+class TrainDataConfig(StrictModel):
+    """What is learned from."""
+
+    annotations: str = Field(description="questions in the published R-AVST format")
+    videos: str = Field(description="folder with {video name}.mp4")
+    limit: int | None = Field(None, ge=1, description="only the first so many questions, for a trial run")
+
+
+class RolloutConfig(StrictModel):
+    """How groups are sampled."""
+
+    group_size: int = Field(6, ge=2, description="G: completions of one prompt")
+    prompts_per_step: int = Field(4, ge=1, description="groups of one step, all learner workers together")
+    temperature: float = Field(1.0, gt=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1, description="below 1 the learner's log-probs are no longer the sampler's")
+    max_tokens: int = Field(1024, ge=1)
+    actors: int = Field(1, ge=1, description="vLLM engines")
+    num_cpus: float = Field(1.0, ge=0, description="of one actor")
+    num_gpus: float = Field(0.0, ge=0, description="of one actor; with tensor parallelism, of all its GPUs")
+    max_staleness: int = Field(1, ge=0, description="how many updates old a group may be; 0: strictly on-policy")
+    resample_equal: bool = Field(False, description="ask other prompts in place of groups whose rewards are all equal")
+    max_resamples: int = Field(4, ge=1, description="… at most so many for one group")
+    timeout_s: float = Field(600.0, gt=0, description="a group that takes longer is asked of another actor")
+    max_restarts: int = Field(3, ge=0, description="how often a dead actor is started again")
+
+
+class LoraConfig(StrictModel):
+    """A low-rank adapter in place of full training."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LearnerConfig(StrictModel):
+    """The policy update; names and meanings are TRL's."""
+
+    workers: int = Field(1, ge=1, description="Ray Train workers, each with whole groups")
+    num_cpus: float = Field(1.0, ge=0, description="of one worker")
+    num_gpus: float = Field(0.0, ge=0, description="of one worker")
+    rate: float = Field(1e-6, gt=0, description="learning rate")
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl: float = Field(0.0, ge=0, description="beta: weight of the KL divergence from the start model")
+    iterations: int = Field(1, ge=1, description="mu: updates from the same groups")
+    micro_batch: int = Field(6, ge=1, description="completions of one forward")
+    correct_importance: bool = Field(True, description="weigh tokens by learner's / sampler's probability, capped")
+    importance_cap: float = Field(2.0, gt=0)
+    lora: LoraConfig | None = None
+    freeze_vision: bool = Field(True, description="the tower stays as it is; its features are computed once per clip")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
+    gradient_checkpointing: bool = False
+    shard: bool = Field(False, description="FSDP2 in place of DDP")
+
+
+class SyncConfig(StrictModel):
+    """How new weights reach the engines, and what is checked."""
+
+    backend: Literal["object_store", "nccl", "ipc"] = Field("object_store", description="nccl, ipc: GPUs alone")
+    probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
+    max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
+
+
+class TrainConfig(StrictModel):
+    """Everything that ``ravst train`` does."""
+
+    data: TrainDataConfig
+    output: str
+    model: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    max_steps: int = Field(500, ge=1)
+    seed: int = 0
+    save_every: int = Field(50, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1)
+    engine: EngineConfig = EngineConfig(max_num_seqs=64)
+    frames: FramesConfig = FramesConfig(step_s=4.0)
+    prompt: PromptConfig = PromptConfig()
+    decode: DecodeConfig = DecodeConfig()
+    rollouts: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sync: SyncConfig = SyncConfig()
+    sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        rows = self.rollouts.prompts_per_step * self.rollouts.group_size
+        if self.rollouts.prompts_per_step % self.learner.workers:
+            raise ValueError("rollouts.prompts_per_step is no multiple of learner.workers; groups stay whole")
+        if (rows // self.learner.workers) % self.learner.micro_batch:
+            raise ValueError("a worker's completions in a step are no multiple of learner.micro_batch")
+        return self

@@ -1,0 +1,83 @@
+"""Exact questions about scenes of the toy world, and the frames that go with them, without encoding a video."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ravst_ray.annotate.questions import Draft, drafts
+from ravst_ray.backends.clips import resized
+from ravst_ray.backends.protocols import Clip
+from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
+from ravst_ray.config.video_llm import FramesConfig
+from ravst_ray.core.frame_times import event_times
+from ravst_ray.records import Box, Event, EventAnnotation, SceneObject, Track
+from ravst_ray.toyworld.captions import label
+from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
+
+SEEN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class SceneQuestions:
+    """A scene as a model is shown it, and every question that annotation would ask about it."""
+
+    clip: Clip
+    view: VideoView
+    drafts: tuple[Draft, ...]
+
+
+def scene_questions(seed: int, index: int, config: FramesConfig, noisy: bool = False) -> SceneQuestions:
+    """Scene ``index`` of the world ``seed``, the same one that ``write_world`` paints.
+
+    Args:
+        seed: of the world.
+        index: of the scene.
+        config: which frames, how large.
+        noisy: disturb the frames as a codec would, each scene in its own way.
+    """
+    scene = random_scene(np.random.default_rng([seed, index]))
+    rng = np.random.default_rng([seed, index, 3])
+    step_s, times = view_times(scene.duration_s, config)
+    size = view_size(SIZE_PX, SIZE_PX, len(times), config)
+    frames = np.stack([_shown(render(scene, time_s).image, size, rng if noisy else None) for time_s in times])
+    view = VideoView(len(times), step_s, *size, scene.duration_s, SIZE_PX, SIZE_PX)
+    asked = tuple(draft for one in scene_annotations(scene) for draft in drafts(one))
+    return SceneQuestions(Clip(f"toy_{seed}_{index:04d}", frames, step_s), view, asked)
+
+
+def scene_annotations(scene: Scene) -> list[EventAnnotation]:
+    """The scene's events as the pipeline annotates them when it makes no error.
+
+    An event's objects are the one that sounds and every other that has a box in half of its seconds.
+    """
+    events = sorted((event, number) for number, sprite in enumerate(scene.sprites) for event in sprite.events_s)
+    found = []
+    for event_num, ((start_s, end_s), sounding) in enumerate(events, start=1):
+        times = tuple(time_s for time_s in event_times(start_s, end_s) if time_s < scene.duration_s)
+        boxes_T = [render(scene, time_s).boxes_N for time_s in times]
+        tracks = []
+        for number, sprite in enumerate(scene.sprites):
+            seen: list[tuple[float, Box]] = [
+                (time_s, box) for time_s, boxes_N in zip(times, boxes_T, strict=True) if (box := boxes_N[number])
+            ]
+            if seen and (number == sounding or len(seen) >= SEEN_SHARE * len(times)):
+                where, boxes = zip(*seen, strict=True)
+                tracks.append(Track(number, sprite.name, number == sounding, where, boxes, (1.0,) * len(where)))
+        name = scene.sprites[sounding].name
+        objects = tuple(SceneObject(track.name, track.audible) for track in tracks)
+        event = Event(event_num, start_s, end_s, label(name))
+        found.append(EventAnnotation(event, objects, times, tuple(tracks)))
+    return found
+
+
+def _shown(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:
+    picture = Image.fromarray(image)
+    if rng is not None:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.7))))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95 if rng is None else int(rng.integers(60, 96)))
+    return resized(buffer.getvalue(), size)

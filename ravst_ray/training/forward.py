@@ -1,0 +1,232 @@
+"""The learner's forward: log-probs of completions, with video, agreeing with vLLM. Free of any trainer.
+
+What TRL lacks: video features, M-RoPE positions as vLLM computes them, logits at completion positions alone, the
+sampler's temperature and bans, and a vision tower whose features are computed once per clip.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ravst_ray.backends.protocols import Clip
+from ravst_ray.backends.qwen2_5_vl import TEMPORAL_PATCH, Qwen25VL
+from ravst_ray.backends.video_llm import BAN
+
+CACHED_CLIPS = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion of one prompt; ``clip`` is None for a prompt without video."""
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    clip: Clip | None = None
+
+
+@dataclass
+class CompletionScores:
+    """``logps``, ``entropies`` and ``mask`` are ``[B, C]``; past a completion's end they are 0 and False."""
+
+    logps: torch.Tensor
+    entropies: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """A clip as the vision tower takes it: ``pixels [patches, D]``, ``grid_thw [3]``, seconds of one temporal patch."""
+
+    pixels: torch.Tensor
+    grid_thw: torch.Tensor
+    seconds_per_grid: float
+
+
+class VideoForward:
+    """Scores completions.
+
+    Args:
+        processor: the model's processor.
+        family: positions and bans.
+        temperature: of the sampler; log-probs are those of the tempered distribution.
+        frozen_vision: keep the tower's features of each clip, computed once and without gradient.
+        banned: whether banned tokens are taken out, as in sampling; off for supervised training on given texts.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        family: Qwen25VL | None = None,
+        temperature: float = 1.0,
+        frozen_vision: bool = False,
+        banned: bool = True,
+    ):
+        self.processor = processor
+        self.family = family or Qwen25VL()
+        self.temperature = temperature
+        self.frozen_vision = frozen_vision
+        self.banned = self.family.banned_ids(processor.tokenizer) if banned else []
+        self._pixels: OrderedDict[Any, VideoInputs] = OrderedDict()
+        self._features: OrderedDict[Any, torch.Tensor] = OrderedDict()
+
+    def prompt_ids(self, text: str, clip: Clip | None) -> list[int]:
+        """Token ids of a prompt, its video's placeholders expanded: what vLLM sees."""
+        tokenizer = self.processor.tokenizer
+        if clip is None:
+            chat = [{"role": "user", "content": text}]
+            rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            return list(tokenizer(rendered)["input_ids"])
+        grid = self.inputs(clip).grid_thw
+        merge = self.processor.video_processor.merge_size
+        pad = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        ids: list[int] = tokenizer(self.family.chat_text(tokenizer, text))["input_ids"]
+        place = ids.index(pad)
+        return [*ids[:place], *[pad] * (int(grid.prod()) // merge**2), *ids[place + 1 :]]
+
+    def inputs(self, clip: Clip) -> VideoInputs:
+        """The pixels of a clip; the latest ``CACHED_CLIPS`` are kept."""
+        return _kept(self._pixels, _key(clip), lambda: self._process(clip))
+
+    def _process(self, clip: Clip) -> VideoInputs:
+        metadata = self.family.metadata(len(clip.frames), clip.step_s)
+        metadata.pop("do_sample_frames")
+        made = self.processor.video_processor(
+            videos=[clip.frames],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **self.family.processor_kwargs,
+        )
+        return VideoInputs(made["pixel_values_videos"], made["video_grid_thw"][0], TEMPORAL_PATCH * clip.step_s)
+
+    def positions(self, row: Row, config: Any) -> np.ndarray:
+        """M-RoPE positions of a row's prompt and completion, ``[3, L]``."""
+        length = len(row.prompt_ids) + len(row.completion_ids)
+        if row.clip is None:
+            return np.broadcast_to(np.arange(length), (3, length))
+        inputs, vision = self.inputs(row.clip), config.vision_config
+        prompt = self.family.position_ids(
+            row.prompt_ids,
+            config.video_token_id,
+            inputs.grid_thw.tolist(),
+            inputs.seconds_per_grid,
+            vision.tokens_per_second,
+            vision.spatial_merge_size,
+        )
+        rest = np.broadcast_to(np.arange(len(row.completion_ids)), (3, len(row.completion_ids)))
+        return np.concatenate([prompt, rest + prompt.max() + 1], axis=1)
+
+    def score(self, model: Any, rows: Sequence[Row], entropies: bool = False) -> CompletionScores:
+        """Log-probs of the completions' tokens under ``model``, with gradient where it is enabled.
+
+        Args:
+            model: Qwen2.5-VL, bare or wrapped (DDP, FSDP2, PEFT).
+            rows: any mix of prompts with and without video.
+            entropies: whether the entropy at each token is wanted (else 0).
+        """
+        inner = unwrapped(model)
+        device = next(inner.parameters()).device
+        batch = self._collate(rows, inner.config)
+        longest = max(len(row.completion_ids) for row in rows)
+        vision = self._vision(model, inner, rows, device)
+        logits = model(
+            **{key: value.to(device) for key, value in batch.items()},
+            **vision,
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits[:, :-1]
+        logits = logits.float()
+        if self.banned:
+            bias = torch.zeros(logits.shape[-1], device=device)
+            bias[self.banned] = BAN
+            logits = logits + bias
+        logits = logits / self.temperature
+        targets, mask = batch["input_ids"][:, -longest:].to(device), batch["attention_mask"][:, -longest:].to(device)
+        table = torch.log_softmax(logits, dim=-1)
+        logps = table.gather(-1, targets[..., None])[..., 0] * mask
+        spread = torch.zeros_like(logps)
+        if entropies:
+            with torch.no_grad():
+                spread = -(table.exp() * table).sum(-1) * mask
+        return CompletionScores(logps, spread, mask.bool())
+
+    def _collate(self, rows: Sequence[Row], config: Any) -> dict[str, torch.Tensor]:
+        """Prompts padded on the left, completions on the right, so that all completions start at one column."""
+        before = max(len(row.prompt_ids) for row in rows)
+        after = max(len(row.completion_ids) for row in rows)
+        pad = self.processor.tokenizer.pad_token_id
+        ids = torch.full((len(rows), before + after), pad)
+        mask = torch.zeros_like(ids)
+        positions = torch.zeros((3, len(rows), before + after), dtype=torch.long)
+        for place, row in enumerate(rows):
+            span = slice(before - len(row.prompt_ids), before + len(row.completion_ids))
+            ids[place, span] = torch.tensor([*row.prompt_ids, *row.completion_ids])
+            mask[place, span] = 1
+            positions[:, place, span] = torch.from_numpy(np.ascontiguousarray(self.positions(row, config)))
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+    def _vision(self, model: Any, inner: Any, rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
+        clips = [row.clip for row in rows if row.clip is not None]
+        if not clips:
+            return {}
+        if not self.frozen_vision and _is_sharded(inner):
+            # A sharded tower must run inside the wrapped forward; it then sees a clip once for each of its rows.
+            inputs = [self.inputs(clip) for clip in clips]
+            pixels = torch.cat([one.pixels for one in inputs]).to(device)
+            return {
+                "pixel_values_videos": pixels,
+                "video_grid_thw": torch.stack([i.grid_thw for i in inputs]).to(device),
+            }
+        features: dict[Any, torch.Tensor] = {}
+        missing: dict[Any, Clip] = {}
+        for clip in clips:
+            if self.frozen_vision and _key(clip) in self._features:
+                features[_key(clip)] = self._features[_key(clip)]
+            else:
+                missing[_key(clip)] = clip
+        if missing:
+            inputs = [self.inputs(clip) for clip in missing.values()]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_vision):
+                made = inner.model.get_video_features(
+                    torch.cat([one.pixels for one in inputs]).to(device),
+                    torch.stack([one.grid_thw for one in inputs]).to(device),
+                    return_dict=True,
+                ).pooler_output
+            features |= dict(zip(missing, made, strict=True))
+            if self.frozen_vision:
+                for key in missing:
+                    _kept(self._features, key, lambda key=key: features[key].detach())
+        return {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=[features[_key(c)] for c in clips])}}
+
+
+def unwrapped(model: Any) -> Any:
+    """The Qwen2.5-VL inside DDP and PEFT wrappers."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def _is_sharded(inner: Any) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in inner.parameters())
+
+
+def _key(clip: Clip) -> tuple[Any, ...]:
+    return (clip.video_id, clip.step_s, *clip.frames.shape)
+
+
+def _kept(cache: OrderedDict[Any, Any], key: Any, make: Any) -> Any:
+    """The value of a key in a least-recently-used cache of ``CACHED_CLIPS``."""
+    value = cache[key] if key in cache else make()
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > CACHED_CLIPS:
+        cache.popitem(last=False)
+    return value

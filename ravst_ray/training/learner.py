@@ -1,0 +1,301 @@
+"""The policy update: a small subclass of ``trl.GRPOTrainer`` that learns from groups which others have sampled.
+
+TRL brings the losses, the KL term, PEFT, accelerate and checkpoints. What it lacks comes from
+:mod:`ravst_ray.training.forward`. Private methods of TRL are overridden in :class:`GRPOLearner` and nowhere else.
+
+::
+
+    source(step) ─► groups of this rank ─► advantages ─► micro-batches ─► TRL's loss ─► optimizer ─► on_step(metrics)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from ravst_ray.backends.pretrained import loading, model_source
+from ravst_ray.config.train import LearnerConfig
+from ravst_ray.errors import AbortError
+from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.groups import Group
+
+Source = Callable[[int], list[Group]]
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+class GRPOLearner(GRPOTrainer):
+    """TRL's GRPO on given groups.
+
+    Args:
+        model: the policy.
+        args: from :func:`trainer_arguments`.
+        processor: the policy's processor.
+        source: gives this rank's scored groups of an update, counted from 0; as many on every rank.
+        temperature: of the sampler.
+        frozen_vision: whether the vision tower is trained.
+        on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
+        peft_config: an adapter to train in place of the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: GRPOConfig,
+        processor: Any,
+        source: Source,
+        *,
+        temperature: float,
+        frozen_vision: bool,
+        on_step: OnStep | None = None,
+        peft_config: Any = None,
+    ):
+        from datasets import Dataset
+
+        # TRL wants a dataset and a reward function; the rows are never read, the function is never called.
+        rows = Dataset.from_dict({"prompt": [""] * 8 * args.generation_batch_size})
+        super().__init__(
+            model,
+            reward_funcs=_never_called,
+            args=args,
+            train_dataset=rows,
+            processing_class=processor,
+            peft_config=peft_config,
+        )
+        self.use_vllm = True  # the samples are vLLM's: the importance ratio applies
+        self.forward_pass = VideoForward(processor, temperature=temperature, frozen_vision=frozen_vision)
+        self._source, self._on_step = source, on_step
+        self._rows: list[Row] = []
+        self._buffered_inputs: list[dict[str, Any]] | None = None
+        self.add_callback(_Alignment(self))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """An endless supply of nothing: one empty batch for each micro-batch."""
+        count = self.args.max_steps * self.args.gradient_accumulation_steps
+        return DataLoader([{}] * count, batch_size=1, collate_fn=lambda _: {})
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        accumulation = self.args.gradient_accumulation_steps
+        if self._step % (accumulation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            groups = self._source(self.state.global_step // self.num_iterations)
+            self._buffered_inputs = self.micro_batches(groups)
+        return self._buffered_inputs[self._step % accumulation]
+
+    def micro_batches(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """The inputs of TRL's loss, a dictionary for each micro-batch.
+
+        Raises:
+            AbortError: a reward is not finite.
+        """
+        rewards = [total for group in groups for total in group.totals]
+        if not all(map(math.isfinite, rewards)):
+            bad = sorted({group.question_id for group in groups if not all(map(math.isfinite, group.totals))})
+            raise AbortError(f"the reward of {', '.join(bad)} is not a finite number; nothing was learned from it")
+        device = self.accelerator.device
+        advantages = self._advantages(groups).to(device)
+        rows = [Row(group.prompt_ids, one.token_ids, group.clip) for group in groups for one in group.completions]
+        logprobs = [one.logprobs for group in groups for one in group.completions]
+        tokens = torch.tensor(float(sum(len(row.completion_ids) for row in rows)), device=device)
+        in_batch = self.accelerator.reduce(tokens, reduction="sum")
+        size = self.args.per_device_train_batch_size
+        made = []
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            inputs = self._inputs(rows[part], logprobs[part])
+            made.append({**inputs, "advantages": advantages[part], "num_items_in_batch": in_batch})
+        if len(made) != self.args.gradient_accumulation_steps:
+            raise AbortError(
+                f"{len(rows)} completions make {len(made)} micro-batches of {size}, "
+                f"{self.args.gradient_accumulation_steps} are expected"
+            )
+        return made
+
+    def _advantages(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Reward minus the group's mean, scaled as TRL does (standard deviation with Bessel's correction)."""
+        rewards = torch.tensor([group.totals for group in groups], dtype=torch.float32)
+        centred = rewards - rewards.mean(dim=1, keepdim=True)
+        if self.scale_rewards == "none":
+            return centred.flatten()
+        if self.scale_rewards == "group":
+            return (centred / (rewards.std(dim=1, keepdim=True) + 1e-4)).flatten()
+        everyone = self.accelerator.gather(rewards.to(self.accelerator.device)).cpu()
+        return (centred / (everyone.std() + 1e-4)).flatten()
+
+    def _inputs(self, rows: list[Row], logprobs: Sequence[Sequence[float]]) -> dict[str, Any]:
+        longest = max(len(row.completion_ids) for row in rows)
+        device = self.accelerator.device
+        ids = torch.zeros((len(rows), longest), dtype=torch.long, device=device)
+        mask = torch.zeros_like(ids)
+        sampled = torch.zeros((len(rows), longest), device=device)
+        for place, (row, values) in enumerate(zip(rows, logprobs, strict=True)):
+            length = len(row.completion_ids)
+            ids[place, :length] = torch.tensor(row.completion_ids)
+            mask[place, :length] = 1
+            sampled[place, :length] = torch.tensor(values)
+        prompt = torch.zeros((len(rows), 1), dtype=torch.long, device=device)  # TRL only joins it to the completion
+        inputs: dict[str, Any] = {
+            "rows": rows,
+            "prompt_ids": prompt,
+            "prompt_mask": prompt,
+            "completion_ids": ids,
+            "completion_mask": mask,
+            "sampling_per_token_logps": sampled,
+        }
+        with torch.no_grad():
+            if self.vllm_importance_sampling_correction or self.num_iterations > 1:
+                old = self.forward_pass.score(self.model, rows).logps
+                inputs["old_per_token_logps"] = old
+                if self.vllm_importance_sampling_correction:
+                    ratio = torch.exp((old - sampled) * mask)
+                    self._log_ratio(ratio, mask)
+                    inputs["importance_sampling_ratio"] = ratio.clamp(max=self.vllm_importance_sampling_clip_max)
+            if self.beta != 0.0:
+                inputs["ref_per_token_logps"] = self._reference(rows)
+        return inputs
+
+    def _log_ratio(self, ratio: torch.Tensor, mask: torch.Tensor) -> None:
+        inside = ratio[mask.bool()]
+        gap = inside.log().abs()
+        for name, value in (("ratio_mean", inside.mean()), ("ratio_max", inside.max()), ("gap_mean", gap.mean())):
+            self._metrics["train"][f"importance/{name}"].append(float(value))
+
+    def _reference(self, rows: list[Row]) -> torch.Tensor:
+        if self.ref_model is not None:
+            return self.forward_pass.score(self.ref_model, rows).logps
+        with self.accelerator.unwrap_model(self.model).disable_adapter():
+            return self.forward_pass.score(self.model, rows).logps
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._rows = inputs["rows"]
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if not torch.isfinite(loss):
+            raise AbortError(
+                f"the loss is {float(loss)} in step {self.state.global_step + 1}; no update was made of it"
+            )
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, None]:
+        scores = self.forward_pass.score(model, self._rows, entropies=True)
+        return scores.logps, scores.entropies, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand the metrics of a step on."""
+        super().log(logs, start_time)
+        if self._on_step is not None and "loss" in logs:
+            self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+
+
+class _Alignment(TrainerCallback):
+    """After a resume TRL counts micro-batches from 0 again; its buffer must follow the true count."""
+
+    def __init__(self, learner: GRPOLearner):
+        self._learner = learner
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the count."""
+        self._learner._step = state.global_step * args.gradient_accumulation_steps
+
+
+def _never_called(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+    raise AssertionError("rewards come with the groups")
+
+
+def trainer_arguments(
+    config: LearnerConfig, output: str | Path, *, rows: int, group_size: int, max_steps: int, seed: int, **more: Any
+) -> GRPOConfig:
+    """TRL's arguments.
+
+    Args:
+        config: the update.
+        output: folder for checkpoints.
+        rows: completions of one worker in a step.
+        group_size: G.
+        max_steps: optimizer steps.
+        seed: of the learner.
+        more: further arguments of ``transformers.TrainingArguments``.
+    """
+    cuda = torch.cuda.is_available()
+    accumulation = rows // config.micro_batch
+    sharded: dict[str, Any] = {}
+    if config.shard:
+        sharded = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": None}}
+    return GRPOConfig(
+        output_dir=str(output),
+        use_cpu=not cuda,
+        bf16=dtype_of(config) == torch.bfloat16,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation,
+        num_generations=group_size,
+        num_iterations=config.iterations,
+        max_steps=max_steps,
+        learning_rate=config.rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip_norm,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        loss_type=config.loss,
+        scale_rewards=config.scale_rewards,
+        epsilon=config.clip_low,
+        epsilon_high=config.clip_high,
+        beta=config.kl,
+        vllm_importance_sampling_correction=config.correct_importance,
+        vllm_importance_sampling_mode="token_truncate",
+        vllm_importance_sampling_clip_max=config.importance_cap,
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+        ignore_data_skip=True,
+        dataloader_pin_memory=False,
+        **sharded,
+        **more,
+    )
+
+
+def dtype_of(config: LearnerConfig) -> torch.dtype:
+    """``auto`` becomes float32 on a CPU and bfloat16 on a GPU."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
+
+
+def load_policy(model: str, config: LearnerConfig) -> tuple[Any, Any, Any]:
+    """Model, processor and, with LoRA, the adapter's configuration.
+
+    Raises:
+        ConfigError: the model can't be loaded.
+    """
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    source = model_source(model, "model")
+    with loading(source, "model"):
+        policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+        processor = AutoProcessor.from_pretrained(source)
+    if config.freeze_vision:
+        policy.model.visual.requires_grad_(False)
+    adapter = None
+    if config.lora is not None:
+        import peft
+
+        adapter = peft.LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            target_modules=rf".*language_model.*\.({'|'.join(config.lora.targets)})",
+            task_type="CAUSAL_LM",
+        )
+    return policy, processor, adapter

@@ -1,0 +1,123 @@
+"""The learner's forward against plain forwards without padding, and its positions against vLLM's own."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.training.forward import Row, VideoForward
+from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def policy(request, tmp_path_factory):
+    return load_tiny(tiny_policy(tmp_path_factory.mktemp("policy"), seed=5, tied=request.param))
+
+
+def rows_of(forward):
+    shown, longer = noise_clip("a", 4, 1), noise_clip("b", 6, 2)
+    return [
+        Row(forward.prompt_ids("When is the moment red ball makes sound?", shown), [20, 21, 22, 23, 24], shown),
+        Row(forward.prompt_ids("When?", longer), [30, 31], longer),
+        Row(forward.prompt_ids("Without a video.", None), [40, 41, 42], None),
+        Row(forward.prompt_ids("When?", shown), [50, 51, 52, 53], shown),
+    ]
+
+
+def plain(model, processor, row, temperature, banned):
+    """One row, unpadded, all logits."""
+    inputs = {"input_ids": torch.tensor([[*row.prompt_ids, *row.completion_ids]])}
+    length = inputs["input_ids"].shape[1]
+    positions = np.broadcast_to(np.arange(length), (3, length))
+    if row.clip is not None:
+        metadata = Qwen25VL.metadata(len(row.clip.frames), row.clip.step_s)
+        del metadata["do_sample_frames"]
+        made = processor.video_processor(
+            videos=[row.clip.frames], video_metadata=[metadata], return_tensors="pt", **Qwen25VL.processor_kwargs
+        )
+        inputs |= {"pixel_values_videos": made["pixel_values_videos"], "video_grid_thw": made["video_grid_thw"]}
+        ids = inputs["input_ids"][0].tolist()
+        grid = made["video_grid_thw"][0].tolist()
+        positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * row.clip.step_s, 2.0)
+    inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
+    logits = model(**inputs).logits[0]
+    logits[:, banned] -= 100.0
+    table = torch.log_softmax(logits / temperature, dim=-1)
+    start = len(row.prompt_ids) - 1
+    picked = table[start:-1]
+    logps = [float(picked[i, token]) for i, token in enumerate(row.completion_ids)]
+    return logps, [float(-(line.exp() * line).sum()) for line in picked]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_each_row_alone(policy, temperature):
+    model, processor = policy
+    forward = VideoForward(processor, temperature=temperature)
+    rows = rows_of(forward)
+    scores = forward.score(model, rows, entropies=True)
+    banned = Qwen25VL.banned_ids(processor.tokenizer)
+    for place, row in enumerate(rows):
+        logps, entropies = plain(model, processor, row, temperature, banned)
+        length = len(row.completion_ids)
+        assert scores.logps[place, :length].tolist() == pytest.approx(logps, abs=1e-5)
+        assert scores.entropies[place, :length].tolist() == pytest.approx(entropies, abs=1e-4)
+        assert scores.mask[place].tolist() == [True] * length + [False] * (5 - length)
+        assert scores.logps[place, length:].abs().sum() == 0
+
+
+@torch.no_grad()
+def test_a_frozen_towers_features_are_computed_once_and_change_nothing(policy):
+    model, processor = policy
+    free, frozen = VideoForward(processor), VideoForward(processor, frozen_vision=True)
+    rows = rows_of(free)
+    wanted = free.score(model, rows).logps
+    calls = []
+    handle = model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(2):
+        assert torch.allclose(frozen.score(model, rows).logps, wanted, atol=2e-6)
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_the_tower_learns_unless_it_is_frozen(policy):
+    model, processor = policy
+    for frozen in (False, True):
+        model.zero_grad()
+        forward = VideoForward(processor, frozen_vision=frozen)
+        forward.score(model, rows_of(forward)).logps.sum().backward()
+        weight = model.model.visual.patch_embed.proj.weight
+        assert (weight.grad is None or weight.grad.abs().sum() == 0) == frozen
+    model.zero_grad()
+
+
+@torch.no_grad()
+def test_banned_tokens_have_no_probability_unless_given_texts_are_learned(policy):
+    model, processor = policy
+    pad = processor.tokenizer.pad_token_id
+    row = Row([1, 2, 3], [pad])
+    assert VideoForward(processor).score(model, [row]).logps.item() < -90
+    assert VideoForward(processor, banned=False).score(model, [row]).logps.item() > -12
+
+
+@pytest.mark.parametrize(("grid", "seconds"), [((4, 8, 8), 2.0), ((64, 8, 8), 0.5), ((3, 4, 6), 1.0)])
+def test_positions_are_vllms_own(grid, seconds):
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Theirs
+
+    count = grid[0] * grid[1] * grid[2] // 4
+    ids = [1, 2, 3, *[9] * count, 4, 5]
+    vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=2)
+    field = lambda value: SimpleNamespace(data=torch.tensor(value))  # noqa: E731
+    feature = SimpleNamespace(
+        modality="video",
+        mm_position=SimpleNamespace(offset=3),
+        data={"video_grid_thw": field(grid), "second_per_grid_ts": field(seconds)},
+    )
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
+    model.iter_mm_grid_thw = lambda features: Theirs.iter_mm_grid_thw(model, features)
+    theirs, delta = Theirs.get_mrope_input_positions(model, ids, [feature])
+    ours = Qwen25VL.position_ids(ids, 9, grid, seconds, 2.0)
+    assert ours.tolist() == theirs.tolist()
+    assert ours.max() + 1 == len(ids) + delta

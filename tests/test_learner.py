@@ -1,0 +1,244 @@
+"""The policy update against TRL's own loss, against GRPO in plain PyTorch, and between workers."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from ravst_ray.config.train import LearnerConfig, LoraConfig
+from ravst_ray.errors import AbortError
+from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from tests.tiny_policies import made_up_group, noise_clip, tiny_policy
+
+REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("policy"), seed=7)
+
+
+def settings(**more):
+    plain = {"rate": 1e-2, "micro_batch": 4, "freeze_vision": False, "schedule": "constant", "dtype": "float32"}
+    return LearnerConfig(**{**plain, **more})
+
+
+def build(folder, tmp_path, config, source, steps=1, on_step=None, rows=8):
+    model, processor, adapter = load_policy(str(folder), config)
+    args = trainer_arguments(config, tmp_path, rows=rows, group_size=4, max_steps=steps, seed=0)
+    return GRPOLearner(
+        model,
+        args,
+        processor,
+        source,
+        temperature=1.0,
+        frozen_vision=config.freeze_vision,
+        on_step=on_step,
+        peft_config=adapter,
+    )
+
+
+def groups(processor, video=True):
+    forward = VideoForward(processor)
+    return [
+        made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4, n) if video else None, rewards, seed=n)
+        for n, rewards in enumerate(REWARDS)
+    ]
+
+
+def gradients(learner, inputs):
+    """The summed loss and gradients of micro-batches, without an optimizer step."""
+    learner.model.train()
+    learner.model.zero_grad()
+    learner.current_gradient_accumulation_steps = learner.args.gradient_accumulation_steps
+    total = 0.0
+    for one in inputs:
+        loss = learner._compute_loss(learner.model, one)
+        loss.backward()
+        total += float(loss)
+    return total, {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    (loss, grads), (wanted, expected) = ours, theirs
+    assert loss == pytest.approx(wanted, abs=tolerance)
+    assert grads.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(grads[name], value, atol=tolerance), name
+
+
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_text_only_loss_and_gradients_are_trls_own(folder, tmp_path, loss, monkeypatch):
+    """TRL's own log-probs and loss see the very ids, masks and ratios that ours do."""
+    learner = build(folder, tmp_path, settings(loss=loss), lambda step: [])
+    inputs = learner.micro_batches(groups(learner.processing_class, video=False))
+    ours = gradients(learner, inputs)
+    for one in inputs:
+        rows = one["rows"]
+        width = max(len(row.prompt_ids) for row in rows)
+        prompts = [[0] * (width - len(row.prompt_ids)) + list(row.prompt_ids) for row in rows]
+        one["prompt_ids"] = torch.tensor(prompts)
+        one["prompt_mask"] = torch.tensor([[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in rows])
+        one["mm_token_type_ids"] = torch.zeros(len(rows), width + one["completion_ids"].shape[1], dtype=torch.long)
+    # TRL has no bans and takes the model's own positions, which for text are the same.
+    learner.forward_pass.banned = []
+    unbanned = gradients(learner, inputs)
+    monkeypatch.setattr(
+        GRPOLearner, "_get_per_token_logps_and_entropies", GRPOTrainer._get_per_token_logps_and_entropies
+    )
+    assert_same(unbanned, gradients(learner, inputs))
+    assert abs(ours[0] - unbanned[0]) < 0.05
+
+
+def plain_grpo(model, forward, given, kind, cap, clip=0.2):
+    """GRPO as in its papers (2402.03300 eq. 3; DAPO 2503.14476 eq. 8), a row at a time, ratio 1 to the old policy."""
+    parts = []
+    for group in given:
+        rewards = torch.tensor(group.totals)
+        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        for one, advantage in zip(group.completions, advantages, strict=True):
+            logps = forward.score(model, [Row(group.prompt_ids, one.token_ids, group.clip)]).logps[0]
+            ratio = torch.exp(logps - logps.detach())
+            weight = torch.exp(logps.detach() - torch.tensor(one.logprobs)).clamp(max=cap)
+            clipped = ratio.clamp(1 - clip, 1 + clip)
+            parts.append(-torch.min(ratio * advantage, clipped * advantage) * weight)
+    if kind == "grpo":
+        return torch.stack([part.mean() for part in parts]).mean()
+    return torch.cat(parts).sum() / sum(len(part) for part in parts)
+
+
+@pytest.mark.parametrize("kind", ["dapo", "grpo"])
+def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, kind):
+    learner = build(folder, tmp_path, settings(loss=kind, importance_cap=1.05), lambda step: [])
+    given = groups(learner.processing_class)
+    ours = gradients(learner, learner.micro_batches(given))
+    learner.model.zero_grad()
+    loss = plain_grpo(learner.model, VideoForward(learner.processing_class), given, kind, 1.05)
+    loss.backward()
+    wanted = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+    assert_same(ours, (float(loss), wanted))
+    assert wanted["model.visual.patch_embed.proj.weight"].abs().sum() > 0
+
+
+def test_advantages_by_hand(folder, tmp_path):
+    given = None
+    for scale, expected in (
+        # mean 0.4375; deviations 0.5625, -0.4375, 0.0625, -0.1875; variance 0.546875 / 3, its root 0.426956
+        ("group", [1.317157, -1.024455, 0.146351, -0.439052, -0.4999, 1.4997, -0.4999, -0.4999]),
+        ("none", [0.5625, -0.4375, 0.0625, -0.1875, -0.5, 1.5, -0.5, -0.5]),
+    ):
+        learner = build(folder, tmp_path, settings(scale_rewards=scale), lambda step: [])
+        given = groups(learner.processing_class, video=False)
+        assert learner._advantages(given).tolist() == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_step_uses_each_update_once_and_tells_its_numbers(folder, tmp_path):
+    asked, told = [], []
+    learner = None
+
+    def source(step):
+        asked.append(step)
+        return groups(learner.processing_class)
+
+    learner = build(folder, tmp_path, settings(iterations=2), source, 4, lambda *numbers: told.append(numbers))
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    learner.train()
+    assert asked == [0, 1]
+    assert [step for step, _ in told] == [1, 2, 3, 4]
+    assert {"loss", "grad_norm", "entropy", "importance/ratio_mean", "importance/gap_mean"} <= told[0][1].keys()
+    assert all(math.isfinite(value) for _, numbers in told for value in numbers.values())
+    assert any((before[name] != value).any() for name, value in learner.model.state_dict().items())
+
+
+def test_the_policy_learns_what_is_rewarded(folder, tmp_path):
+    """Two answers, one rewarded: its probability rises."""
+    learner = None
+    likely = []
+
+    def source(step):
+        forward = learner.forward_pass
+        prompt = tuple(forward.prompt_ids("Left or right?", None))
+        rows = [Row(prompt, [token]) for token in (100, 101, 100, 101)]
+        with torch.no_grad():
+            logps = forward.score(learner.model, rows).logps[:, 0].tolist()
+        likely.append(logps[0])
+        from ravst_ray.rewards.rubric import Reward
+        from ravst_ray.training.groups import Completion, Group
+
+        made = tuple(
+            Completion(tuple(r.completion_ids), (v,), (step,), "", False) for r, v in zip(rows, logps, strict=True)
+        )
+        return [Group("q", "AVTR", prompt, None, made, tuple(Reward(v, {}) for v in (1.0, 0.0, 1.0, 0.0)))]
+
+    learner = build(folder, tmp_path, settings(rate=3e-3), source, 6, rows=4)
+    learner.train()
+    assert likely[-1] > likely[0] + 1.0
+
+
+def test_only_the_adapter_moves_and_its_reference_is_the_start(folder, tmp_path):
+    told = []
+    learner = None
+    config = settings(lora=LoraConfig(rank=4), kl=0.1, freeze_vision=True)
+    learner = build(
+        folder, tmp_path, config, lambda step: groups(learner.processing_class), 2, lambda *n: told.append(n[1])
+    )
+    before = {name: value.clone() for name, value in learner.model.named_parameters()}
+    learner.train()
+    moved = {name for name, value in learner.model.named_parameters() if (before[name] != value).any()}
+    assert moved and all("lora_" in name for name in moved)
+    assert told[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert told[1]["kl"] > 0
+
+
+@pytest.mark.parametrize(("broken", "message"), [(math.nan, "reward of When is 0"), (math.inf, "not a finite number")])
+def test_a_reward_that_is_no_number_stops_the_run_before_anything_moves(folder, tmp_path, broken, message):
+    learner = build(folder, tmp_path, settings(), lambda step: bad)
+    forward = VideoForward(learner.processing_class)
+    bad = [made_up_group(forward, "When is 0?", None, (broken, 0.0, 1.0, 0.0))] * 2
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    with pytest.raises(AbortError, match=message):
+        learner.train()
+    assert all((before[name] == value).all() for name, value in learner.model.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(folder, tmp_path):
+    learner = build(folder, tmp_path, settings(), lambda step: groups(learner.processing_class))
+    with torch.no_grad():
+        learner.model.lm_head.weight[5, 3] = math.nan
+    before = learner.model.model.language_model.norm.weight.clone()
+    with pytest.raises(AbortError, match="the loss is nan in step 1"):
+        learner.train()
+    assert (learner.model.model.language_model.norm.weight == before).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("_prepare_inputs", ["self", "generation_batch"]),
+        ("_compute_loss", ["self", "model", "inputs"]),
+        ("_save_checkpoint", ["self", "model", "trial"]),
+        ("log", ["self", "logs", "start_time"]),
+        ("get_train_dataloader", ["self"]),
+    ],
+)
+def test_trls_private_methods_are_as_we_override_them(method, names):
+    assert list(inspect.signature(getattr(GRPOTrainer, method)).parameters) == names
+
+
+def test_trls_loss_asks_for_log_probs_as_we_give_them():
+    asked = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert asked[:7] == [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+    ]
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    for key in ("importance_sampling_ratio", "old_per_token_logps", "ref_per_token_logps", "num_items_in_batch"):
+        assert f'"{key}"' in source
