@@ -42,6 +42,15 @@ Let a video-LLM answer the questions of a dataset (vLLM on CPU or GPU, under Ray
 Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet.
 Settings: ravst_ray/config/video_llm.py, class PredictConfig.
 """
+_TRAIN = """\
+Tune a video-LLM by GRPO: vLLM actors sample groups, a TRL learner under Ray Train updates the policy.
+
+  ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train
+  ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train --resume
+
+Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict`.
+Settings: ravst_ray/config/train.py, class TrainConfig.
+"""
 _EVALUATE = """\
 Metrics of predictions on the three tasks, beside trivial baselines and the paper's table.
 
@@ -91,6 +100,18 @@ def _predict(args: argparse.Namespace) -> None:
     predict(args.annotations, args.videos, args.out, config, Console(stderr=True))
 
 
+def _train(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.train import TrainConfig
+    from ravst_ray.training.loop import train
+
+    console = Console(stderr=True)
+    model = train(load_config(TrainConfig, args.config, args.overrides), console, args.resume)
+    console.print(f"the trained model: {model}", highlight=False, soft_wrap=True)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -112,7 +133,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ravst",
-        description="What makes a sound, when, and where in the picture: annotate, predict, score, evaluate.",
+        description="What makes a sound, when, and where in the picture: annotate, train, predict, score, evaluate.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -143,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
+    train = add("train", _train, _TRAIN, config=True)
+    train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

@@ -28,6 +28,7 @@ from ravst_ray.training.groups import Group
 
 Source = Callable[[int], list[Group]]
 OnStep = Callable[[int, dict[str, float]], None]
+AfterSave = Callable[[Path, int], None]
 
 
 class GRPOLearner(GRPOTrainer):
@@ -41,6 +42,7 @@ class GRPOLearner(GRPOTrainer):
         temperature: of the sampler.
         frozen_vision: whether the vision tower is trained.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
+        after_save: called with the folder and the step of each checkpoint once it is written.
         peft_config: an adapter to train in place of the model.
     """
 
@@ -54,6 +56,7 @@ class GRPOLearner(GRPOTrainer):
         temperature: float,
         frozen_vision: bool,
         on_step: OnStep | None = None,
+        after_save: AfterSave | None = None,
         peft_config: Any = None,
     ):
         from datasets import Dataset
@@ -70,7 +73,7 @@ class GRPOLearner(GRPOTrainer):
         )
         self.use_vllm = True  # the samples are vLLM's: the importance ratio applies
         self.forward_pass = VideoForward(processor, temperature=temperature, frozen_vision=frozen_vision)
-        self._source, self._on_step = source, on_step
+        self._source, self._on_step, self._after_save = source, on_step, after_save
         self._rows: list[Row] = []
         self._buffered_inputs: list[dict[str, Any]] | None = None
         self.add_callback(_Alignment(self))
@@ -191,7 +194,13 @@ class GRPOLearner(GRPOTrainer):
             self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+        except OSError as error:
+            raise AbortError(f"{folder} can't be written ({error}); the checkpoint before it is whole") from error
+        if self._after_save is not None:
+            self._after_save(folder, self.state.global_step)
 
 
 class _Alignment(TrainerCallback):
@@ -210,7 +219,15 @@ def _never_called(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) 
 
 
 def trainer_arguments(
-    config: LearnerConfig, output: str | Path, *, rows: int, group_size: int, max_steps: int, seed: int, **more: Any
+    config: LearnerConfig,
+    output: str | Path,
+    *,
+    rows: int,
+    group_size: int,
+    max_steps: int,
+    seed: int,
+    save_every: int = 0,
+    **more: Any,
 ) -> GRPOConfig:
     """TRL's arguments.
 
@@ -221,6 +238,7 @@ def trainer_arguments(
         group_size: G.
         max_steps: optimizer steps.
         seed: of the learner.
+        save_every: steps between checkpoints; 0: none.
         more: further arguments of ``transformers.TrainingArguments``.
     """
     cuda = torch.cuda.is_available()
@@ -255,7 +273,8 @@ def trainer_arguments(
         vllm_importance_sampling_clip_max=config.importance_cap,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if save_every else "no",
+        save_steps=save_every or 500,
         report_to=[],
         disable_tqdm=True,
         seed=seed,

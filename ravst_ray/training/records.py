@@ -1,0 +1,166 @@
+"""What a run tells of itself: one record a step, from which every sink is fed.
+
+``metrics.jsonl`` under the output always; TensorBoard, wandb and mlflow by name; a line on the terminal; and
+``rollouts/step_*.parquet`` with prompts, completions and rewards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from ravst_ray.errors import ConfigError
+from ravst_ray.rewards.registry import COMPONENTS
+from ravst_ray.training.groups import Group
+
+Sink = Callable[[int, dict[str, float]], None]
+
+
+def group_numbers(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """Means over the completions of a step: rewards and parts, also per task, lengths, malformations, staleness."""
+    found: dict[str, list[float]] = {}
+
+    def add(key: str, value: float) -> None:
+        found.setdefault(key, []).append(value)
+
+    malformed: Counter[str] = Counter()
+    for group in groups:
+        add("group/zero_variance", float(len(set(group.totals)) == 1))
+        add("group/std", float(np.std(group.totals)))
+        for one, reward in zip(group.completions, group.rewards, strict=True):
+            add("reward/mean", reward.total)
+            add(f"{group.task}/reward/mean", reward.total)
+            for name in COMPONENTS:
+                if name in reward.parts:
+                    add(f"reward/{name}", reward.parts[name])
+                    add(f"{group.task}/reward/{name}", reward.parts[name])
+            add("completion/tokens", float(len(one.token_ids)))
+            add("completion/truncated", float(one.truncated))
+            add("staleness/mean", float(version - min(one.versions, default=version)))
+            malformed.update(reward.malformed)
+    count = sum(len(group.completions) for group in groups)
+    numbers = {key: float(np.mean(values)) for key, values in sorted(found.items())}
+    numbers["completion/longest"] = max(found["completion/tokens"])
+    return numbers | {f"malformed/{kind}": number / count for kind, number in sorted(malformed.items())}
+
+
+class RunRecord:
+    """Feeds the sinks.
+
+    Args:
+        output: folder of the run.
+        sinks: ``tensorboard``, ``wandb``, ``mlflow``.
+        total: steps of the run.
+        resumed: the step that the run goes on from; what later steps of an earlier try wrote is dropped.
+        settings: the configuration, for sinks that show it.
+
+    Raises:
+        ConfigError: the package of a sink isn't installed.
+    """
+
+    def __init__(self, output: Path, sinks: Sequence[str], total: int, resumed: int, settings: dict[str, Any]):
+        self._path, self._total = output / "metrics.jsonl", total
+        self._rollouts = output / "rollouts"
+        self._rollouts.mkdir(parents=True, exist_ok=True)
+        self._console = Console(stderr=True, highlight=False)
+        self._drop_after(resumed)
+        self._sinks = [_SINKS[name](output, settings) for name in sinks]
+
+    def _drop_after(self, step: int) -> None:
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
+            self._path.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """One step's record."""
+        row = {"step": step, **{key: round(value, 8) for key, value in numbers.items()}}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for sink in self._sinks:
+            sink(step, numbers)
+        shown = {
+            "reward": "reward/mean",
+            "format": "reward/format",
+            "object": "reward/object",
+            "temporal": "reward/temporal",
+            "spatial": "reward/spatial",
+            "loss": "loss",
+            "gap": "sync/logprob_gap_mean",
+            "s": "seconds/step",
+        }
+        told = ", ".join(f"{name} {numbers[key]:.3g}" for name, key in shown.items() if key in numbers)
+        self._console.print(f"step {step}/{self._total}: {told}", soft_wrap=True)
+
+    def rollouts(self, step: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
+        """Completions and rewards of a step as Parquet; ``texts`` are the prompts of the groups."""
+        rows = [
+            {
+                "step": step,
+                "id": group.question_id,
+                "task": group.task,
+                "prompt": text,
+                "completion": one.text,
+                "tokens": len(one.token_ids),
+                "truncated": one.truncated,
+                "version": min(one.versions, default=0),
+                "reward": reward.total,
+                "parts": json.dumps(dict(reward.parts)),
+                "malformations": json.dumps(dict(reward.malformed)),
+            }
+            for group, text in zip(groups, texts, strict=True)
+            for one, reward in zip(group.completions, group.rewards, strict=True)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), self._rollouts / f"step_{step:06d}.parquet")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a line that was cut off
+
+
+def _tensorboard(output: Path, settings: dict[str, Any]) -> Sink:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(output / "tensorboard"))
+
+    def sink(step: int, numbers: dict[str, float]) -> None:
+        for key, value in numbers.items():
+            writer.add_scalar(key, value, step)
+        writer.flush()
+
+    return sink
+
+
+def _wandb(output: Path, settings: dict[str, Any]) -> Sink:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("sinks: wandb is not installed; pip install wandb, or leave it out") from None
+    run = wandb.init(project="ravst_ray", dir=str(output), config=settings, resume="allow")
+    return lambda step, numbers: run.log(numbers, step=step)
+
+
+def _mlflow(output: Path, settings: dict[str, Any]) -> Sink:
+    try:
+        import mlflow
+    except ImportError:
+        raise ConfigError("sinks: mlflow is not installed; pip install mlflow, or leave it out") from None
+    mlflow.start_run(run_name=output.name)
+    return lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step)
+
+
+_SINKS: dict[str, Callable[[Path, dict[str, Any]], Sink]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}

@@ -1,0 +1,63 @@
+"""The learner's side of a weight update: what is sent, and the proof that it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ravst_ray.errors import AbortError
+from ravst_ray.training.forward import Row, VideoForward, unwrapped
+from ravst_ray.training.groups import Group
+
+
+def policy_state(model: Any, frozen_vision: bool) -> dict[str, np.ndarray]:
+    """The policy's weights under their names in a Hugging Face checkpoint, as arrays on the host.
+
+    An adapter is merged for the copy and taken out again; shards are gathered, so every rank must call this. A frozen
+    vision tower is left out: the engine has it.
+    """
+    adapted = getattr(model, "module", model)
+    merged = hasattr(adapted, "merge_adapter")
+    if merged:
+        adapted.merge_adapter()
+    try:
+        inner = unwrapped(model)
+        tied = inner.config.tie_word_embeddings
+        state = {}
+        for name, value in inner.state_dict().items():
+            name = name.replace(".base_layer.", ".")
+            if "lora_" in name or (frozen_vision and ".visual." in name) or (tied and name == "lm_head.weight"):
+                continue
+            full = value.full_tensor() if hasattr(value, "full_tensor") else value
+            state[name] = full.detach().to("cpu", torch.float32).numpy().copy()
+        return state
+    finally:
+        if merged:
+            adapted.unmerge_adapter()
+
+
+def logprob_gap(model: Any, forward: VideoForward, groups: Sequence[Group]) -> float:
+    """Mean absolute difference between the engine's log-probs of its completions and the learner's."""
+    rows = [Row(group.prompt_ids, one.token_ids, group.clip) for group in groups for one in group.completions]
+    theirs = np.concatenate([one.logprobs for group in groups for one in group.completions])
+    with torch.no_grad():
+        scores = forward.score(model, rows)
+    return float(np.abs(scores.logps[scores.mask].cpu().numpy() - theirs).mean())
+
+
+def check_gap(gap: float, limit: float, engine_version: int, learner_version: int) -> None:
+    """Stop a run whose engine and learner no longer agree.
+
+    Raises:
+        AbortError: the gap is above the limit; the message says which side is behind.
+    """
+    if gap <= limit:
+        return
+    if engine_version < learner_version:
+        side = f"the engine is stale: it has version {engine_version}, the learner {learner_version}"
+    else:
+        side = f"both have version {learner_version}: the engine did not take the weights, or computes otherwise"
+    raise AbortError(f"after a weight sync log-probs differ by {gap:.4f} on average (sync.max_gap = {limit}); {side}")
