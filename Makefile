@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready-$(EXTRA)
 UV     := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench constraints clean
+.PHONY: help setup demo test test-faults lint bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -26,8 +26,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## annotate a toy world from end to end and show the report
 	@$(BIN)/python jobs/demo.py
 
-test: lint  ## every test that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu"
+test: lint  ## every test that needs no GPU and kills no process
+	$(BIN)/python -m pytest -m "not gpu and not faults"
+
+test-faults: $(READY)  ## tests that kill processes on purpose
+	$(BIN)/python -m pytest -m "faults and not gpu"
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

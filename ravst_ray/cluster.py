@@ -21,15 +21,20 @@ START_ATTEMPTS = 3
 _OWN_ERROR = re.compile(r"ravst_ray\.errors\.(?P<kind>\w+Error): (?P<message>.+?)(?:\n\n|\Z)", re.DOTALL)
 
 
-def start_ray(cpus: int | None = None) -> None:
-    """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job has it), else start Ray in this process."""
+def start_ray(cpus: int | None = None, dashboard: bool = False) -> None:
+    """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job has it), else start Ray in this process.
+
+    Args:
+        cpus: of a Ray that is started here.
+        dashboard: start one with it, on loopback; Ray Train watches its workers through it.
+    """
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that we draw our own
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the only way to max_restarts in this release
     address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address == "local" else {}
+    local: dict[str, Any] = {"include_dashboard": dashboard, "num_cpus": cpus} if address == "local" else {}
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, log_to_driver=True, logging_level="WARNING", **local)

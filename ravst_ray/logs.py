@@ -11,9 +11,10 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(name)s[%(process)d] %(message)s"
 
 def setup_logging(level: str | None = None) -> None:
     """Send this process's log lines to stderr; ``level`` defaults to ``$RAVST_LOG_LEVEL`` or INFO."""
-    logging.basicConfig(level=(level or os.environ.get(LOG_LEVEL_VARIABLE, "INFO")).upper(), format=_FORMAT, force=True)
-    for noisy in ("httpx", "httpx2", "httpcore", "openai", "PIL", "matplotlib", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    chosen = (level or os.environ.get(LOG_LEVEL_VARIABLE, "INFO")).upper()
+    # Libraries are heard when something is wrong; ours say what they do.
+    logging.basicConfig(level="DEBUG" if chosen == "DEBUG" else "WARNING", format=_FORMAT, force=True)
+    logging.getLogger("ravst_ray").setLevel(chosen)
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -7,9 +7,11 @@ import yaml
 
 from ravst_ray.config.annotate import AnnotateConfig, FilterConfig, GroundingConfig, PoolConfig
 from ravst_ray.config.base import dump_config, load_config
+from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("annotate_*.yaml"))
+TRAINING = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
 MINIMAL = "input: {annotations: labels.json, videos: videos}\noutput: out\n"
 
 
@@ -35,9 +37,17 @@ def test_shipped_configurations_parse_and_take_overrides(path):
     assert (config.output, config.grounding.box_threshold) == ("elsewhere", 0.25)
 
 
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_shipped_training_configurations_parse_and_fit(path):
+    config = load_config(TrainConfig, path, ["output=elsewhere", "max_steps=7"])
+    assert (config.output, config.max_steps) == ("elsewhere", 7)
+    shown = config.frames.max_frames * config.frames.min_pixels / 28**2 / 2
+    assert shown + config.rollouts.max_tokens < config.engine.max_model_len
+
+
 def test_a_key_that_is_given_twice_in_a_shipped_file_would_be_lost():
     """YAML keeps the last of repeated keys silently: none of our files repeats a section."""
-    for path in SHIPPED:
+    for path in [*SHIPPED, *TRAINING]:
         node = yaml.compose(path.read_text(encoding="utf-8"))
         keys = [key.value for key, _ in node.value]
         assert len(keys) == len(set(keys)), path

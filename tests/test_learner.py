@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from trl import GRPOTrainer
@@ -11,6 +12,7 @@ from ravst_ray.config.train import LearnerConfig, LoraConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.weights import policy_state
 from tests.tiny_policies import made_up_group, noise_clip, tiny_policy
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
@@ -214,9 +216,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(folder, tmp_path):
     assert (learner.model.model.language_model.norm.weight == before).all()
 
 
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
+    """Weights, Adam's moments and the count of steps come back: 2 + 2 steps are 4."""
+    ends, learner = [], None
+    config = settings(lora=lora, freeze_vision=True)
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        model, processor, adapter = load_policy(str(folder), config)
+        args = trainer_arguments(config, tmp_path, rows=8, group_size=4, max_steps=4, seed=0, save_every=2)
+        asked = []
+
+        def source(step, asked=asked, processor=processor):
+            asked.append(step)
+            return groups(processor)
+
+        learner = GRPOLearner(model, args, processor, source, temperature=1.0, frozen_vision=True, peft_config=adapter)
+        learner.train(resume_from_checkpoint=checkpoint)
+        assert asked == ([2, 3] if checkpoint else [0, 1, 2, 3])
+        ends.append(policy_state(learner.model, frozen_vision=True))
+    start = {name: value.numpy() for name, value in load_policy(str(folder), config)[0].state_dict().items()}
+    assert max(np.abs(ends[0][name] - start[name]).max() for name in ends[0]) > 1e-3
+    for name, value in ends[0].items():
+        assert np.abs(ends[1][name] - value).max() < 1e-6, name
+
+
 @pytest.mark.parametrize(
     ("method", "names"),
     [
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
         ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
         ("_save_checkpoint", ["self", "model", "trial"]),

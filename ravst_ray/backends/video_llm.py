@@ -68,11 +68,11 @@ class VideoLLM:
             raise ConfigError(f"engine.model: {model} is a {kind}; this runs {', '.join(FAMILIES)}")
         self.family = FAMILIES[kind]
         _set_environment(self.config)
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         try:
             with _output_to(self.log_path):
+                from vllm import AsyncEngineArgs
+                from vllm.v1.engine.async_llm import AsyncLLM
+
                 self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(model)))
         except (OSError, ValueError, RuntimeError) as error:
             hint = f"{self.log_path} says more; check the model, engine.max_model_len and the free memory"

@@ -77,7 +77,6 @@ class LearnerConfig(StrictModel):
 class SyncConfig(StrictModel):
     """How new weights reach the engines, and what is checked."""
 
-    backend: Literal["object_store", "nccl", "ipc"] = Field("object_store", description="nccl, ipc: GPUs alone")
     probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
     max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
 

@@ -24,7 +24,7 @@ from ravst_ray.toyworld.training import Trainer
 from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 700
-SCENES_PER_BATCH, QUESTIONS_PER_SCENE = 8, 3
+SCENES_PER_BATCH, QUESTIONS_PER_SCENE = 4, 4
 MAX_TOKENS = 288
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ravst_ray.backends.pretrained import loading, model_source
@@ -77,6 +77,7 @@ class GRPOLearner(GRPOTrainer):
         self._rows: list[Row] = []
         self._buffered_inputs: list[dict[str, Any]] | None = None
         self.add_callback(_Alignment(self))
+        self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
         """An endless supply of nothing: one empty batch for each micro-batch."""
@@ -193,6 +194,16 @@ class GRPOLearner(GRPOTrainer):
         if self._on_step is not None and "loss" in logs:
             self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        policy = self.model if model is None else model
+        if hasattr(policy, "get_base_model") or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # Checkpoints hold the names of the hub; transformers' trainer takes them as they are, finds none of them in the
+        # model, warns, and goes on with the weights that it has. Loading as a model translates them.
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
@@ -245,7 +256,8 @@ def trainer_arguments(
     accumulation = rows // config.micro_batch
     sharded: dict[str, Any] = {}
     if config.shard:
-        sharded = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": None}}
+        layers = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
+        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": layers}}
     return GRPOConfig(
         output_dir=str(output),
         use_cpu=not cuda,

@@ -59,7 +59,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     model_source(config.model, "model")
     tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
     checkpoint = _begin(output, config, resume)
-    start_ray()
+    start_ray(dashboard=True)
     needs(config)
     questions = sum(len(task.questions) for task in tasks)
     console.print(
@@ -140,6 +140,8 @@ def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    # A worker imports for a minute on a busy machine; given up too early, it only begins anew.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     learner = config.learner
     resources = {"CPU": learner.num_cpus} | ({"GPU": learner.num_gpus} if learner.num_gpus else {})
     trainer = TorchTrainer(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from ravst_ray.backends.clips import show_video
@@ -320,8 +321,13 @@ class RolloutManager:
             raise self._bad[ask.video.video_id]
         clip, view = shown
         text = question_prompt(ask.pair.task, ask.pair.question, view, self._config.prompt)
-        seed = (self._config.seed * 1_000_003 + step * 8191 + place) % 2**31
-        generation, retries = await self._sample(text, clip, sampling.model_copy(update={"seed": seed}))
+        # vLLM counts on from it for each of the G samples, so the seeds of groups must be far apart.
+        seed = int(np.random.SeedSequence([self._config.seed, step, place]).generate_state(1)[0]) % 2**31
+        try:
+            generation, retries = await self._sample(text, clip, sampling.model_copy(update={"seed": seed}))
+        except StepError as error:
+            hint = "raise engine.max_model_len, or show fewer or smaller frames"
+            raise AbortError(f"{ask.pair.qa_id} can't be asked: {error}; {hint}") from None
         return (self._scored(ask, view, generation), clip), retries
 
     def _scored(self, ask: Ask, view: VideoView, generation: Generation) -> Group:

@@ -1,0 +1,36 @@
+"""Configuration of the supervised update that comes before GRPO."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ravst_ray.config.base import StrictModel
+from ravst_ray.config.train import LoraConfig
+
+
+class SftConfig(StrictModel):
+    """Supervised fine-tuning on true answers; the loss counts their tokens alone."""
+
+    rate: float = Field(1e-5, gt=0, description="learning rate")
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epochs: float = Field(1.0, gt=0, description="passes over the examples")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; null: as many as the epochs take")
+    batch: int = Field(16, ge=1, description="examples of one optimizer step, all workers together")
+    micro_batch: int = Field(4, ge=1, description="examples of one forward")
+    lora: LoraConfig | None = None
+    freeze_vision: bool = Field(True, description="the tower stays as it is; its features are computed once per clip")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> SftConfig:
+        if self.batch % self.micro_batch:
+            raise ValueError("batch is no multiple of micro_batch")
+        return self

@@ -1,0 +1,62 @@
+"""One worker of a learner over gloo; started by the test, once for each rank.
+
+RANK=r WORLD_SIZE=n … python -m tests.learner_worker MODEL OUT LOSS SHARD
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save_file
+
+from ravst_ray.config.train import LearnerConfig
+from ravst_ray.training.forward import VideoForward
+from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.weights import policy_state
+from tests.tiny_policies import made_up_group, noise_clip
+
+REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0), (0.5, 0.5, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
+
+
+def main() -> None:
+    """Train two steps on this rank's groups; rank 0 saves the weights and the last step's numbers."""
+    model_dir, out, loss, shard = sys.argv[1:5]
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    torch.set_num_threads(1)
+    config = LearnerConfig(
+        rate=1e-2,
+        micro_batch=4,
+        freeze_vision=False,
+        schedule="constant",
+        dtype="float32",
+        loss=loss,
+        shard=shard == "shard",
+    )
+    model, processor, _ = load_policy(model_dir, config)
+    forward = VideoForward(processor)
+    groups = [
+        made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4, n) if n % 2 else None, rewards, seed=n)
+        for n, rewards in enumerate(REWARDS)
+    ]
+    rows = 16 // world
+    arguments = trainer_arguments(config, Path(out) / f"w{rank}", rows=rows, group_size=4, max_steps=2, seed=0)
+    learner = GRPOLearner(
+        model, arguments, processor, lambda step: groups[rank::world], temperature=1.0, frozen_vision=False
+    )
+    # Plain descent: Adam would blow up differences in gradients that are almost 0.
+    learner.optimizer_cls_and_kwargs = None
+    learner.create_optimizer = lambda *_: _sgd(learner)  # type: ignore[method-assign]
+    learner.train()
+    state = policy_state(learner.model, frozen_vision=False)
+    if rank == 0:
+        save_file(state, Path(out) / f"state_{world}_{shard}.safetensors")
+
+
+def _sgd(learner: GRPOLearner) -> torch.optim.Optimizer:
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    return learner.optimizer
+
+
+if __name__ == "__main__":
+    main()
