@@ -51,6 +51,13 @@ Tune a video-LLM by GRPO: vLLM actors sample groups, a TRL learner under Ray Tra
 Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict`.
 Settings: ravst_ray/config/train.py, class TrainConfig.
 """
+_TRAIN_SFT = """\
+Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its start.
+
+  ravst train-sft --config jobs/configs/sft_laptop.yaml sft.epochs=3 output=out/sft
+
+Out: metrics.jsonl and model/ for `ravst train` and `ravst predict`. Settings: ravst_ray/config/sft.py.
+"""
 _EVALUATE = """\
 Metrics of predictions on the three tasks, beside trivial baselines and the paper's table.
 
@@ -112,6 +119,18 @@ def _train(args: argparse.Namespace) -> None:
     console.print(f"the trained model: {model}", highlight=False, soft_wrap=True)
 
 
+def _train_sft(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.sft import SftRunConfig
+    from ravst_ray.training.sft_run import train_sft
+
+    console = Console(stderr=True)
+    model = train_sft(load_config(SftRunConfig, args.config, args.overrides), console)
+    console.print(f"the fine-tuned model: {model}", highlight=False, soft_wrap=True)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -166,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", required=True, metavar="F.jsonl")
     train = add("train", _train, _TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
+    add("train-sft", _train_sft, _TRAIN_SFT, config=True)
     evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

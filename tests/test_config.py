@@ -7,6 +7,7 @@ import yaml
 
 from ravst_ray.config.annotate import AnnotateConfig, FilterConfig, GroundingConfig, PoolConfig
 from ravst_ray.config.base import dump_config, load_config
+from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import ConfigError
 
@@ -43,6 +44,11 @@ def test_shipped_training_configurations_parse_and_fit(path):
     assert (config.output, config.max_steps) == ("elsewhere", 7)
     shown = config.frames.max_frames * config.frames.min_pixels / 28**2 / 2
     assert shown + config.rollouts.max_tokens < config.engine.max_model_len
+
+
+def test_the_shipped_supervised_configuration_parses():
+    config = load_config(SftRunConfig, TRAINING[0].with_name("sft_laptop.yaml"), ["sft.epochs=2"])
+    assert (config.sft.epochs, config.prompt.state_grammar) == (2.0, False)
 
 
 def test_a_key_that_is_given_twice_in_a_shipped_file_would_be_lost():

@@ -40,7 +40,8 @@ def plain(model, processor, row, temperature, banned):
         inputs |= {"pixel_values_videos": made["pixel_values_videos"], "video_grid_thw": made["video_grid_thw"]}
         ids = inputs["input_ids"][0].tolist()
         grid = made["video_grid_thw"][0].tolist()
-        positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * row.clip.step_s, 2.0)
+        tokens = model.config.vision_config.tokens_per_second
+        positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * row.clip.step_s, tokens)
     inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
     logits = model(**inputs).logits[0]
     logits[:, banned] -= 100.0

@@ -30,6 +30,7 @@ LEVELS = {
     "ravst_ray.annotate.pipeline": 4,
     "ravst_ray.annotate.run": 4,
     "ravst_ray.training.loop": 4,
+    "ravst_ray.training.sft_run": 4,
     # Scripts that train the tiny checkpoints.
     "ravst_ray.toyworld.train_detector": 4,
     "ravst_ray.toyworld.train_segmenter": 4,
@@ -42,7 +43,7 @@ LEVELS = {
 MAY_IMPORT_RAY = {
     "ravst_ray.annotate.pipeline",
     "ravst_ray.cluster",  # what those below share
-    *(f"ravst_ray.training.{name}" for name in ("rollout", "weights", "learner", "sft", "loop")),
+    *(f"ravst_ray.training.{name}" for name in ("rollout", "weights", "learner", "sft", "sft_run", "loop")),
     "ravst_ray.evaluation.predict",
     "ravst_ray.cli",
     "jobs",

@@ -66,7 +66,8 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
     )
     assert inputs["input_ids"][0].tolist() == list(prompt_ids)
     grid = inputs["video_grid_thw"][0].tolist()
-    positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * shown.step_s, 2.0)
+    tokens = model.config.vision_config.tokens_per_second
+    positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * shown.step_s, tokens)
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor([ids]),

@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.config.base import StrictModel
-from ravst_ray.config.train import LoraConfig
+from ravst_ray.config.train import LoraConfig, TrainDataConfig
+from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 
 
 class SftConfig(StrictModel):
@@ -34,3 +36,18 @@ class SftConfig(StrictModel):
         if self.batch % self.micro_batch:
             raise ValueError("batch is no multiple of micro_batch")
         return self
+
+
+class SftRunConfig(StrictModel):
+    """Everything that ``ravst train-sft`` does."""
+
+    data: TrainDataConfig
+    output: str
+    model: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    frames: FramesConfig = FramesConfig(step_s=4.0)
+    prompt: PromptConfig = PromptConfig()
+    decode: DecodeConfig = DecodeConfig()
+    sft: SftConfig = SftConfig()
+    workers: int = Field(1, ge=1, description="Ray Train workers, which share each batch")
+    num_cpus: float = Field(1.0, ge=0, description="of one worker")
+    num_gpus: float = Field(0.0, ge=0, description="of one worker")

@@ -1,70 +1,153 @@
 """Warm the toy policy up by supervised training until it mostly keeps the grammar, but still errs: GRPO goes on there.
 
-    python -m ravst_ray.toyworld.train_policy --out out/policy --minutes 40 --scenes 4000 --resume
+    python -m ravst_ray.toyworld.train_policy --out out/policy --scenes 4000 --resume
 
-Made for one CPU core. Every batch holds several questions about each of a few scenes, whose frames are encoded once.
+Made for one CPU core, in two stages: first the tower and the first layers learn what is where
+(:mod:`ravst_ray.toyworld.policy_targets`), then the whole model learns to answer, with that as a second loss. Every
+batch holds several questions about each of a few scenes, whose frames are encoded once. It has a loop of its own
+because of the second loss and the schedule by the clock; plain fine-tuning is :mod:`ravst_ray.training.sft`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from ravst_ray.core.answers import parse
+from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.logs import setup_logging
 from ravst_ray.rewards.rubric import Rubric
-from ravst_ray.toyworld.policy import build_processor, build_tokenizer, policy_config
+from ravst_ray.toyworld.policy import POLICY, build_processor, build_tokenizer, policy_config
 from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
+from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
+from ravst_ray.toyworld.scene import random_scene
 from ravst_ray.toyworld.training import Trainer
 from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 700
-SCENES_PER_BATCH, QUESTIONS_PER_SCENE = 4, 4
+UNSEEN = 40
+TAP = 2
+LONG = 90
 MAX_TOKENS = 288
+_DENSE_WEIGHT = 0.3
 
 
-def batches(scenes: Sequence[Painted], rng: np.random.Generator) -> Iterator[list[tuple[Painted, Question]]]:
-    """Endless batches: a few scenes, a few questions of each."""
-    while True:
-        for chosen in np.array_split(rng.permutation(len(scenes)), len(scenes) // SCENES_PER_BATCH):
-            batch = []
-            for scene in (scenes[i] for i in chosen):
-                some = rng.permutation(len(scene.questions))[:QUESTIONS_PER_SCENE]
-                batch += [(scene, scene.questions[i]) for i in some]
-            yield batch
+class Student(nn.Module):
+    """The policy and the head that reads its video tokens after the first ``TAP`` layers."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.head = DenseHead(model.config.text_config.hidden_size)
+        self.tapped: torch.Tensor | None = None
+        model.model.language_model.layers[TAP - 1].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.tapped = output[0] if isinstance(output, tuple) else output
+
+    @contextmanager
+    def first_layers_only(self) -> Iterator[None]:
+        """The language model ends at the tap."""
+        language = self.model.model.language_model
+        layers = language.layers
+        language.layers = layers[:TAP]
+        try:
+            yield
+        finally:
+            language.layers = layers
 
 
-class Teacher:
-    """Turns questions into rows whose completions are the true answers."""
+class Lessons:
+    """Batches from a pool of scenes, and their losses."""
 
-    def __init__(self, processor: Any):
+    def __init__(
+        self, student: Student, processor: Any, scenes: Sequence[Painted], first: int, rng: np.random.Generator
+    ):
+        self.student, self.scenes, self.first, self.rng = student, scenes, first, rng
         self.forward = VideoForward(processor, banned=False)
         self.tokenizer = processor.tokenizer
+        self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
+        self._targets: dict[int, Targets] = {}
+        self._rows: dict[tuple[int, int], Row] = {}
 
-    def row(self, scene: Painted, question: Question, answered: bool = True) -> Row:
-        """Prompt and, if ``answered``, the true answer as the model should give it."""
-        prompt = self.forward.prompt_ids(scene.prompt(question), scene.clip)
-        if not answered:
-            return Row(prompt, [], scene.clip)
-        target = self.tokenizer(scene.space.to_model(question.answer))["input_ids"]
-        return Row(prompt, [*target, self.tokenizer.eos_token_id], scene.clip)
+    def seeing(self, clips: int) -> torch.Tensor:
+        """The dense loss of random scenes through the first layers alone."""
+        places = self.rng.choice(len(self.scenes), clips, replace=False).tolist()
+        rows = [
+            Row(self.forward.prompt_ids("", self.scenes[place].clip), [], self.scenes[place].clip) for place in places
+        ]
+        batch = self.forward._collate(rows, self.student.model.config)
+        vision = self.forward._vision(self.student.model, self.student.model, rows, torch.device("cpu"))
+        with self.student.first_layers_only():
+            self.student.model.model(**batch, **vision, use_cache=False)
+        return self._dense(places, rows)
 
-    def loss(self, model: Any, batch: Sequence[tuple[Painted, Question]]) -> torch.Tensor:
-        """Mean cross-entropy over all answer tokens of the batch."""
-        scores = self.forward.score(model, [self.row(*one) for one in batch])
-        return -scores.logps.sum() / scores.mask.sum()
+    def answering(self, clips: int, each: int, tasks: Sequence[str], longest: int) -> torch.Tensor:
+        """Cross-entropy over answer tokens, and the dense loss, of scenes that are about as long as each other."""
+        asked = self._asked(clips, each, tasks, longest)
+        rows = [self._row(*one) for one in asked]
+        scores = self.forward.score(self.student.model, rows)
+        firsts = {place: number for number, (place, _) in reversed(list(enumerate(asked)))}
+        dense = self._dense(list(firsts), [rows[number] for number in firsts.values()], rows, list(firsts.values()))
+        return -scores.logps.sum() / scores.mask.sum() + _DENSE_WEIGHT * dense
 
-    def greedy(self, model: Any, batch: Sequence[tuple[Painted, Question]]) -> list[str]:
-        """Greedy answers, up to ``MAX_TOKENS`` tokens each."""
-        rows = [self.row(*one, answered=False) for one in batch]
-        done = greedy_tokens(self.forward, model, rows, MAX_TOKENS, self.tokenizer.eos_token_id)
-        texts: list[str] = self.tokenizer.batch_decode(done, skip_special_tokens=True)
-        return texts
+    def _asked(self, clips: int, each: int, tasks: Sequence[str], longest: int) -> list[tuple[int, int]]:
+        middle = int(self.rng.integers(len(self._by_length)))
+        near = self._by_length[max(middle - 120, 0) : middle + 120]
+        found: list[tuple[int, int]] = []
+        chosen: set[int] = set()
+        for place in self.rng.permutation(near).tolist():
+            fit = [
+                number
+                for number, question in enumerate(self.scenes[place].questions)
+                if question.task in tasks and len(self._row(place, number).completion_ids) <= longest
+            ]
+            if fit:
+                chosen.add(place)
+                found += [(place, int(number)) for number in self.rng.permutation(fit)[:each]]
+            if len(chosen) == clips:
+                break
+        return found
+
+    def _row(self, place: int, number: int) -> Row:
+        if (place, number) not in self._rows:
+            scene = self.scenes[place]
+            question = scene.questions[number]
+            target = self.tokenizer(scene.space.to_model(question.answer))["input_ids"]
+            prompt = self.forward.prompt_ids(scene.prompt(question), scene.clip)
+            self._rows[place, number] = Row(prompt, [*target, self.tokenizer.eos_token_id], scene.clip)
+        return self._rows[place, number]
+
+    def _dense(
+        self,
+        places: Sequence[int],
+        rows: Sequence[Row],
+        batch: Sequence[Row] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """The head's loss at the video tokens of ``rows``, which are rows ``numbers`` of the padded ``batch``."""
+        tapped = self.student.tapped
+        assert tapped is not None
+        video = self.student.model.config.video_token_id
+        before = max(len(row.prompt_ids) for row in batch or rows)
+        hidden = []
+        for number, row in zip(numbers or range(len(rows)), rows, strict=True):
+            start = before - len(row.prompt_ids) + list(row.prompt_ids).index(video)
+            hidden.append(tapped[number, start : start + list(row.prompt_ids).count(video)])
+        return self.student.head.loss(torch.cat(hidden), Targets.join([self._target(place) for place in places]))[0]
+
+    def _target(self, place: int) -> Targets:
+        if place not in self._targets:
+            scene = random_scene(np.random.default_rng([SEED, self.first + place]))
+            self._targets[place] = scene_targets(scene, self.scenes[place].view)
+        return self._targets[place]
 
 
 @torch.no_grad()
@@ -96,68 +179,135 @@ def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: 
     return found
 
 
-def measure(teacher: Teacher, model: Any, scenes: Sequence[Painted], size: int = 32) -> dict[str, float]:
-    """Greedy answers to every question of the scenes: mean format, and each task's parts."""
-    rubric = Rubric()
+@torch.no_grad()
+def measure(model: Any, processor: Any, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
+    """Greedy answers to every question of the scenes, beside trivial ones: the mean of each part, by task."""
+    rubric, forward, tokenizer = Rubric(), VideoForward(processor), processor.tokenizer
     pairs = [(scene, question) for scene in scenes for question in scene.questions]
-    pairs.sort(key=lambda pair: len(pair[1].answer))
-    found: dict[str, list[float]] = {}
+    pairs.sort(key=lambda pair: (pair[1].task, len(pair[1].answer)))
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for first in range(0, len(pairs), size):
         batch = pairs[first : first + size]
-        for (scene, question), text in zip(batch, teacher.greedy(model, batch), strict=True):
-            reward = rubric.score(question.task, scene.space.to_video(text), question.answer)
-            found.setdefault("format", []).append(reward.parts["format"])
+        rows = [
+            Row(forward.prompt_ids(scene.prompt(question), scene.clip), [], scene.clip) for scene, question in batch
+        ]
+        done = greedy_tokens(forward, model, rows, MAX_TOKENS, tokenizer.eos_token_id)
+        for (scene, question), ids in zip(batch, done, strict=True):
+            said = scene.space.to_video(tokenizer.decode(ids, skip_special_tokens=True))
+            parts = rubric.score(question.task, said, question.answer).parts
+            trivial = rubric.score(question.task, render(_trivial(scene, question)), question.answer).parts
+            found["format"].append(parts["format"])
             weights = rubric.config.weights.of(question.task)
             for part in ("object", "temporal", "spatial"):
                 if getattr(weights, part):
-                    found.setdefault(f"{question.task}/{part}", []).append(reward.parts[part])
-            whole = (0.0, scene.view.duration_s)
-            if question.task != "AVSR":
-                (truth,) = (one.when for one in parse(question.answer).objects if one.when)
-                found.setdefault(f"{question.task}/whole video", []).append(
-                    (truth[1] - truth[0]) / (whole[1] - whole[0])
-                )
-    return {key: float(np.mean(values)) for key, values in sorted(found.items())} | {"n": float(len(pairs))}
+                    found[f"{question.task}/{part}"].append(parts[part])
+                    found[f"{question.task}/{part}, trivial"].append(trivial[part])
+    means = {key: float(np.mean(values)) for key, values in sorted(found.items())}
+    return {"questions": float(len(pairs)), **means}
 
 
-def train(out: Path, minutes: float, scenes: int, resume: bool, rate: float, **sizes: Any) -> None:
-    """Train by the clock; ``out`` gets ``log.jsonl``, ``state.pt`` and, at the end, the model's directory ``model``."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
+def _trivial(scene: Painted, question: Question) -> list[ObjectAnswer]:
+    """The whole video, and a box over the middle half of either side in each true second, under the true names."""
+    side = scene.view.video_width
+    box = (side / 4, side / 4, side * 3 / 4, side * 3 / 4)
+    return [
+        ObjectAnswer(
+            one.name,
+            (0.0, scene.view.duration_s) if one.when else None,
+            tuple((time_s, box) for time_s, _ in one.where) if one.where else None,
+        )
+        for one in parse(question.answer).objects
+    ]
 
-    pool = out / "pool"
-    fill(pool, scenes, SEED)
-    everything = load(pool, scenes)
-    unseen, seen = everything[:40], everything[40:]
-    processor = build_processor(build_tokenizer())
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, **sizes)).train()
-    trainer = Trainer(model, out, minutes, rate, decay=0.998, resume=resume)
-    teacher = Teacher(processor)
-    rng = np.random.default_rng(trainer.step)
-    source = batches(seen, rng)
+
+def stage(
+    student: Student, out: Path, minutes: float, rate: float, resume: bool, loss: Callable[[], torch.Tensor]
+) -> Trainer:
+    """Train by the clock, and leave the averaged weights in the student."""
+    trainer = Trainer(student, out, minutes, rate, decay=0.997, resume=resume)
+    # The output layer is the embedding: its average must be the same tensor too, or the stale one would be loaded.
+    trainer.average["model.lm_head.weight"] = trainer.average["model.model.language_model.embed_tokens.weight"]
     losses: list[float] = []
     while not trainer.done:
-        losses.append(trainer.update(teacher.loss(model, next(source))))
-        if trainer.step % 25 == 0:
-            trainer.note(loss=float(np.mean(losses[-25:])))
-        if trainer.step % 400 == 0:
+        losses.append(trainer.update(loss()))
+        if trainer.step % 50 == 0:
+            trainer.note(loss=float(np.mean(losses[-50:])))
+        if trainer.step % 200 == 0:
             trainer.save()
-            numbers = trainer.with_average(lambda: measure(teacher, model, unseen[:12]))
-            trainer.note(**numbers)
-    model.load_state_dict(trainer.average)
+    trainer.save()
+    student.load_state_dict(trainer.average)
+    return trainer
+
+
+def model_card(numbers: dict[str, float], steps: Sequence[int], minutes: Sequence[float], parameters: int) -> str:
+    """What the model is, how it was made, and how well it does."""
+    rows = [
+        f"| {key} | {value:.3f} | {numbers.get(f'{key}, trivial', float('nan')):.3f} |"
+        for key, value in numbers.items()
+        if "/" in key and not key.endswith("trivial")
+    ]
+    table = "\n".join(["| reward part | this model | trivial answer |", "| --- | --- | --- |", *rows])
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: video-text-to-text
+---
+# qwen2_5_vl-tiny-toy
+
+Qwen2.5-VL (transformers' `Qwen2_5_VLForConditionalGeneration`) with {parameters / 1e6:.2f} M parameters and a
+tokenizer of its own, trained from scratch on the toy world of this package. It stands in for
+`Qwen/Qwen2.5-VL-7B-Instruct` in the demo and in the tests, and is loaded by the same code. It keeps the answer
+grammar and errs on purpose: reinforcement learning begins here. It knows no other world, and no other prompt than
+`PromptConfig(box_step_s=4.0, state_grammar=False)` on frames of 112 x 112 pixels, one a second.
+
+- **Data**: random toy scenes, frames JPEG-roughened and blurred; every question that annotation would ask.
+- **Training**: {steps[0]} steps in {minutes[0]:g} min in which tower and first layers learn what is where, then
+  {steps[1]} steps in {minutes[1]:g} min on answers, on one (busy) CPU core:
+  `python -m ravst_ray.toyworld.train_policy`
+- **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {UNSEEN} unseen scenes:
+  format {numbers["format"]:.3f}, and
+
+{table}
+
+Trivial answers are the whole video, and a box in the middle under the true name in each true second.
+"""
+
+
+def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, resume: bool) -> None:
+    """Both stages; ``out`` gets a folder with ``log.jsonl`` and ``state.pt`` of each, ``export`` the model."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    fill(out / "pool", scenes, SEED)
+    everything = load(out / "pool", scenes)
+    unseen, seen = everything[:UNSEEN], everything[UNSEEN:]
+    processor = build_processor(build_tokenizer())
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer)).train()
+    student = Student(model)
+    lessons = Lessons(student, processor, seen, UNSEEN, np.random.default_rng())
+
+    def answer() -> torch.Tensor:
+        where = LONG if lessons.rng.random() < 0.75 else 10**6
+        return lessons.answering(4, 2, ["AVTR"], 10**6) + lessons.answering(3, 3, ["AVSR", "AVSTR"], where)
+
+    first = stage(student, out / "seeing", minutes[0], 2e-3, resume, lambda: lessons.seeing(12))
+    second = stage(student, out / "answering", minutes[1], 1.2e-3, resume, answer)
     model.eval()
-    trainer.note(**measure(teacher, model, unseen))
-    model.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
+    numbers = measure(model, processor, unseen)
+    second.note(**numbers)
+    model.save_pretrained(export)
+    processor.save_pretrained(export)
+    steps = (first.step, second.step)
+    (export / "README.md").write_text(model_card(numbers, steps, minutes, model.num_parameters()))
 
 
 if __name__ == "__main__":
     setup_logging()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--export", type=Path, default=POLICY)
+    parser.add_argument("--minutes", type=float, nargs=2, default=(9.0, 31.0), help="of the two stages")
     parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    train(args.out, args.minutes, args.scenes, args.resume, args.rate)
+    train(args.out, args.export, tuple(args.minutes), args.scenes, args.resume)

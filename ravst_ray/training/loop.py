@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from dataclasses import replace
@@ -36,7 +35,7 @@ from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
 from ravst_ray.training.rollout import RolloutManager, StepRollouts, Weights
-from ravst_ray.training.weights import check_gap, logprob_gap, policy_state
+from ravst_ray.training.weights import check_gap, logprob_gap, policy_state, save_policy_model
 
 log = get_logger(__name__)
 COMPLETE = "complete.json"
@@ -213,23 +212,9 @@ class Worker:
     def run(self) -> None:
         """Train, then save the final model."""
         self.learner.train(resume_from_checkpoint=self.checkpoint)
-        state = policy_state(self.learner.model, frozen_vision=False)
-        if self.rank == 0 and self.learner.state.global_step >= self.config.max_steps:
-            self._save_model(state)
-
-    def _save_model(self, state: dict[str, Any]) -> None:
-        import torch
-
-        from ravst_ray.training.forward import unwrapped
-
-        target = Path(self.config.output) / "model"
-        partial = target.with_name("model.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        tensors = {name: torch.from_numpy(value) for name, value in state.items()}
-        unwrapped(self.learner.model).save_pretrained(partial, state_dict=tensors)
-        self.learner.processing_class.save_pretrained(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.replace(target)
+        if self.learner.state.global_step >= self.config.max_steps:
+            target = Path(self.config.output) / "model"
+            save_policy_model(self.learner.model, self.learner.processing_class, target, self.rank)
 
     def source(self, step: int) -> list[Group]:
         """This worker's groups of an update, their clips fetched from the object store."""

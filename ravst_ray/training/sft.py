@@ -187,7 +187,7 @@ def sft_arguments(
     return SFTConfig(
         output_dir=str(output),
         use_cpu=not torch.cuda.is_available(),
-        bf16=_shared(config)[1] == torch.bfloat16,
+        bf16=shared_settings(config)[1] == torch.bfloat16,
         per_device_train_batch_size=config.micro_batch,
         gradient_accumulation_steps=config.batch // config.micro_batch // workers,
         max_steps=config.max_steps or math.ceil(config.epochs * examples / config.batch),
@@ -237,7 +237,7 @@ def build_sft(
     Raises:
         ConfigError: the model can't be loaded, or the batches don't fit.
     """
-    model, processor, adapter = load_policy(str(model_dir), _shared(config)[0])
+    model, processor, adapter = load_policy(str(model_dir), shared_settings(config)[0])
     args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every)
     return SFTLearner(
         model,
@@ -250,7 +250,7 @@ def build_sft(
     )
 
 
-def _shared(config: SftConfig) -> tuple[LearnerConfig, torch.dtype]:
+def shared_settings(config: SftConfig) -> tuple[LearnerConfig, torch.dtype]:
     """What supervised training and GRPO load and compute alike."""
     learner = LearnerConfig(freeze_vision=config.freeze_vision, lora=config.lora, dtype=config.dtype)
     return learner, dtype_of(learner)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,23 @@ def policy_state(model: Any, frozen_vision: bool) -> dict[str, np.ndarray]:
     finally:
         if merged:
             adapted.unmerge_adapter()
+
+
+def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> None:
+    """Write the policy as a plain Hugging Face directory, an adapter merged, shards gathered; every rank calls this.
+
+    The directory appears whole or not at all; one that is there is replaced.
+    """
+    state = policy_state(model, frozen_vision=False)
+    if rank != 0:
+        return
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    unwrapped(model).save_pretrained(partial, state_dict=tensors)
+    processor.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
 
 
 def logprob_gap(model: Any, forward: VideoForward, groups: Sequence[Group]) -> float:

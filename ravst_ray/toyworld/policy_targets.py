@@ -1,0 +1,130 @@
+"""What every video token of the toy policy should know of its place: a dense target that answers are too thin to teach.
+
+From answers alone the tiny model would need hours to find out that pictures matter. So while it is trained, a head of
+its own reads from each video token, after the first layers, which object is there, where it ends and whether it sounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH
+from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene
+
+_EXTENT = {"ball": (-1.0, -1.0, 1.0, 1.0), "drum": (-1.0, -0.84, 1.0, 0.92), "bell": (-1.0, -0.98, 1.0, 0.98)}
+_OWN_SHARE, _CELL_SHARE, _SEEN_SHARE = 0.2, 0.35, 0.15
+_TENS, _UNITS, _MAX_GRIDS = 12, 10, 12
+
+
+@dataclass(frozen=True)
+class Targets:
+    """For each of P video tokens and the 2 frames in it.
+
+    ``names [P, 2]``: 0 for no object, else 1 + its place in ``NAMES``; ``boxes [P, 2, 4]`` in pixels of the frames;
+    ``sounding [P, 2]``; ``times [P]``: the token's place in time.
+    """
+
+    names: torch.Tensor
+    boxes: torch.Tensor
+    sounding: torch.Tensor
+    times: torch.Tensor
+
+    @classmethod
+    def join(cls, parts: list[Targets]) -> Targets:
+        """Those of several clips, one after the other."""
+        fields = ("names", "boxes", "sounding", "times")
+        return cls(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
+
+
+def scene_targets(scene: Scene, view: VideoView) -> Targets:
+    """The targets of a scene as it is shown; what covers an object is left out of account."""
+    across, down = view.width // FRAME_MULTIPLE, view.height // FRAME_MULTIPLE
+    frames = view.frames + view.frames % TEMPORAL_PATCH  # the processor repeats the last frame of an odd number
+    names = np.zeros((frames, down, across), np.int64)
+    boxes = np.zeros((frames, down, across, 4), np.float32)
+    sounding = np.zeros((frames, down, across), np.float32)
+    scale = np.array([view.width, view.height] * 2) / SIZE_PX
+    for frame in range(frames):
+        time_s = min(frame, view.frames - 1) * view.step_s
+        most = np.zeros((down, across))
+        for sprite in scene.sprites:
+            radius = sprite.radius_px * sprite.scale(time_s)
+            centre = np.array(sprite.centre_px(time_s) * 2)
+            whole = centre + np.array(_EXTENT[sprite.name.split()[1]]) * radius
+            box = np.clip(whole, 0, SIZE_PX)
+            if radius < 2 or _area(box) < _SEEN_SHARE * _area(whole):
+                continue
+            box = box * scale
+            shared = _shared(box, across, down)
+            here = (shared >= _OWN_SHARE * _area(box)) | (shared >= _CELL_SHARE * FRAME_MULTIPLE**2)
+            here &= shared >= 0.8 * most  # later sprites lie in front
+            most[here] = shared[here]
+            names[frame][here] = 1 + NAMES.index(sprite.name)
+            boxes[frame][here] = box
+            sounding[frame][here] = sprite.sounds_at(time_s)
+    grids = frames // TEMPORAL_PATCH
+    times = torch.arange(grids).repeat_interleave(across * down)
+    return Targets(_by_token(names, grids), _by_token(boxes, grids), _by_token(sounding, grids), times)
+
+
+def _area(box: np.ndarray) -> float:
+    return float(np.prod(np.maximum(box[2:] - box[:2], 0)))
+
+
+def _shared(box: np.ndarray, across: int, down: int) -> np.ndarray:
+    """Area that a box has in common with each cell, ``[down, across]``."""
+    columns, rows = np.arange(across) * FRAME_MULTIPLE, np.arange(down) * FRAME_MULTIPLE
+    wide = np.clip(np.minimum(box[2], columns + FRAME_MULTIPLE) - np.maximum(box[0], columns), 0, None)
+    high = np.clip(np.minimum(box[3], rows + FRAME_MULTIPLE) - np.maximum(box[1], rows), 0, None)
+    return high[:, None] * wide[None]
+
+
+def _by_token(values: np.ndarray, grids: int) -> torch.Tensor:
+    """``[frames, down, across, …]`` to ``[tokens, 2, …]``."""
+    paired = values.reshape(grids, TEMPORAL_PATCH, *values.shape[1:])
+    moved = np.moveaxis(paired, 1, 3)
+    return torch.from_numpy(np.ascontiguousarray(moved.reshape(-1, TEMPORAL_PATCH, *values.shape[3:])))
+
+
+class DenseHead(nn.Module):
+    """Reads the targets from hidden states; thrown away after training."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.sizes = [len(NAMES) + 1, 1, 4, 4 * _TENS, 4 * _UNITS]
+        self.norm = nn.RMSNorm(hidden)
+        self.frames = nn.Linear(hidden, TEMPORAL_PATCH * sum(self.sizes))
+        self.times = nn.Linear(hidden, _MAX_GRIDS)
+
+    def loss(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of ``hidden [P, D]``, and what can be watched: names and sound right, pixels of error.
+
+        Coordinates are asked for as numbers and as the digits that answers are written in.
+        """
+        states = self.norm(hidden)
+        names, sound, boxes, tens, units = self.frames(states).unflatten(-1, (TEMPORAL_PATCH, -1)).split(self.sizes, -1)
+        there = targets.names > 0
+        loss = functional.cross_entropy(names.flatten(0, 1), targets.names.flatten())
+        loss = loss + 0.5 * functional.cross_entropy(self.times(states), targets.times)
+        if not there.any():
+            return loss, {}
+        truth, middle = targets.boxes[there], 2 * FRAME_MULTIPLE
+        digits = truth.round().long().clamp(0, 10 * _TENS - 1)
+        read = boxes[there] * FRAME_MULTIPLE + middle
+        loss = loss + functional.binary_cross_entropy_with_logits(sound[..., 0][there], targets.sounding[there])
+        loss = loss + 0.05 * functional.smooth_l1_loss(read, truth, beta=2.0)
+        for logits, digit, weight in ((tens, digits // 10, 0.5), (units, digits % 10, 0.1)):
+            table = logits[there].unflatten(-1, (4, -1)).flatten(0, 1)
+            loss = loss + weight * functional.cross_entropy(table, digit.flatten())
+        seen = {
+            "names": float((names.argmax(-1) == targets.names)[there].float().mean()),
+            "sounding": float(((sound[..., 0] > 0) == (targets.sounding > 0.5))[there].float().mean()),
+            "error_px": float((read - truth).abs().mean()),
+        }
+        return loss, seen

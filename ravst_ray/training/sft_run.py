@@ -1,0 +1,170 @@
+"""``ravst train-sft``: supervised fine-tuning on a dataset's true answers, as a Ray Train job.
+
+::
+
+    questions ─► decode tasks (object store: clips) ─► Ray Train workers: SFTLearner ─► OUT/model
+
+Clips stay in the object store, which spills to disk; a worker fetches those of one micro-batch at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import ray
+from rich.console import Console
+
+from ravst_ray.backends.clips import show_video
+from ravst_ray.backends.decoding import ChildDecoder
+from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
+from ravst_ray.cluster import plain_error, start_ray
+from ravst_ray.config.base import dump_config
+from ravst_ray.config.sft import SftRunConfig
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.progress import RunProgress
+from ravst_ray.records import QAPair
+from ravst_ray.training.forward import Row, VideoForward
+
+log = get_logger(__name__)
+
+
+@ray.remote(num_cpus=0.5, num_returns=2, max_retries=1)
+def decode(task: VideoTask, config: SftRunConfig) -> tuple[Any, VideoView | StepError]:
+    """The frames of a video and its view; in place of the view, why there are no frames."""
+    decoder = ChildDecoder(config.decode)
+    try:
+        return show_video(decoder, task.video_id, task.path, task.duration_s, config.frames)
+    except StepError as error:
+        return None, error
+    finally:
+        decoder.close()
+
+
+class Examples(Sequence[Row]):
+    """Rows made when they are asked for: the clip from the object store, prompt and answer as the model has them.
+
+    Args:
+        shown: for each question its pair, its video's view, and the reference to its clip.
+        config: how answers are asked for.
+        forward: of the model that learns.
+    """
+
+    def __init__(self, shown: Sequence[tuple[QAPair, VideoView, Any]], config: SftRunConfig, forward: VideoForward):
+        self._shown, self._config, self._forward = shown, config, forward
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        from ravst_ray.training.sft import example
+
+        pair, view, reference = self._shown[place]
+        prompt = question_prompt(pair.task, pair.question, view, self._config.prompt)
+        answer = AnswerSpace.of(view, self._config.prompt).to_model(pair.answer)
+        return example(self._forward, prompt, answer, ray.get(reference))
+
+
+def train_sft(config: SftRunConfig, console: Console) -> Path:
+    """Fine-tune; gives the directory of the model.
+
+    Raises:
+        ConfigError: a file or the model can't be used, or the output is taken.
+        AbortError: the run can't go on.
+    """
+    setup_logging()
+    output = Path(config.output).absolute()
+    model_source(config.model, "model")
+    tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    if (output / "metrics.jsonl").exists():
+        raise ConfigError(f"{output} holds a run already; name another output")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    start_ray(dashboard=True)
+    try:
+        shown = _decode_all(tasks, config, console)
+        console.print(f"{len(shown)} questions to learn: {output}", highlight=False, soft_wrap=True)
+        _fit(config, shown)
+    except ray.exceptions.RayError as error:
+        raise plain_error(error) from error
+    return output / "model"
+
+
+def _decode_all(
+    tasks: Sequence[VideoTask], config: SftRunConfig, console: Console
+) -> list[tuple[QAPair, VideoView, Any]]:
+    made = [(task, *decode.remote(task, config)) for task in tasks]
+    shown = []
+    with RunProgress("decoding", "videos", len(made), console) as progress:
+        for task, clip, view in made:
+            known = ray.get(view)
+            if isinstance(known, StepError):
+                log.warning("%s is left out: %s (%s)", task.video_id, known, known.reason)
+            else:
+                shown += [(pair, known, clip) for pair in task.questions]
+            progress.add(failed=isinstance(known, StepError))
+    if not shown:
+        raise AbortError("no video can be read, so there is nothing to learn; the warnings above say why")
+    return shown
+
+
+def _fit(config: SftRunConfig, shown: list[tuple[QAPair, VideoView, Any]]) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    resources = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
+    model = os.path.abspath(config.model) if os.path.isdir(config.model) else config.model
+    settings = config.model_copy(update={"output": os.path.abspath(config.output), "model": model})
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"config": settings.model_dump(mode="json"), "shown": shown},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers, use_gpu=config.num_gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(name="ray", storage_path=settings.output),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", {})
+        raise plain_error(next(iter(causes.values()), error)) from error
+
+
+def work(payload: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    from ravst_ray.training.learner import load_policy
+    from ravst_ray.training.sft import build_sft, shared_settings
+    from ravst_ray.training.weights import save_policy_model
+
+    setup_logging()
+    config = SftRunConfig.model_validate(payload["config"])
+    output, rank = Path(config.output), ray.train.get_context().get_world_rank()
+    processor = load_policy(config.model, shared_settings(config.sft)[0])[1]
+    examples = Examples(payload["shown"], config, VideoForward(processor))
+
+    def on_step(step: int, numbers: dict[str, float]) -> None:
+        if rank == 0:
+            with (output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **numbers}) + "\n")
+            log.info("step %d: loss %.4f", step, numbers["loss"])
+
+    folder = output / "checkpoints"
+    learner = build_sft(config.model, config.sft, examples, folder, workers=config.workers, on_step=on_step)
+    learner.train()
+    save_policy_model(learner.model, processor, output / "model", rank)
+    if rank == 0:
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)

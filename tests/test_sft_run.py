@@ -1,0 +1,61 @@
+"""``ravst train-sft`` with real Ray Train on toy videos."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ravst_ray.cli import main
+from ravst_ray.core.answers import ObjectAnswer, render
+from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.records import QAPair
+from tests.tiny_policies import load_tiny, tiny_policy
+
+LAPTOP = str(Path(__file__).parents[1] / "jobs" / "configs" / "sft_laptop.yaml")
+
+
+def question(video, index):
+    answer = render([ObjectAnswer("red ball", (1.0, 3.0))])
+    return QAPair(f"{video}/1/AVTR/{index}", video, 1, "AVTR", f"When does it sound? {index}", answer)
+
+
+@pytest.fixture
+def given(world, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(sorted((world.root / "videos").glob("*.mp4"))[0], videos / "a.mp4")
+    (videos / "broken.mp4").write_bytes(b"no video")
+    path = tmp_path / "questions.json"
+    path.write_text(dump_questions([question(v, i) for v in ("a", "broken") for i in range(4)], {"a": 6, "broken": 6}))
+    model = tiny_policy(tmp_path / "policy")
+    return [
+        f"data.annotations={path}",
+        f"data.videos={videos}",
+        f"model={model}",
+        f"output={tmp_path / 'out'}",
+        "sft.batch=4",
+        "sft.micro_batch=4",
+        "sft.max_steps=6",
+        "sft.rate=0.003",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_true_answers_are_learned_and_the_model_is_saved(given, tmp_path, local_ray):
+    assert main(["train-sft", "--config", LAPTOP, *given]) == 0
+    out = tmp_path / "out"
+    losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 6
+    assert losses[0] == pytest.approx(6.2, abs=0.5)  # ln 512: a random model's guess
+    assert losses[-1] < losses[0] - 1.0
+    before, after = (load_tiny(folder)[0].state_dict() for folder in (tmp_path / "policy", out / "model"))
+    assert any((before[name] != after[name]).any() for name in before)
+    assert not (out / "checkpoints").exists()
+
+
+def test_no_readable_video_ends_the_run(given, tmp_path, capsys, local_ray):
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"no video either")
+    assert main(["train-sft", "--config", LAPTOP, *given]) == 1
+    assert "no video can be read" in capsys.readouterr().err
