@@ -230,7 +230,7 @@ class Worker:
         state = policy_state(self.learner.model, self.config.learner.freeze_vision)
         if self.rank != 0:
             return
-        ray.get(self.manager.publish.remote(Weights(version, [ray.put(state)])))
+        self.numbers["rollout/busy_share"] = ray.get(self.manager.publish.remote(Weights(version, [ray.put(state)])))
         self.numbers["seconds/sync"] = time.monotonic() - started
         every = self.config.sync.probe_every
         if every and version % every == 0:
@@ -249,7 +249,9 @@ class Worker:
     def on_step(self, step: int, numbers: dict[str, float]) -> None:
         """The record of a step."""
         now = time.monotonic()
-        self.numbers["seconds/step"] = now - self.stepped_at
+        spent = now - self.stepped_at
+        waiting = self.numbers.get("seconds/waiting", 0.0)
+        self.numbers |= {"seconds/step": spent, "learner/busy_share": max(1 - waiting / max(spent, 1e-9), 0.0)}
         self.stepped_at = now
         if self.record is not None:
             self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers})

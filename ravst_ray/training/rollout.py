@@ -60,7 +60,6 @@ class StepRollouts:
     groups: list[Group]
     clips: list[Any]
     numbers: dict[str, float] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 class RolloutActor:
@@ -72,12 +71,11 @@ class RolloutActor:
         self._engine = VideoLLM(engine, trainable=True)
         self._busy_s, self._running, self._since = 0.0, 0, 0.0
 
-    async def start(self, weights: Weights | None) -> int:
-        """Load the model, bring it to the current weights; gives the process id."""
+    async def start(self, weights: Weights | None) -> None:
+        """Load the model, bring it to the current weights."""
         await self._engine.start()
         if weights is not None:
             await self.set_weights(weights)
-        return os.getpid()
 
     async def sample(self, text: str, clip: Clip, sampling: SamplingConfig) -> Generation:
         """One group."""
@@ -148,7 +146,7 @@ class RolloutManager:
         self._stopping = False
         self._published = asyncio.Condition()
         self._actors: list[Any] = []
-        self._pids: dict[int, int] = {}
+        self._busy_s, self._measured_at = 0.0, time.monotonic()
         self._load: Counter[int] = Counter()
         self._restarts = 0
         self._restarting: dict[int, asyncio.Task[None]] = {}
@@ -171,7 +169,7 @@ class RolloutManager:
         else:
             self._actors.append(made)
         weights = self._weights
-        self._pids[number] = await made.start.remote(weights)
+        await made.start.remote(weights)
         if self._weights is not weights and self._weights is not None:
             await made.set_weights.remote(self._weights)
 
@@ -182,10 +180,6 @@ class RolloutManager:
     def stopping(self) -> bool:
         """Whether :meth:`stop` was called."""
         return self._stopping
-
-    def pids(self) -> dict[int, int]:
-        """Process ids of the engines' actors by number."""
-        return dict(self._pids)
 
     def place(self, step: int) -> int:
         """The place in the order of questions at which a step begins; for checkpoints."""
@@ -207,15 +201,22 @@ class RolloutManager:
             self._next += 1
 
     async def publish(self, weights: Weights) -> float:
-        """Bring every engine to a new version; gives the seconds that it took."""
-        started = time.monotonic()
+        """Bring every engine to a new version; gives the share of time since the last one in which engines sampled."""
         self._weights = weights
         updates = [self._update(number, weights) for number in range(len(self._actors))]
         await asyncio.gather(*updates)
         async with self._published:
             self._version = weights.version
             self._published.notify_all()
-        return time.monotonic() - started
+        return await self._busy_share()
+
+    async def _busy_share(self) -> float:
+        found = await asyncio.gather(*(actor.busy_s.remote() for actor in self._actors), return_exceptions=True)
+        now, busy_s = time.monotonic(), sum(one for one in found if isinstance(one, float))
+        spent_s = max(now - self._measured_at, 1e-9) * len(self._actors)
+        share = min(max(busy_s - self._busy_s, 0.0) / spent_s, 1.0)  # an actor that was restarted counts from 0
+        self._busy_s, self._measured_at = busy_s, now
+        return share
 
     async def _update(self, number: int, weights: Weights) -> None:
         try:
@@ -225,7 +226,9 @@ class RolloutManager:
 
     async def probe(self) -> tuple[Group, Any]:
         """A few tokens on the first usable question with the current weights, for comparing log-probs."""
-        (group, clip), _ = await self._group(0, 0, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS))
+        places = range(len(self._order))
+        place = next((one for one in places if self._order.at(one).video.video_id not in self._bad), 0)
+        (group, clip), _ = await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS))
         return group, clip
 
     async def _sample_step(self, step: int) -> StepRollouts:
@@ -263,12 +266,14 @@ class RolloutManager:
             )
             for i, one in zip(equal, more, strict=True):
                 made[i] = one if one[0][0].completions else made[i]
-        result = StepRollouts([group for (group, _), _ in made], [clip for (_, clip), _ in made], counts=seen)
+        result = StepRollouts([group for (group, _), _ in made], [clip for (_, clip), _ in made])
         result.numbers = group_numbers(result.groups, step) | {
             "rollout/seconds": time.monotonic() - started,
             "rollout/retries": float(sum(retries for _, retries in made)),
             "rollout/restarts": float(self._restarts),
             "rollout/skipped_videos": float(len(self._bad)),
+            "rollout/skipped_questions": float(seen["skipped_questions"]),
+            "rollout/resampled_groups": float(seen["resampled"]),
         }
         return result
 
@@ -375,7 +380,7 @@ class RolloutManager:
                     f"rollout actors died {self._restarts} times; the last: {type(error).__name__}: {error}"
                 )
             log.warning("rollout actor %d is started again: %s", number, type(error).__name__)
-            with contextlib.suppress(Exception):  # it may be dead already
+            with contextlib.suppress(ray.exceptions.RayError):  # it may be dead already
                 ray.kill(actor)
             self._restarting[number] = asyncio.ensure_future(self._start_actor(number))
         try:

@@ -1,0 +1,199 @@
+"""What the rollout manager promises, with actors that answer at once in place of engines."""
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from ravst_ray.backends.protocols import Clip, Completion, Generation
+from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.config.base import load_config
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.core.answers import ObjectAnswer, render
+from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.errors import AbortError, StepError
+from ravst_ray.records import QAPair
+from ravst_ray.training import rollout
+from ravst_ray.training.rollout import RolloutManager, Weights
+
+RIGHT = render([ObjectAnswer("red ball", (1.0, 3.0))])
+LAPTOP = Path(__file__).parents[1] / "jobs" / "configs" / "train_laptop.yaml"
+
+
+class StubActor:
+    """Answers rightly and wrongly in turn; dies once at a question that holds "deadly", hangs once at "stuck"."""
+
+    def __init__(self, config):
+        self._marks = Path(config.output)
+        self._version = 0
+
+    async def start(self, weights):
+        self._version = weights.version if weights else 0
+
+    async def set_weights(self, weights):
+        self._version = weights.version
+
+    async def busy_s(self):
+        return 0.5
+
+    async def sample(self, text, clip, sampling):
+        for word, harm in (("deadly", lambda: os._exit(1)), ("stuck", None)):
+            mark = self._marks / word
+            if word in text and not mark.exists():
+                mark.touch()
+                if harm:
+                    harm()
+                await asyncio.sleep(60)
+        one = [
+            Completion((1, 2), (-0.1, -0.2), (self._version,) * 2, RIGHT if n % 2 else "nothing", False)
+            for n in range(sampling.n)
+        ]
+        if "equal" in text:
+            one = [replace(c, text=RIGHT) for c in one]
+        return Generation((5, 6, sampling.seed), tuple(one))
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch, local_ray):
+    """Makes a manager over videos of one question each; a video called "bad" can't be shown."""
+    monkeypatch.setattr(rollout, "RolloutActor", StubActor)
+
+    async def decode(self, task):
+        if task.video_id.startswith("bad"):
+            self._bad[task.video_id] = StepError("not_a_video", "no video")
+            return None
+        view = VideoView(2, 1.0, 28, 28, 2.0, 28, 28)
+        return ray.put(Clip(task.video_id, np.zeros((2, 28, 28, 3), np.uint8), 1.0)), view
+
+    monkeypatch.setattr(RolloutManager, "_decode", decode)
+
+    def make(names, *more, start=0, place=0):
+        pairs = [QAPair(f"{n}/1/AVTR/0", n, 1, "AVTR", f"When? {n}", RIGHT) for n in names]
+        path = tmp_path / "questions.json"
+        path.write_text(dump_questions(pairs, dict.fromkeys(names, 2.0)))
+        given = [f"data.annotations={path}", f"data.videos={tmp_path}", f"output={tmp_path}", "rollouts.group_size=2"]
+        given += ["rollouts.prompts_per_step=2", "learner.micro_batch=2", "rollouts.num_cpus=0.1", "model=m"]
+        return RolloutManager(load_config(TrainConfig, LAPTOP, [*given, *more]), start, place)
+
+    return make
+
+
+def ids(step):
+    return [group.question_id.partition("/")[0] for group in step.groups]
+
+
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, 120))
+
+
+def test_steps_ask_each_question_once_and_every_completion_is_scored(manager):
+    async def work():
+        one = manager(["a", "b", "c", "d"], "rollouts.max_staleness=1", "max_steps=2")
+        await one.start()
+        return [await one.groups(step, 0) for step in range(2)]
+
+    first, second = run(work())
+    assert sorted(ids(first) + ids(second)) == ["a", "b", "c", "d"]
+    for group in first.groups:
+        assert group.totals == (0.0, 2.0)  # nothing; the true answer: format 1 + temporal 1
+    assert first.numbers["reward/mean"] == 1.0 and first.numbers["rollout/retries"] == 0
+    seeds = {group.prompt_ids[2] for step in (first, second) for group in step.groups}
+    assert len(seeds) == 4 and min(np.diff(sorted(seeds))) > 2
+
+
+@pytest.mark.parametrize(("staleness", "versions"), [(0, [0, 1, 2]), (1, [0, 0, 1])])
+def test_a_step_waits_for_weights_that_are_new_enough(manager, staleness, versions):
+    async def work():
+        one = manager(["a", "b", "c", "d"], f"rollouts.max_staleness={staleness}", "max_steps=3")
+        await one.start()
+        seen = []
+        for step in range(3):
+            made = await one.groups(step, 0)
+            await asyncio.sleep(0.3)  # what may be sampled ahead is sampled now
+            seen.append(min(c.versions[0] for group in made.groups for c in group.completions))
+            await one.publish(Weights(step + 1, [None]))
+        return seen
+
+    assert run(work()) == versions
+
+
+def test_workers_share_whole_groups(manager):
+    async def work():
+        one = manager(["a", "b", "c", "d"], "learner.workers=2", "max_steps=1")
+        await one.start()
+        return [await one.groups(0, rank) for rank in (0, 1)]
+
+    first, second = run(work())
+    assert len(first.groups) == len(second.groups) == 1
+    assert ids(first) != ids(second)
+
+
+def test_what_cannot_be_shown_is_left_out_and_the_place_is_kept_for_a_resume(manager):
+    async def work():
+        one = manager(["bad1", "a", "b", "c"], "max_steps=4", "rollouts.max_staleness=0")
+        await one.start()
+        first = await one.groups(0, 0)
+        place = one.place(1)
+        await one.publish(Weights(1, [None]))
+        second = await one.groups(1, 0)
+        again = manager(["bad1", "a", "b", "c"], "max_steps=4", "rollouts.max_staleness=0", start=1, place=place)
+        await again.start()
+        await again.publish(Weights(1, [None]))
+        return first, second, await again.groups(1, 0)
+
+    first, second, resumed = run(work())
+    assert "bad1" not in ids(first) + ids(second)
+    assert ids(resumed) == ids(second)
+    assert [g.prompt_ids for g in resumed.groups] == [g.prompt_ids for g in second.groups]  # seeds as well
+
+
+def test_no_video_at_all_ends_the_run(manager):
+    async def work():
+        one = manager(["bad1", "bad2"], "max_steps=1")
+        await one.start()
+        await one.groups(0, 0)
+
+    with pytest.raises(AbortError, match="no video can be read"):
+        run(work())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["deadly", "stuck"])
+def test_an_actor_that_dies_or_hangs_costs_no_group(manager, name):
+    async def work():
+        one = manager([name, "b"], "max_steps=1", "rollouts.timeout_s=3")
+        await one.start()
+        await one.publish(Weights(3, [None]))
+        return await one.groups(0, 0)
+
+    step = run(work())
+    assert sorted(ids(step)) == sorted([name, "b"])
+    assert step.numbers["rollout/restarts"] == 1 and step.numbers["rollout/retries"] >= 1
+    # The new actor was brought to the current weights.
+    assert {c.versions[0] for group in step.groups for c in group.completions} == {3}
+
+
+@pytest.mark.faults
+def test_an_actor_that_dies_again_and_again_ends_the_run(manager, tmp_path, monkeypatch):
+    async def work():
+        one = manager(["deadly", "b"], "max_steps=1", "rollouts.max_restarts=0")
+        await one.start()
+        await one.groups(0, 0)
+
+    with pytest.raises(AbortError, match="rollout actors died 1 times"):
+        run(work())
+
+
+def test_groups_of_equal_rewards_can_be_sampled_anew(manager):
+    async def work():
+        one = manager(["equal", "b", "c", "d"], "max_steps=2", "rollouts.resample_equal=true")
+        await one.start()
+        return [await one.groups(step, 0) for step in range(2)]
+
+    steps = run(work())
+    assert sum(step.numbers["rollout/resampled_groups"] for step in steps) >= 1
+    assert all(step.numbers["group/zero_variance"] == 0 for step in steps)
