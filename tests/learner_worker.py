@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from safetensors.numpy import save_file
+from torch.distributed.tensor import DTensor
 
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.training.forward import VideoForward
@@ -24,6 +26,8 @@ def main() -> None:
     model_dir, out, loss, shard = sys.argv[1:5]
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
+    if shard == "shard":
+        _shard_on_cpus()
     config = LearnerConfig(
         rate=1e-2,
         micro_batch=4,
@@ -36,7 +40,7 @@ def main() -> None:
     model, processor, _ = load_policy(model_dir, config)
     forward = VideoForward(processor)
     groups = [
-        made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4, n) if n % 2 else None, rewards, seed=n)
+        made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4 + n, n), rewards, seed=n)
         for n, rewards in enumerate(REWARDS)
     ]
     rows = 16 // world
@@ -48,9 +52,24 @@ def main() -> None:
     learner.optimizer_cls_and_kwargs = None
     learner.create_optimizer = lambda *_: _sgd(learner)  # type: ignore[method-assign]
     learner.train()
+    if shard == "shard":
+        assert all(isinstance(value, DTensor) for value in learner.model.parameters()), "nothing was sharded"
     state = policy_state(learner.model, frozen_vision=False)
     if rank == 0:
         save_file(state, Path(out) / f"state_{world}_{shard}.safetensors")
+
+
+def _shard_on_cpus() -> None:
+    """Let accelerate shard over gloo: by itself it takes ``fsdp_plugin`` on accelerators only, and makes it DDP."""
+    plain = AcceleratorState.__init__
+
+    def with_plugin(self, *args, fsdp_plugin=None, **more):  # type: ignore[no-untyped-def]
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **more)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    AcceleratorState.__init__ = with_plugin
 
 
 def _sgd(learner: GRPOLearner) -> torch.optim.Optimizer:

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ravst_ray.backends.qwen2_5_vl import Qwen25VL
 from ravst_ray.training.forward import Row, VideoForward
@@ -92,6 +95,38 @@ def test_the_tower_learns_unless_it_is_frozen(policy):
         weight = model.model.visual.patch_embed.proj.weight
         assert (weight.grad is None or weight.grad.abs().sum() == 0) == frozen
     model.zero_grad()
+
+
+@pytest.fixture
+def mesh():
+    """One worker's gloo mesh: weights become sharded tensors, as with many."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_sharded_model_scores_as_a_whole_one(tmp_path, mesh, frozen):
+    model, processor = load_tiny(tiny_policy(tmp_path, seed=5))
+    model.model.visual.requires_grad_(not frozen)
+    forward = VideoForward(processor, frozen_vision=frozen)
+    rows = rows_of(forward)
+    whole = forward.score(model, rows).logps
+    whole.sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for module in list(model.modules()):
+        if type(module).__name__ in ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    scores = VideoForward(processor, frozen_vision=frozen).score(model, rows).logps
+    scores.sum().backward()
+    assert torch.allclose(scores, whole, atol=2e-6)
+    found = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name
 
 
 @torch.no_grad()

@@ -34,18 +34,22 @@ class MakeQuestions(Step):
 
     def process(self, item: VideoItem) -> VideoItem:
         """One video; questions come in the order of its events, AVTR before AVSR before AVSTR."""
-        video_id = item.video.video_id
-        asked: Counter[tuple[int, Task]] = Counter()
-        pairs: list[QAPair] = []
-        for annotation in item.annotations:
-            number = annotation.event.event_num
-            for draft in drafts(annotation):
-                index = asked[number, draft.task]
-                asked[number, draft.task] += 1
-                qa_id = f"{video_id}/{number}/{draft.task}/{index}"
-                answer = render(draft.objects)
-                pairs.append(QAPair(qa_id, video_id, number, draft.task, draft.question, answer, annotation.status))
-        return replace(item, qa=tuple(pairs))
+        return replace(item, qa=questions_of(item.video.video_id, item.annotations))
+
+
+def questions_of(video_id: str, annotations: Sequence[EventAnnotation]) -> tuple[QAPair, ...]:
+    """The questions of a video, with their ids."""
+    asked: Counter[tuple[int, Task]] = Counter()
+    pairs: list[QAPair] = []
+    for annotation in annotations:
+        number = annotation.event.event_num
+        for draft in drafts(annotation):
+            index = asked[number, draft.task]
+            asked[number, draft.task] += 1
+            qa_id = f"{video_id}/{number}/{draft.task}/{index}"
+            answer = render(draft.objects)
+            pairs.append(QAPair(qa_id, video_id, number, draft.task, draft.question, answer, annotation.status))
+    return tuple(pairs)
 
 
 def drafts(annotation: EventAnnotation) -> Iterator[Draft]:

@@ -17,10 +17,11 @@ from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_pr
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import render
 from ravst_ray.records import Task
+from ravst_ray.toyworld.policy import SIDE_PX
 from ravst_ray.toyworld.questions import scene_questions
 
 CHUNK = 100
-SHOWN = FramesConfig(min_pixels=112 * 112, max_pixels=112 * 112)
+SHOWN = FramesConfig(min_pixels=SIDE_PX**2, max_pixels=SIDE_PX**2)
 ASKED = PromptConfig(box_step_s=4.0, state_grammar=False)
 
 

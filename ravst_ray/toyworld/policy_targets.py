@@ -1,7 +1,8 @@
 """What every video token of the toy policy should know of its place: a dense target that answers are too thin to teach.
 
 From answers alone the tiny model would need hours to find out that pictures matter. So while it is trained, a head of
-its own reads from each video token, after the first layers, which object is there, where it ends and whether it sounds.
+its own reads from each video token, after the first layers, which object is there, where it ends, whether it sounds,
+and whether its sound begins or ends there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from torch.nn import functional
 
 from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH
 from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.toyworld.policy import SIDE_PX
 from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene
 
 _EXTENT = {"ball": (-1.0, -1.0, 1.0, 1.0), "drum": (-1.0, -0.84, 1.0, 0.92), "bell": (-1.0, -0.98, 1.0, 0.98)}
 _OWN_SHARE, _CELL_SHARE, _SEEN_SHARE = 0.2, 0.35, 0.15
-_TENS, _UNITS, _MAX_GRIDS = 12, 10, 12
+_MAX_GRIDS = 12
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,20 @@ class Targets:
     """For each of P video tokens and the 2 frames in it.
 
     ``names [P, 2]``: 0 for no object, else 1 + its place in ``NAMES``; ``boxes [P, 2, 4]`` in pixels of the frames;
-    ``sounding [P, 2]``; ``times [P]``: the token's place in time.
+    ``sounding [P, 2]``; ``turning [P, 2]``: 1 where it sounds and didn't a frame before, 2 where it no longer does;
+    ``times [P]``: the token's place in time.
     """
 
     names: torch.Tensor
     boxes: torch.Tensor
     sounding: torch.Tensor
+    turning: torch.Tensor
     times: torch.Tensor
 
     @classmethod
     def join(cls, parts: list[Targets]) -> Targets:
         """Those of several clips, one after the other."""
-        fields = ("names", "boxes", "sounding", "times")
+        fields = ("names", "boxes", "sounding", "turning", "times")
         return cls(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
 
 
@@ -49,6 +53,7 @@ def scene_targets(scene: Scene, view: VideoView) -> Targets:
     names = np.zeros((frames, down, across), np.int64)
     boxes = np.zeros((frames, down, across, 4), np.float32)
     sounding = np.zeros((frames, down, across), np.float32)
+    turning = np.zeros((frames, down, across), np.int64)
     scale = np.array([view.width, view.height] * 2) / SIZE_PX
     for frame in range(frames):
         time_s = min(frame, view.frames - 1) * view.step_s
@@ -68,9 +73,14 @@ def scene_targets(scene: Scene, view: VideoView) -> Targets:
             names[frame][here] = 1 + NAMES.index(sprite.name)
             boxes[frame][here] = box
             sounding[frame][here] = sprite.sounds_at(time_s)
+            before = frame > 0 and sprite.sounds_at(time_s - view.step_s)
+            turning[frame][here] = (sprite.sounds_at(time_s) and not before) + 2 * (
+                before and not sprite.sounds_at(time_s)
+            )
     grids = frames // TEMPORAL_PATCH
     times = torch.arange(grids).repeat_interleave(across * down)
-    return Targets(_by_token(names, grids), _by_token(boxes, grids), _by_token(sounding, grids), times)
+    names_P, boxes_P, sounding_P, turning_P = (_by_token(values, grids) for values in (names, boxes, sounding, turning))
+    return Targets(names_P, boxes_P, sounding_P, turning_P, times)
 
 
 def _area(box: np.ndarray) -> float:
@@ -97,7 +107,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.sizes = [len(NAMES) + 1, 1, 4, 4 * _TENS, 4 * _UNITS]
+        self.sizes = [len(NAMES) + 1, 1, 3, 4, 4 * (SIDE_PX + 1)]
         self.norm = nn.RMSNorm(hidden)
         self.frames = nn.Linear(hidden, TEMPORAL_PATCH * sum(self.sizes))
         self.times = nn.Linear(hidden, _MAX_GRIDS)
@@ -105,26 +115,30 @@ class DenseHead(nn.Module):
     def loss(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of ``hidden [P, D]``, and what can be watched: names and sound right, pixels of error.
 
-        Coordinates are asked for as numbers and as the digits that answers are written in.
+        Coordinates are asked for as numbers and as the tokens that answers are written in.
         """
         states = self.norm(hidden)
-        names, sound, boxes, tens, units = self.frames(states).unflatten(-1, (TEMPORAL_PATCH, -1)).split(self.sizes, -1)
+        names, sound, turn, boxes, tokens = (
+            self.frames(states).unflatten(-1, (TEMPORAL_PATCH, -1)).split(self.sizes, -1)
+        )
         there = targets.names > 0
         loss = functional.cross_entropy(names.flatten(0, 1), targets.names.flatten())
         loss = loss + 0.5 * functional.cross_entropy(self.times(states), targets.times)
         if not there.any():
             return loss, {}
         truth, middle = targets.boxes[there], 2 * FRAME_MULTIPLE
-        digits = truth.round().long().clamp(0, 10 * _TENS - 1)
         read = boxes[there] * FRAME_MULTIPLE + middle
         loss = loss + functional.binary_cross_entropy_with_logits(sound[..., 0][there], targets.sounding[there])
         loss = loss + 0.05 * functional.smooth_l1_loss(read, truth, beta=2.0)
-        for logits, digit, weight in ((tens, digits // 10, 0.5), (units, digits % 10, 0.1)):
-            table = logits[there].unflatten(-1, (4, -1)).flatten(0, 1)
-            loss = loss + weight * functional.cross_entropy(table, digit.flatten())
+        table = tokens[there].unflatten(-1, (4, -1)).flatten(0, 1)
+        loss = loss + 0.3 * functional.cross_entropy(table, truth.round().long().clamp(0, SIDE_PX).flatten())
+        turns = turn[there]
+        rare = torch.tensor([1.0, 3.0, 3.0])
+        loss = loss + functional.cross_entropy(turns, targets.turning[there], weight=rare)
         seen = {
             "names": float((names.argmax(-1) == targets.names)[there].float().mean()),
             "sounding": float(((sound[..., 0] > 0) == (targets.sounding > 0.5))[there].float().mean()),
-            "error_px": float((read - truth).abs().mean()),
+            "turning": float((turns.argmax(-1) == targets.turning[there])[targets.turning[there] > 0].float().mean()),
+            "error_px": float((read - truth).detach().abs().mean()),
         }
         return loss, seen

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ravst_ray.annotate.questions import Draft, drafts
+from ravst_ray.annotate.questions import Draft, drafts, questions_of
 from ravst_ray.backends.clips import resized
 from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
-from ravst_ray.records import Box, Event, EventAnnotation, SceneObject, Track
+from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
 
@@ -72,6 +74,19 @@ def scene_annotations(scene: Scene) -> list[EventAnnotation]:
         event = Event(event_num, start_s, end_s, label(name))
         found.append(EventAnnotation(event, objects, times, tuple(tracks)))
     return found
+
+
+def write_questions(path: str | Path, videos: int, seed: int) -> int:
+    """Exact questions about the videos of a world in the published format; gives how many."""
+    pairs: list[QAPair] = []
+    durations: dict[str, float] = {}
+    for index in range(videos):
+        scene = random_scene(np.random.default_rng([seed, index]))
+        video_id = f"toy_{seed}_{index:04d}"
+        durations[video_id] = scene.duration_s
+        pairs += questions_of(video_id, scene_annotations(scene))
+    Path(path).write_text(dump_questions(pairs, durations), encoding="utf-8")
+    return len(pairs)
 
 
 def _shown(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:

@@ -3,9 +3,10 @@
     python -m ravst_ray.toyworld.train_policy --out out/policy --scenes 4000 --resume
 
 Made for one CPU core, in two stages: first the tower and the first layers learn what is where
-(:mod:`ravst_ray.toyworld.policy_targets`), then the whole model learns to answer, with that as a second loss. Every
-batch holds several questions about each of a few scenes, whose frames are encoded once. It has a loop of its own
-because of the second loss and the schedule by the clock; plain fine-tuning is :mod:`ravst_ray.training.sft`.
+(:mod:`ravst_ray.toyworld.policy_targets`) and the language model, without videos, to take over what the question says;
+then the whole model learns to answer, with the former as a second loss. Every batch holds several questions about each
+of a few scenes, whose frames are encoded once. It has a loop of its own because of the second loss and the schedule by
+the clock; plain fine-tuning is :mod:`ravst_ray.training.sft`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import nn
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.logs import setup_logging
 from ravst_ray.rewards.rubric import Rubric
-from ravst_ray.toyworld.policy import POLICY, build_processor, build_tokenizer, policy_config
+from ravst_ray.toyworld.policy import POLICY, build_processor, build_tokenizer, look_back, policy_config
 from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
 from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
 from ravst_ray.toyworld.scene import random_scene
@@ -33,7 +34,7 @@ from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 700
 UNSEEN = 40
-TAP = 2
+TAP = 3
 LONG = 90
 MAX_TOKENS = 288
 _DENSE_WEIGHT = 0.3
@@ -75,7 +76,7 @@ class Lessons:
         self.tokenizer = processor.tokenizer
         self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
         self._targets: dict[int, Targets] = {}
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int, bool], Row] = {}
 
     def seeing(self, clips: int) -> torch.Tensor:
         """The dense loss of random scenes through the first layers alone."""
@@ -88,6 +89,15 @@ class Lessons:
         with self.student.first_layers_only():
             self.student.model.model(**batch, **vision, use_cache=False)
         return self._dense(places, rows)
+
+    def reading(self, each: int) -> torch.Tensor:
+        """Cross-entropy over short answers to questions without their videos: what can be copied is learned soon."""
+        rows = []
+        for task in ("AVTR", "AVSR", "AVSTR"):
+            asked = self._asked(each, 1, [task], LONG)
+            rows += [self._row(place, number, shown=False) for place, number in asked]
+        scores = self.forward.score(self.student.model, rows)
+        return -scores.logps.sum() / scores.mask.sum()
 
     def answering(self, clips: int, each: int, tasks: Sequence[str], longest: int) -> torch.Tensor:
         """Cross-entropy over answer tokens, and the dense loss, of scenes that are about as long as each other."""
@@ -116,14 +126,15 @@ class Lessons:
                 break
         return found
 
-    def _row(self, place: int, number: int) -> Row:
-        if (place, number) not in self._rows:
+    def _row(self, place: int, number: int, shown: bool = True) -> Row:
+        key = (place, number, shown)
+        if key not in self._rows:
             scene = self.scenes[place]
-            question = scene.questions[number]
+            clip, question = scene.clip if shown else None, scene.questions[number]
             target = self.tokenizer(scene.space.to_model(question.answer))["input_ids"]
-            prompt = self.forward.prompt_ids(scene.prompt(question), scene.clip)
-            self._rows[place, number] = Row(prompt, [*target, self.tokenizer.eos_token_id], scene.clip)
-        return self._rows[place, number]
+            prompt = self.forward.prompt_ids(scene.prompt(question), clip)
+            self._rows[key] = Row(prompt, [*target, self.tokenizer.eos_token_id], clip)
+        return self._rows[key]
 
     def _dense(
         self,
@@ -261,7 +272,7 @@ grammar and errs on purpose: reinforcement learning begins here. It knows no oth
 `PromptConfig(box_step_s=4.0, state_grammar=False)` on frames of 112 x 112 pixels, one a second.
 
 - **Data**: random toy scenes, frames JPEG-roughened and blurred; every question that annotation would ask.
-- **Training**: {steps[0]} steps in {minutes[0]:g} min in which tower and first layers learn what is where, then
+- **Training**: {steps[0]} steps in {minutes[0]:g} min on what is where and on copying from the question, then
   {steps[1]} steps in {minutes[1]:g} min on answers, on one (busy) CPU core:
   `python -m ravst_ray.toyworld.train_policy`
 - **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {UNSEEN} unseen scenes:
@@ -282,7 +293,9 @@ def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, re
     unseen, seen = everything[:UNSEEN], everything[UNSEEN:]
     processor = build_processor(build_tokenizer())
     torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer)).train()
+    model = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, spread=0.08)).train()
+    look_back(model, 1, 1)
+    look_back(model, 3, 0)
     student = Student(model)
     lessons = Lessons(student, processor, seen, UNSEEN, np.random.default_rng())
 
@@ -290,7 +303,7 @@ def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, re
         where = LONG if lessons.rng.random() < 0.75 else 10**6
         return lessons.answering(4, 2, ["AVTR"], 10**6) + lessons.answering(3, 3, ["AVSR", "AVSTR"], where)
 
-    first = stage(student, out / "seeing", minutes[0], 2e-3, resume, lambda: lessons.seeing(12))
+    first = stage(student, out / "seeing", minutes[0], 2e-3, resume, lambda: lessons.seeing(12) + lessons.reading(4))
     second = stage(student, out / "answering", minutes[1], 1.2e-3, resume, answer)
     model.eval()
     numbers = measure(model, processor, unseen)

@@ -2,6 +2,7 @@
 
 OUT/videos/{id}.mp4            H.264 + AAC, 256 x 256, 10 frames/s, 6-20 s
 OUT/unav100_annotations.json   UnAV-100's format; every annotation has a ``caption`` beside its label
+OUT/questions.json             exact questions and answers in R-AVST's format
 OUT/truth.json                 {id: {duration, fps, width, height, objects: [{name, audible, events, boxes}]}}
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from ravst_ray.logs import get_logger
 from ravst_ray.toyworld.audio import SAMPLE_RATE_HZ, soundtrack
 from ravst_ray.toyworld.captions import caption, label
+from ravst_ray.toyworld.questions import write_questions
 from ravst_ray.toyworld.scene import FPS, NAMES, SIZE_PX, Moment, Scene, random_scene, render
 
 log = get_logger(__name__)
@@ -54,6 +56,7 @@ def write_world(out_dir: str | Path, videos: int, seed: int, progress: Callable[
             progress(index + 1)
     (out / "truth.json").write_text(json.dumps(truth))
     (out / "unav100_annotations.json").write_text(json.dumps({"database": database}, indent=1))
+    write_questions(out / "questions.json", videos, seed)
     log.info("wrote %d toy videos to %s", videos, out)
     return out
 

@@ -127,7 +127,8 @@ class VideoForward:
         """Log-probs of the completions' tokens under ``model``, with gradient where it is enabled.
 
         Args:
-            model: Qwen2.5-VL, bare or wrapped (DDP, FSDP2, PEFT).
+            model: Qwen2.5-VL, bare or wrapped (DDP, FSDP2, PEFT). With FSDP2 the batch of every worker holds a video, or
+                that of none does: they gather the tower's weights together.
             rows: any mix of prompts with and without video.
             entropies: whether the entropy at each token is wanted (else 0).
         """
@@ -176,8 +177,9 @@ class VideoForward:
         clips = [row.clip for row in rows if row.clip is not None]
         if not clips:
             return {}
-        if not self.frozen_vision and _is_sharded(inner):
-            # A sharded tower must run inside the wrapped forward; it then sees a clip once for each of its rows.
+        if _is_sharded(inner.model.visual):
+            # A sharded tower, frozen or not, has its weights together only inside the wrapped forward; it then sees a
+            # clip once for each of its rows.
             inputs = [self.inputs(clip) for clip in clips]
             pixels = torch.cat([one.pixels for one in inputs]).to(device)
             return {
