@@ -35,7 +35,8 @@ from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster import plain_error, pool_operator, start_ray, stream_blocks
 from ravst_ray.config.base import dump_config
-from ravst_ray.config.video_llm import PredictConfig
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
@@ -105,6 +106,17 @@ def predict(
     if failed:
         say(f"{failed} questions could not be asked: {_errors_path(target)}; the same command tries them again")
     return Outcome(len(done) + total - failed, total - failed, failed)
+
+
+def asked_as_in(training: TrainConfig, model: str) -> PredictConfig:
+    """Greedy answers of a model that is shown and asked what a training run shows and asks."""
+    return PredictConfig(
+        engine=training.engine.model_copy(update={"model": model}),
+        frames=training.frames,
+        prompt=training.prompt,
+        sampling=SamplingConfig(max_tokens=training.rollouts.max_tokens),
+        decode=training.decode,
+    )
 
 
 def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[str, Any]]:

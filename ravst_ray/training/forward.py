@@ -127,8 +127,8 @@ class VideoForward:
         """Log-probs of the completions' tokens under ``model``, with gradient where it is enabled.
 
         Args:
-            model: Qwen2.5-VL, bare or wrapped (DDP, FSDP2, PEFT). With FSDP2 the batch of every worker holds a video, or
-                that of none does: they gather the tower's weights together.
+            model: Qwen2.5-VL, bare or wrapped (DDP, FSDP2, PEFT). With FSDP2 every worker's batch holds a
+                video, or none does: they gather the tower's weights together.
             rows: any mix of prompts with and without video.
             entropies: whether the entropy at each token is wanted (else 0).
         """

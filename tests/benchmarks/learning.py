@@ -1,0 +1,83 @@
+"""Does GRPO make the toy policy better? One run a seed, greedy answers to unseen questions before and after.
+
+    python -m tests.benchmarks.learning --out out/learning --seeds 1 2 3 [key=value …]
+
+Writes ``table.md`` (the table of the README) and, by seed, the run, the predictions and their evaluation. What is there
+already isn't done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ravst_ray.config.base import load_config
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.evaluation.evaluate import evaluate
+from ravst_ray.evaluation.metrics import METRICS
+from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
+from ravst_ray.evaluation.predict import asked_as_in, predict
+from ravst_ray.records import TASKS
+from ravst_ray.toyworld.world import write_world
+from ravst_ray.training.loop import train
+
+TRAINED_ON, UNSEEN = (80, 8000), (48, 9000)  # videos and seed of the worlds; no checkpoint was made on either
+
+
+def main() -> None:
+    """Run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/learning"))
+    parser.add_argument("--config", default="jobs/configs/train_laptop.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    worlds = {}
+    for name, (videos, seed) in {"trained_on": TRAINED_ON, "unseen": UNSEEN}.items():
+        worlds[name] = args.out / name
+        if not (worlds[name] / "questions.json").exists():
+            write_world(worlds[name], videos, seed)
+    places = [f"data.annotations={worlds['trained_on']}/questions.json", f"data.videos={worlds['trained_on']}/videos"]
+    truth = worlds["unseen"] / "questions.json"
+    rows = []
+    for seed in args.seeds:
+        out = args.out / f"seed_{seed}"
+        config = load_config(TrainConfig, args.config, [*places, f"output={out}", f"seed={seed}", *args.overrides])
+        before, after = args.out / "before.jsonl", out / "after.jsonl"
+        predict(truth, worlds["unseen"] / "videos", before, asked_as_in(config, config.model), console)
+        first = evaluate(before, truth, args.out / "before")
+        minutes = out / "minutes.txt"
+        if not minutes.exists():
+            started = time.monotonic()
+            train(config, console, resume=(out / "metrics.jsonl").exists())
+            minutes.write_text(f"{(time.monotonic() - started) / 60:.1f}")
+        predict(truth, worlds["unseen"] / "videos", after, asked_as_in(config, str(out / "model")), console)
+        second = evaluate(after, truth, out / "evaluation")
+        rise = paired_rise(before, after, truth)
+        console.print(paired_table(first, second, rise))
+        below = [
+            f"{task} {metric}"
+            for task in TASKS
+            for metric in METRICS[task]
+            if (second[task].get(metric) or 0) <= best_trivial(second["baselines"], task, metric)[0]
+        ]
+        rows.append(
+            f"| {seed} | {rise.before:.3f} | {rise.after:.3f} | {rise.share:+.0%} | "
+            f"[{rise.low:+.3f}, {rise.high:+.3f}] | {rise.format_before:.3f}, {rise.format_after:.3f} | "
+            f"{minutes.read_text()} | {', '.join(below) or 'none'} |"
+        )
+    head = (
+        f"Reward without its format part over {rise.questions} unseen questions, greedy answers.\n\n"
+        "| seed | before | after | rise | paired 95% interval | format | minutes | below a trivial answer |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    (args.out / "table.md").write_text(head + "\n".join(rows) + "\n")
+    console.print((args.out / "table.md").read_text(), markup=False)
+
+
+if __name__ == "__main__":
+    main()
