@@ -47,9 +47,10 @@ Tune a video-LLM by GRPO: vLLM actors sample groups, a TRL learner under Ray Tra
 
   ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train
   ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train --resume
+  ravst train --config jobs/configs/train_laptop.yaml --dry-run
 
-Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict`.
-Settings: ravst_ray/config/train.py, class TrainConfig.
+Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict` and
+report.html. Settings: ravst_ray/config/train.py, class TrainConfig.
 """
 _TRAIN_SFT = """\
 Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its start.
@@ -112,10 +113,16 @@ def _train(args: argparse.Namespace) -> None:
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.train import TrainConfig
+
+    config = load_config(TrainConfig, args.config, args.overrides)
+    if args.dry_run:
+        from ravst_ray.training.plan import dry_run
+
+        return dry_run(config, Console())
     from ravst_ray.training.loop import train
 
     console = Console(stderr=True)
-    model = train(load_config(TrainConfig, args.config, args.overrides), console, args.resume)
+    model = train(config, console, args.resume)
     console.print(f"the trained model: {model}", highlight=False, soft_wrap=True)
 
 
@@ -185,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", required=True, metavar="F.jsonl")
     train = add("train", _train, _TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
+    train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
     add("train-sft", _train_sft, _TRAIN_SFT, config=True)
     evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")

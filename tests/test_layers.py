@@ -36,6 +36,7 @@ LEVELS = {
     "ravst_ray.toyworld.train_segmenter": 4,
     "ravst_ray.toyworld.train_policy": 4,
     "ravst_ray.toyworld.questions": 4,
+    "ravst_ray.toyworld.world": 4,
     "ravst_ray.toyworld.policy_pool": 4,
     "ravst_ray.cli": 5,
     "jobs": 6,  # the top: some only hand over to the command line

@@ -7,6 +7,8 @@ import av
 import numpy as np
 import pytest
 
+from ravst_ray.core.answers import parse
+from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from ravst_ray.toyworld.audio import soundtrack
 from ravst_ray.toyworld.captions import caption, label
@@ -36,6 +38,23 @@ def test_same_seed_gives_the_same_bytes_of_truth(world, tmp_path):
     again = write_world(tmp_path, videos=2, seed=49)
     assert (again / "truth.json").read_bytes() == (out / "truth.json").read_bytes()
     assert (again / "unav100_annotations.json").read_bytes() == (out / "unav100_annotations.json").read_bytes()
+
+
+def test_questions_are_those_of_the_truth(world):
+    """Every audible object is asked for in each of its events, with the true interval and boxes of ``truth.json``."""
+    out, truth = world
+    pairs, durations = read_questions(out / "questions.json")
+    assert durations == {video_id: video["duration"] for video_id, video in truth.items()}
+    for video_id, video in truth.items():
+        asked = [pair for pair in pairs if pair.video_id == video_id]
+        events = sorted((event, thing) for thing in video["objects"] for event in map(tuple, thing["events"]))
+        temporal = [parse(pair.answer).objects[0] for pair in asked if pair.task == "AVTR"]
+        assert [(one.name, one.when) for one in temporal] == [(thing["name"], event) for event, thing in events]
+        whole = [parse(pair.answer).objects[0] for pair in asked if pair.task == "AVSTR"]
+        for (_, thing), one in zip(events, whole, strict=True):
+            assert one.where
+            for time_s, box in one.where:
+                assert list(box) == thing["boxes"][f"{time_s:.1f}"]
 
 
 def test_another_seed_gives_another_world():

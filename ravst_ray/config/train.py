@@ -52,6 +52,7 @@ class LearnerConfig(StrictModel):
     workers: int = Field(1, ge=1, description="Ray Train workers, each with whole groups")
     num_cpus: float = Field(1.0, ge=0, description="of one worker")
     num_gpus: float = Field(0.0, ge=0, description="of one worker")
+    max_restarts: int = Field(1, ge=0, description="how often a run whose worker died begins anew at its checkpoint")
     rate: float = Field(1e-6, gt=0, description="learning rate")
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     warmup_steps: int = Field(0, ge=0)

@@ -77,7 +77,7 @@ def render_annotation_report(
     """The report as HTML; the same input gives the same text."""
     statistics = count_events(events, *summary.get("duration_groups_s", (20.0, 40.0)))
     return (
-        _environment()
+        page_environment()
         .get_template("annotation_report.html.j2")
         .render(
             tiles=key_figures(summary, statistics),
@@ -207,7 +207,8 @@ def _exact(value: float, shown: str | None = None) -> Markup:
     return Markup('<data value="{}">{}</data>').format(exact, f"{value:,}" if shown is None else shown)
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Jinja2 with the filters that the pages share; a name that a template lacks is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ravst_ray.reports", "templates"),
         autoescape=True,

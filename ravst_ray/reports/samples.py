@@ -179,7 +179,7 @@ def _drawn(video: SampleVideo, time_s: float, event_num: int | None, jpeg: bytes
     image = Image.open(io.BytesIO(jpeg))
     drawn = draw_frame(image, boxes, min(2.0, IMAGE_SIDE_PX / max(image.size)), (video.width, video.height))
     names = ", ".join(f"{box.name} ({'audible' if box.audible else 'silent'})" for box in boxes) or "no boxes"
-    return SampleFrame(time_s, event_num, _data_uri(drawn), *drawn.size, f"Frame at {time_s:.1f} s: {names}")
+    return SampleFrame(time_s, event_num, data_uri(drawn), *drawn.size, f"Frame at {time_s:.1f} s: {names}")
 
 
 def _boxes(video: SampleVideo, time_s: float, event_num: int | None) -> list[TrackBox]:
@@ -191,7 +191,8 @@ def _boxes(video: SampleVideo, time_s: float, event_num: int | None) -> list[Tra
     return []
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """A picture as a JPEG within the page."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=86, subsampling=0, optimize=True)  # full chroma keeps coloured lines clean
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -21,7 +21,6 @@ from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene
 
 _EXTENT = {"ball": (-1.0, -1.0, 1.0, 1.0), "drum": (-1.0, -0.84, 1.0, 0.92), "bell": (-1.0, -0.98, 1.0, 0.98)}
 _OWN_SHARE, _CELL_SHARE, _SEEN_SHARE = 0.2, 0.35, 0.15
-_MAX_GRIDS = 12
 
 
 @dataclass(frozen=True)
@@ -103,42 +102,54 @@ def _by_token(values: np.ndarray, grids: int) -> torch.Tensor:
 
 
 class DenseHead(nn.Module):
-    """Reads the targets from hidden states; thrown away after training."""
+    """Reads the targets from hidden states; thrown away after training.
+
+    Coordinates and seconds are asked for as the tokens that answers are written in, through those tokens' own
+    embeddings: an answer can then be read off what is seen, by one linear map.
+    """
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.sizes = [len(NAMES) + 1, 1, 3, 4, 4 * (SIDE_PX + 1)]
+        self.sizes = [len(NAMES) + 1, 1, 3, 4, 4 * hidden]
         self.norm = nn.RMSNorm(hidden)
         self.frames = nn.Linear(hidden, TEMPORAL_PATCH * sum(self.sizes))
-        self.times = nn.Linear(hidden, _MAX_GRIDS)
+        self.seconds = nn.Linear(hidden, TEMPORAL_PATCH * hidden)
 
-    def loss(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of ``hidden [P, D]``, and what can be watched: names and sound right, pixels of error.
+    def loss(
+        self, hidden: torch.Tensor, targets: Targets, numbers: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of ``hidden [P, D]``, and what can be watched: names and sound right, pixels of error.
 
-        Coordinates are asked for as numbers and as the tokens that answers are written in.
+        Args:
+            hidden: states of the video tokens.
+            targets: of as many.
+            numbers: embeddings of the tokens 0 … ``SIDE_PX``, ``[113, D]``.
         """
         states = self.norm(hidden)
-        names, sound, turn, boxes, tokens = (
-            self.frames(states).unflatten(-1, (TEMPORAL_PATCH, -1)).split(self.sizes, -1)
-        )
+        read_P = self.frames(states).unflatten(-1, (TEMPORAL_PATCH, -1))
+        names, sound, turn, boxes, coordinates = read_P.split(self.sizes, -1)
         there = targets.names > 0
         loss = functional.cross_entropy(names.flatten(0, 1), targets.names.flatten())
-        loss = loss + 0.5 * functional.cross_entropy(self.times(states), targets.times)
+        seconds = self.seconds(states).unflatten(-1, (TEMPORAL_PATCH, -1)) @ numbers.T
+        at = torch.stack([targets.times * TEMPORAL_PATCH + place for place in range(TEMPORAL_PATCH)], dim=1)
+        loss = loss + 0.5 * functional.cross_entropy(seconds.flatten(0, 1), at.flatten())
         if not there.any():
             return loss, {}
         truth, middle = targets.boxes[there], 2 * FRAME_MULTIPLE
         read = boxes[there] * FRAME_MULTIPLE + middle
         loss = loss + functional.binary_cross_entropy_with_logits(sound[..., 0][there], targets.sounding[there])
         loss = loss + 0.05 * functional.smooth_l1_loss(read, truth, beta=2.0)
-        table = tokens[there].unflatten(-1, (4, -1)).flatten(0, 1)
-        loss = loss + 0.3 * functional.cross_entropy(table, truth.round().long().clamp(0, SIDE_PX).flatten())
-        turns = turn[there]
-        rare = torch.tensor([1.0, 3.0, 3.0])
-        loss = loss + functional.cross_entropy(turns, targets.turning[there], weight=rare)
+        logits = coordinates[there].unflatten(-1, (4, -1)) @ numbers.T
+        loss = loss + 0.5 * functional.cross_entropy(
+            logits.flatten(0, 1), truth.round().long().clamp(0, SIDE_PX).flatten()
+        )
+        turns, wanted = turn[there], targets.turning[there]
+        loss = loss + functional.cross_entropy(turns, wanted, weight=torch.tensor([1.0, 3.0, 3.0]))
         seen = {
             "names": float((names.argmax(-1) == targets.names)[there].float().mean()),
             "sounding": float(((sound[..., 0] > 0) == (targets.sounding > 0.5))[there].float().mean()),
-            "turning": float((turns.argmax(-1) == targets.turning[there])[targets.turning[there] > 0].float().mean()),
+            "turning": float((turns.argmax(-1) == wanted)[wanted > 0].float().mean()),
             "error_px": float((read - truth).detach().abs().mean()),
+            "token_error_px": float((logits.argmax(-1) - truth).detach().abs().mean()),
         }
         return loss, seen

@@ -4,9 +4,10 @@
 
 Made for one CPU core, in two stages: first the tower and the first layers learn what is where
 (:mod:`ravst_ray.toyworld.policy_targets`) and the language model, without videos, to take over what the question says;
-then the whole model learns to answer, with the former as a second loss. Every batch holds several questions about each
-of a few scenes, whose frames are encoded once. It has a loop of its own because of the second loss and the schedule by
-the clock; plain fine-tuning is :mod:`ravst_ray.training.sft`.
+then the whole model learns to answer, with what is where and where to look (:mod:`ravst_ray.toyworld.policy_gaze`) as
+further losses. Every batch holds several questions about each of a few scenes, whose frames are encoded once. It has a
+loop of its own because of these losses and the schedule by the clock; plain fine-tuning is
+:mod:`ravst_ray.training.sft`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import nn
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.logs import setup_logging
 from ravst_ray.rewards.rubric import Rubric
-from ravst_ray.toyworld.policy import POLICY, build_processor, build_tokenizer, look_back, policy_config
+from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_processor, build_tokenizer, look_back, policy_config
+from ravst_ray.toyworld.policy_gaze import Gaze, Look, looks
 from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
 from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
 from ravst_ray.toyworld.scene import random_scene
@@ -37,7 +39,7 @@ UNSEEN = 40
 TAP = 3
 LONG = 90
 MAX_TOKENS = 288
-_DENSE_WEIGHT = 0.3
+_DENSE_WEIGHT, _GAZE_WEIGHT = 0.3, 0.3
 
 
 class Student(nn.Module):
@@ -47,6 +49,7 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
         self.head = DenseHead(model.config.text_config.hidden_size)
+        self.gaze = Gaze(model)
         self.tapped: torch.Tensor | None = None
         model.model.language_model.layers[TAP - 1].register_forward_hook(self._keep)
 
@@ -75,7 +78,9 @@ class Lessons:
         self.forward = VideoForward(processor, banned=False)
         self.tokenizer = processor.tokenizer
         self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
+        self._numbers = self.tokenizer.convert_tokens_to_ids([str(number) for number in range(SIDE_PX + 1)])
         self._targets: dict[int, Targets] = {}
+        self._looks: dict[tuple[int, int], list[Look]] = {}
         self._rows: dict[tuple[int, int, bool], Row] = {}
 
     def seeing(self, clips: int) -> torch.Tensor:
@@ -106,7 +111,24 @@ class Lessons:
         scores = self.forward.score(self.student.model, rows)
         firsts = {place: number for number, (place, _) in reversed(list(enumerate(asked)))}
         dense = self._dense(list(firsts), [rows[number] for number in firsts.values()], rows, list(firsts.values()))
-        return -scores.logps.sum() / scores.mask.sum() + _DENSE_WEIGHT * dense
+        aside = _DENSE_WEIGHT * dense + _GAZE_WEIGHT * self._gaze(asked, rows)
+        return -scores.logps.sum() / scores.mask.sum() + aside
+
+    def _gaze(self, asked: Sequence[tuple[int, int]], rows: Sequence[Row]) -> torch.Tensor:
+        """The loss of where the watched heads look."""
+        video = self.student.model.config.video_token_id
+        before = max(len(row.prompt_ids) for row in rows)
+        wanted = []
+        for number, ((place, question), row) in enumerate(zip(asked, rows, strict=True)):
+            column = before - len(row.prompt_ids) + list(row.prompt_ids).index(video)
+            wanted += [(number, column, before, look) for look in self._looks_of(place, question)]
+        return self.student.gaze.loss(wanted)
+
+    def _looks_of(self, place: int, question: int) -> list[Look]:
+        if (place, question) not in self._looks:
+            pieces = [self.tokenizer.decode([token]) for token in self._row(place, question).completion_ids]
+            self._looks[place, question] = list(looks(pieces, self._target(place), self.scenes[place].view))
+        return self._looks[place, question]
 
     def _asked(self, clips: int, each: int, tasks: Sequence[str], longest: int) -> list[tuple[int, int]]:
         middle = int(self.rng.integers(len(self._by_length)))
@@ -152,7 +174,9 @@ class Lessons:
         for number, row in zip(numbers or range(len(rows)), rows, strict=True):
             start = before - len(row.prompt_ids) + list(row.prompt_ids).index(video)
             hidden.append(tapped[number, start : start + list(row.prompt_ids).count(video)])
-        return self.student.head.loss(torch.cat(hidden), Targets.join([self._target(place) for place in places]))[0]
+        targets = Targets.join([self._target(place) for place in places])
+        numbers = self.student.model.get_input_embeddings().weight[self._numbers]
+        return self.student.head.loss(torch.cat(hidden), targets, numbers)[0]
 
     def _target(self, place: int) -> Targets:
         if place not in self._targets:

@@ -11,6 +11,7 @@ TRL brings the losses, the KL term, PEFT, accelerate and checkpoints. What it la
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from ravst_ray.backends.pretrained import loading, model_source
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
+from ravst_ray.training.failures import BadBatchError, check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.groups import Group
 
@@ -95,12 +97,9 @@ class GRPOLearner(GRPOTrainer):
         """The inputs of TRL's loss, a dictionary for each micro-batch.
 
         Raises:
-            AbortError: a reward is not finite.
+            BadBatchError: a reward is not finite.
         """
-        rewards = [total for group in groups for total in group.totals]
-        if not all(map(math.isfinite, rewards)):
-            bad = sorted({group.question_id for group in groups if not all(map(math.isfinite, group.totals))})
-            raise AbortError(f"the reward of {', '.join(bad)} is not a finite number; nothing was learned from it")
+        check_rewards(groups)
         device = self.accelerator.device
         advantages = self._advantages(groups).to(device)
         rows = [Row(group.prompt_ids, one.token_ids, group.clip) for group in groups for one in group.completions]
@@ -178,11 +177,18 @@ class GRPOLearner(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._rows = inputs["rows"]
         loss: torch.Tensor = super()._compute_loss(model, inputs)
-        if not torch.isfinite(loss):
-            raise AbortError(
-                f"the loss is {float(loss)} in step {self.state.global_step + 1}; no update was made of it"
-            )
+        self._check_finite("loss", float(loss.detach()))
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self._check_finite("norm of the gradient", float(whole))  # clipping would make every weight NaN by it
+        return norm
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise BadBatchError(f"the {what} is {value} in step {self.state.global_step + 1}; no update was made of it")
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, None]:
         scores = self.forward_pass.score(model, self._rows, entropies=True)
@@ -207,11 +213,13 @@ class GRPOLearner(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
-            super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
-        except OSError as error:
-            raise AbortError(f"{folder} can't be written ({error}); the checkpoint before it is whole") from error
-        if self._after_save is not None:
-            self._after_save(folder, self.state.global_step)
+            with writing(folder):
+                super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+                if self._after_save is not None:
+                    self._after_save(folder, self.state.global_step)
+        except AbortError:
+            shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and the disk is full
+            raise
 
 
 class _Alignment(TrainerCallback):

@@ -10,13 +10,14 @@
                                                                   └─► metrics, rollouts, checkpoints
 
 With ``rollouts.max_staleness`` = 0 step k + 1 is sampled after its weights have come; else while step k is learned.
+When a learner worker dies, all of it but the driver begins anew at the last checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,15 +31,30 @@ from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import read_tasks
-from ravst_ray.errors import ConfigError
+from ravst_ray.errors import AbortError, ConfigError, RavstError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.reports.training_report import write_training_report
+from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, mark_whole, place_of, step_of
+from ravst_ray.training.failures import BadBatchError, GuardedRubric, save_batch, writing
 from ravst_ray.training.groups import Group
+from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
 from ravst_ray.training.records import RunRecord
 from ravst_ray.training.rollout import RolloutManager, StepRollouts, Weights
 from ravst_ray.training.weights import check_gap, logprob_gap, policy_state, save_policy_model
 
 log = get_logger(__name__)
-COMPLETE = "complete.json"
+
+
+class WorkerDiedError(AbortError):
+    """A learner worker's process is gone: killed, out of memory, or its machine was lost."""
+
+
+class Manager(RolloutManager):
+    """The rollout manager; what a reward raises goes to the learner, which saves the batch and stops."""
+
+    def __init__(self, config: TrainConfig, start: int = 0, place: int = 0):
+        super().__init__(config, start, place)
+        self._rubric = GuardedRubric(self._rubric.config, self._rubric.names)
 
 
 def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
@@ -57,9 +73,10 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     output = Path(config.output).absolute()
     model_source(config.model, "model")
     tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
     start_ray(dashboard=True)
-    needs(config)
+    check_cluster(config, ray.cluster_resources())
     questions = sum(len(task.questions) for task in tasks)
     console.print(
         f"{questions} questions on {len(tasks)} videos; {config.max_steps} steps of "
@@ -67,19 +84,49 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
         highlight=False,
         soft_wrap=True,
     )
-    start, place = _position(checkpoint, config)
-    absolute = _absolute(config)
-    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(absolute, start, place)
-    before = signal.signal(signal.SIGTERM, lambda *_: manager.stop.remote())
+    asked_to_stop = threading.Event()
+    for restart in range(config.learner.max_restarts + 1):
+        try:
+            _attempt(_absolute(config), checkpoint, asked_to_stop)
+            with writing(output / "report.html"):
+                write_training_report(output)
+            return output / "model"
+        except WorkerDiedError as error:
+            died = error
+            checkpoint = last_checkpoint(output)
+            if restart == config.learner.max_restarts or asked_to_stop.is_set():
+                break
+            log.warning("%s; the run begins anew at %s", died, checkpoint.name if checkpoint else "its start")
+    raise AbortError(
+        f"{died}, restarts used: {restart} (learner.max_restarts = {config.learner.max_restarts}); the same command "
+        f"with --resume goes on from {checkpoint.name if checkpoint else 'the start'}"
+    )
+
+
+def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: threading.Event) -> None:
+    """Start the engines and learn, from a checkpoint to the end.
+
+    Raises:
+        WorkerDiedError: a learner worker's process ended; the engines are stopped as well.
+    """
+    discard_torn(Path(config.output))
+    start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
+    place = place_of(checkpoint) if checkpoint else 0
+    manager = ray.remote(Manager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place)
+
+    def stop(*_: Any) -> None:
+        asked_to_stop.set()
+        manager.stop.remote()
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         ray.get(manager.start.remote())
-        _fit(absolute, manager, checkpoint)
+        _fit(config, manager, checkpoint)
     except ray.exceptions.RayError as error:
         raise plain_error(error) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.kill(manager)
-    return output / "model"
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
@@ -90,49 +137,16 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"output": os.path.abspath(config.output), "data": data, "model": model})
 
 
-def needs(config: TrainConfig) -> None:
-    """Check that the cluster can hold learner and rollout actors at once.
-
-    Raises:
-        ConfigError: it can't; the message says what is needed and what is there.
-    """
-    learner, rollouts = config.learner, config.rollouts
-    there = ray.cluster_resources()
-    for kind, of_worker, of_actor in (
-        ("GPU", learner.num_gpus, rollouts.num_gpus),
-        ("CPU", learner.num_cpus, rollouts.num_cpus),
-    ):
-        wanted = learner.workers * of_worker + rollouts.actors * of_actor
-        if wanted > there.get(kind, 0.0):
-            raise ConfigError(
-                f"needs {wanted:g} {kind}s: {learner.workers * of_worker:g} learner + {rollouts.actors * of_actor:g} "
-                f"rollout; the cluster has {there.get(kind, 0.0):g}"
-            )
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    found = [path.parent for path in (output / "checkpoints").glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _begin(output: Path, config: TrainConfig, resume: bool) -> Path | None:
     checkpoint = last_checkpoint(output) if resume else None
-    if not resume and (output / "metrics.jsonl").exists():
+    if not resume and ((output / "metrics.jsonl").exists() or last_checkpoint(output)):
         raise ConfigError(f"{output} holds a run already; name another output, or go on with it by --resume")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        (output / "config.yaml").write_text(dump_config(_absolute(config)), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"output: can't write to {output}: {error}") from None
     return checkpoint
-
-
-def _position(checkpoint: Path | None, config: TrainConfig) -> tuple[int, int]:
-    if checkpoint is None:
-        return 0, 0
-    kept = json.loads((checkpoint / COMPLETE).read_text())
-    return kept["step"] // config.learner.iterations, kept["place"]
 
 
 def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
@@ -158,8 +172,19 @@ def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", {})
-        raise plain_error(next(iter(causes.values()), error)) from error
+        raise cause_of(error) from error
+
+
+def cause_of(error: Exception) -> RavstError:
+    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else Ray's last line."""
+    causes = dict(getattr(error, "worker_failures", {})) or {0: error}
+    for cause in causes.values():
+        if "ravst_ray.errors." in str(cause):
+            return plain_error(cause)
+    for rank, cause in causes.items():
+        if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
+            return WorkerDiedError(f"learner worker {rank} died")
+    return plain_error(next(iter(causes.values())))
 
 
 def work(payload: dict[str, Any]) -> None:
@@ -186,7 +211,6 @@ class Worker:
             max_steps=config.max_steps,
             seed=config.seed,
             save_every=config.save_every,
-            save_total_limit=config.keep_checkpoints,
         )
         self.learner = GRPOLearner(
             model,
@@ -206,15 +230,35 @@ class Worker:
         self.record: RunRecord | None = None
         if self.rank == 0:
             settings = config.model_dump(mode="json")
-            done = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+            done = step_of(Path(checkpoint)) if checkpoint else 0
             self.record = RunRecord(Path(config.output), config.sinks, config.max_steps, done, settings)
 
     def run(self) -> None:
         """Train, then save the final model."""
-        self.learner.train(resume_from_checkpoint=self.checkpoint)
+        try:
+            self.learner.train(resume_from_checkpoint=self.checkpoint)
+        except BadBatchError as error:
+            raise AbortError(f"{error}; {self.keep_batch(str(error))}") from None
         if self.learner.state.global_step >= self.config.max_steps:
             target = Path(self.config.output) / "model"
-            save_policy_model(self.learner.model, self.learner.processing_class, target, self.rank)
+            with writing(target):
+                save_policy_model(self.learner.model, self.learner.processing_class, target, self.rank)
+
+    def keep_batch(self, reason: str) -> str:
+        """Save the groups of all workers that the step at hand was to learn from; says where they are."""
+        done, workers = self.learner.state.global_step, self.config.learner.workers
+        step = done // self.config.learner.iterations
+        shares = ray.get([self.manager.groups.remote(step, rank) for rank in range(workers)])
+        groups = [group for row in zip(*(share.groups for share in shares), strict=True) for group in row]
+        try:
+            path = save_batch(Path(self.config.output), done + 1, groups, self.texts(groups), reason)
+        except OSError as error:
+            return f"its batch can't be saved: {error}"
+        return f"its batch is saved: {path}"
+
+    def texts(self, groups: list[Group]) -> list[str]:
+        """The prompts of groups, as the model has them."""
+        return [self.learner.processing_class.tokenizer.decode(group.prompt_ids) for group in groups]
 
     def source(self, step: int) -> list[Group]:
         """This worker's groups of an update, their clips fetched from the object store."""
@@ -254,18 +298,16 @@ class Worker:
         self.numbers |= {"seconds/step": spent, "learner/busy_share": max(1 - waiting / max(spent, 1e-9), 0.0)}
         self.stepped_at = now
         if self.record is not None:
-            self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers})
-            texts = [self.learner.processing_class.tokenizer.decode(group.prompt_ids) for group in self.rollouts.groups]
-            self.record.rollouts(step, self.rollouts.groups, texts)
+            with writing(self.config.output):
+                self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers})
+                self.record.rollouts(step, self.rollouts.groups, self.texts(self.rollouts.groups))
         self.numbers = {}
 
     def after_save(self, folder: Path, step: int) -> None:
-        """Mark a checkpoint as whole, with where the questions go on."""
+        """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
         if self.rank == 0:
             place = ray.get(self.manager.place.remote(step // self.config.learner.iterations))
-            partial = folder / f".{COMPLETE}"
-            partial.write_text(json.dumps({"step": step, "place": place}))
-            partial.replace(folder / COMPLETE)
+            mark_whole(folder, place, self.config.keep_checkpoints)
 
 
 def _publishing(worker: Worker) -> Any:

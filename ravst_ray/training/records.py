@@ -77,7 +77,9 @@ class RunRecord:
     def _drop_after(self, step: int) -> None:
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            partial = self._path.with_suffix(".partial")  # a full disk must not cost the lines that there are
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(self._path)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """One step's record."""
@@ -101,24 +103,35 @@ class RunRecord:
 
     def rollouts(self, step: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
         """Completions and rewards of a step as Parquet; ``texts`` are the prompts of the groups."""
-        rows = [
-            {
-                "step": step,
-                "id": group.question_id,
-                "task": group.task,
-                "prompt": text,
-                "completion": one.text,
-                "tokens": len(one.token_ids),
-                "truncated": one.truncated,
-                "version": min(one.versions, default=0),
-                "reward": reward.total,
-                "parts": json.dumps(dict(reward.parts)),
-                "malformations": json.dumps(dict(reward.malformed)),
-            }
-            for group, text in zip(groups, texts, strict=True)
-            for one, reward in zip(group.completions, group.rewards, strict=True)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), self._rollouts / f"step_{step:06d}.parquet")
+        write_rows(rollout_rows(step, groups, texts), self._rollouts / f"step_{step:06d}.parquet")
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rows as Parquet; the file appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows)), partial)
+    partial.replace(path)
+
+
+def rollout_rows(step: int, groups: Sequence[Group], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each completion; ``texts`` are the prompts of the groups."""
+    return [
+        {
+            "step": step,
+            "id": group.question_id,
+            "task": group.task,
+            "prompt": text,
+            "completion": one.text,
+            "tokens": len(one.token_ids),
+            "truncated": one.truncated,
+            "version": min(one.versions, default=0),
+            "reward": reward.total,
+            "parts": json.dumps(dict(reward.parts)),
+            "malformations": json.dumps(dict(reward.malformed)),
+        }
+        for group, text in zip(groups, texts, strict=True)
+        for one, reward in zip(group.completions, group.rewards, strict=True)
+    ]
 
 
 def _step_of(line: str) -> float:

@@ -1,0 +1,289 @@
+"""The best and the worst completions of a run: frames with true and predicted boxes, intervals as bars, both texts."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import pyarrow as pa
+from PIL import Image
+
+from ravst_ray.backends.clips import show_video
+from ravst_ray.backends.decoding import ChildDecoder
+from ravst_ray.backends.protocols import Decoder
+from ravst_ray.backends.video_prompts import DATA_STEP_S, AnswerSpace, VideoView
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.core.answers import ObjectAnswer, ParsedAnswer, parse
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.errors import ConfigError, RavstError
+from ravst_ray.logs import get_logger
+from ravst_ray.records import TASKS, Box, QAPair, Track
+from ravst_ray.reports.figures import PALETTE, ticks
+from ravst_ray.reports.overlay import TrackBox, draw_frame
+from ravst_ray.reports.run_folder import Sampled, in_order, read_texts
+from ravst_ray.reports.samples import IMAGE_SIDE_PX, SampleFrame, Span, data_uri, visible_spans
+from ravst_ray.rewards.spatial import real_seconds, snapped_seconds
+
+log = get_logger(__name__)
+
+TRUE, SAID = PALETTE[1], PALETTE[0]
+PICKED = 2
+FRAMES = 4
+_MAX_LANES, _MAX_BOXES = 6, 12
+_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One row of the timeline: an interval, or the seconds that have boxes. ``side`` is ``"true"`` or ``"said"``."""
+
+    side: str
+    name: str
+    kind: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the reward; ``weight`` is None where the run's settings aren't known."""
+
+    name: str
+    score: float
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class CompletionCard:
+    """All that the template needs for one completion; ``problem`` says why there are no frames, or is None.
+
+    ``truth`` and ``said`` are texts as the model should have written and did write them.
+    """
+
+    sampled: Sampled
+    parts: tuple[Part, ...]
+    question: str
+    said: str
+    truth: str | None = None
+    frames: tuple[SampleFrame, ...] = ()
+    lanes: tuple[Lane, ...] = ()
+    more_lanes: int = 0
+    axis_s: float = 0.1
+    problem: str | None = None
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round times for the timeline."""
+        return ticks(self.axis_s)
+
+
+def pick(completions: Iterable[Sampled]) -> dict[str, tuple[list[Sampled], list[Sampled]]]:
+    """The ``PICKED`` best and worst completions by task, one a question; of equal ones the latest.
+
+    Completions without a finite reward are passed over; none is both among the best and among the worst.
+    """
+    by_task: dict[str, list[Sampled]] = {}
+    for one in completions:
+        if math.isfinite(one.reward):
+            by_task.setdefault(one.task, []).append(one)
+    found = {}
+    for task in in_order(by_task, TASKS):
+        ordered = sorted(by_task[task], key=lambda one: (-one.step, one.question_id, one.place))
+        best = _first(sorted(ordered, key=lambda one: -one.reward))
+        rest = [one for one in ordered if one not in best]
+        found[task] = best, _first(sorted(rest, key=lambda one: one.reward))
+    return found
+
+
+def completion_cards(picked: Sequence[Sampled], config: TrainConfig | None) -> list[CompletionCard]:
+    """Reads truth and videos and draws them; what can't be had is told in the card.
+
+    Args:
+        picked: the completions.
+        config: of the run: where questions and videos are, and how videos were shown; None: it isn't known.
+    """
+    if not picked:
+        return []
+    questions, why = _questions(config)
+    if config is None or why:
+        return [replace(_bare(one, config, None), problem=why) for one in picked]
+    short = config.decode.model_copy(update={"deadline_s": min(config.decode.deadline_s, _DEADLINE_S)})
+    with closing(ChildDecoder(short)) as decoder:
+        artist = _Artist(config, decoder)
+        return [artist.card(one, questions.get(one.question_id)) for one in picked]
+
+
+def task_weights(config: TrainConfig | None, task: str) -> dict[str, float]:
+    """What each part of the reward weighs in a task; empty where that isn't known, or has no such parts."""
+    if config is None or config.reward.profile != "ravst":
+        return {}
+    return {name: value for kind in TASKS if kind == task for name, value in config.reward.weights.of(kind)}
+
+
+def _first(ordered: Iterable[Sampled]) -> list[Sampled]:
+    once: dict[str, Sampled] = {}
+    for one in ordered:
+        once.setdefault(one.question_id, one)
+    return list(islice(once.values(), PICKED))
+
+
+def _questions(config: TrainConfig | None) -> tuple[dict[str, tuple[QAPair, VideoTask]], str | None]:
+    """Questions by id, and why there are none."""
+    if config is None:
+        return {}, "The run's settings can't be read, so neither the true answer nor the video is known."
+    try:
+        tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    except ConfigError as error:
+        return {}, f"Neither the true answer nor the video can be shown: {error}."
+    return {pair.qa_id: (pair, task) for task in tasks for pair in task.questions}, None
+
+
+def _bare(sampled: Sampled, config: TrainConfig | None, pair: QAPair | None) -> CompletionCard:
+    """The card without what the video is needed for."""
+    try:
+        prompt, said = read_texts(sampled)
+    except (OSError, pa.ArrowException, IndexError):
+        prompt, said = "", "(its text can't be read any more)"
+    question = pair.question if pair else prompt.rpartition("<|vision_end|>")[2].partition("<|im_end|>")[0].strip()
+    weights = task_weights(config, sampled.task)
+    parts = tuple(Part(name, score, weights.get(name)) for name, score in sampled.parts.items())
+    return CompletionCard(sampled, parts, question, said, pair.answer if pair else None)
+
+
+class _Artist:
+    """Draws cards; remembers how each video was shown, or that it can't be."""
+
+    def __init__(self, config: TrainConfig, decoder: Decoder):
+        self._config, self._decoder = config, decoder
+        self._views: dict[str, VideoView | RavstError] = {}
+
+    def card(self, sampled: Sampled, known: tuple[QAPair, VideoTask] | None) -> CompletionCard:
+        """One completion."""
+        if known is None:
+            problem = (
+                "The question is no longer among those of data.annotations, so its truth and its video are unknown."
+            )
+            return replace(_bare(sampled, self._config, None), problem=problem)
+        pair, task = known
+        axis_s = max(task.duration_s, 0.1)
+        bare = replace(_bare(sampled, self._config, pair), axis_s=axis_s)
+        view = self._view(task)
+        if isinstance(view, RavstError):
+            # In which space the model answered depends on the video: intervals can be compared, boxes can't.
+            lanes, more = _lanes(parse(pair.answer), parse(bare.said), axis_s)
+            problem = f"The video can't be shown: {view}."
+            return replace(bare, lanes=lanes, more_lanes=more, problem=problem)
+        space = AnswerSpace.of(view, self._config.prompt)
+        true, said = parse(pair.answer), parse(space.to_video(bare.said))
+        lanes, more = _lanes(true, said, axis_s)
+        card = replace(bare, truth=space.to_model(pair.answer), lanes=lanes, more_lanes=more)
+        try:
+            return replace(card, frames=self._frames(task, view, true, said))
+        except RavstError as error:
+            return replace(card, problem=f"The video can't be shown: {error}.")
+
+    def _view(self, task: VideoTask) -> VideoView | RavstError:
+        if task.video_id not in self._views:
+            try:
+                shown = show_video(self._decoder, task.video_id, task.path, task.duration_s, self._config.frames)
+                self._views[task.video_id] = shown[1]
+            except RavstError as error:
+                log.warning("%s: not shown in the report: %s", task.video_id, error)
+                self._views[task.video_id] = error
+        return self._views[task.video_id]
+
+    def _frames(
+        self, task: VideoTask, view: VideoView, true: ParsedAnswer, said: ParsedAnswer
+    ) -> tuple[SampleFrame, ...]:
+        snap_s = self._config.reward.snap_s
+        wanted, given = _boxes_at(true, None, snap_s), _boxes_at(said, true, snap_s)
+        end_s = min(task.duration_s, view.frames * view.step_s)
+        times = _times(wanted, given, _whens(true), _whens(said), end_s)
+        decoded = self._decoder.decode(task.path, times).frames
+        size = (view.video_width, view.video_height)
+        return tuple(
+            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size)
+            for time_s, jpeg in zip(decoded.times_s, decoded.jpegs, strict=True)
+        )
+
+
+_Named = tuple[str, Box]
+
+
+def _boxes_at(answer: ParsedAnswer, true: ParsedAnswer | None, snap_s: float) -> dict[float, list[_Named]]:
+    """Real boxes with their object's name by second; those of a completion at the true seconds, as they are scored."""
+    grid = {time_s for one in (true or answer).objects for time_s, _ in one.where or ()}
+    found: dict[float, list[_Named]] = {}
+    for one in answer.objects:
+        seconds = snapped_seconds(one.where, grid, snap_s) if true else real_seconds(one.where)
+        for time_s, boxes in seconds.items():
+            found.setdefault(time_s, []).extend((one.name, box) for box in boxes)
+    return found
+
+
+def _whens(answer: ParsedAnswer) -> list[tuple[float, float]]:
+    return [one.when for one in answer.objects if one.when is not None]
+
+
+def _times(
+    wanted: Mapping[float, object],
+    given: Mapping[float, object],
+    true: Sequence[tuple[float, float]],
+    said: Sequence[tuple[float, float]],
+    end_s: float,
+) -> list[float]:
+    """At most ``FRAMES`` seconds to look at: where there are boxes, else within the intervals, else anywhere."""
+    inside = [time_s for time_s in sorted({*wanted, *given}) if 0 <= time_s < end_s]
+    if not inside:
+        grid = [round(number * 0.1, 1) for number in range(math.ceil(end_s * 10))] or [0.0]
+        inside = [t for t in grid if any(start <= t <= end for start, end in [*true, *said])] or grid
+    parts = min(FRAMES, len(inside))
+    return [inside[int(len(inside) * (part + 0.5) / parts)] for part in range(parts)]
+
+
+def _drawn(
+    jpeg: bytes, time_s: float, wanted: Sequence[_Named], given: Sequence[_Named], size: tuple[int, int]
+) -> SampleFrame:
+    image = Image.open(io.BytesIO(jpeg))
+    scale = min(2.0, IMAGE_SIDE_PX / max(image.size))
+    # Dashes on top leave a true box visible where a predicted one is the same.
+    solid = [TrackBox(name, box, True, TRUE) for name, box in wanted[:_MAX_BOXES]]
+    dashed = [TrackBox(name, box, False, SAID) for name, box in given[:_MAX_BOXES]]
+    picture = draw_frame(draw_frame(image, solid, scale, size, labels=False), dashed, 1.0, size, labels=False)
+    names = [", ".join(name for name, _ in boxes) or "no box" for boxes in (wanted, given)]
+    alt = f"Frame at {time_s:.1f} s; true: {names[0]}; predicted: {names[1]}"
+    return SampleFrame(time_s, None, data_uri(picture), *picture.size, alt)
+
+
+def _lanes(true: ParsedAnswer, said: ParsedAnswer, axis_s: float) -> tuple[tuple[Lane, ...], int]:
+    """Intervals of both sides, then the seconds with boxes; at most ``_MAX_LANES`` of each side and kind.
+
+    Returns:
+        The lanes, and how many are left out.
+    """
+    lanes: list[Lane] = []
+    more = 0
+    for kind in ("interval", "boxes"):
+        for side, answer in (("true", true), ("said", said)):
+            made = [Lane(side, one.name, kind, _spans(one, kind, axis_s)) for one in answer.objects]
+            made = [lane for lane in made if lane.spans]
+            lanes += made[:_MAX_LANES]
+            more += max(len(made) - _MAX_LANES, 0)
+    return tuple(lanes), more
+
+
+def _spans(one: ObjectAnswer, kind: str, axis_s: float) -> tuple[Span, ...]:
+    """Of one object, cut at the ends of the axis."""
+    if kind == "interval":
+        found = [one.when] if one.when is not None else []
+    else:
+        times = tuple(sorted(real_seconds(one.where)))
+        found = visible_spans(Track(0, one.name, True, times, (), ()), DATA_STEP_S, max((*times, axis_s)))
+    spans = []
+    for start_s, end_s in found:
+        left, right = (min(max(time_s, 0.0), axis_s) for time_s in (start_s, end_s))
+        spans.append(Span(start_s, end_s, 100 * left / axis_s, 100 * max(right - left, 0.0) / axis_s))
+    return tuple(spans)

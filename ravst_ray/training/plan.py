@@ -1,0 +1,195 @@
+"""What is known of a run before anything starts: what it needs, which prompts fit, and the dry run that tells it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ravst_ray.backends.pretrained import loading, model_source
+from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
+from ravst_ray.backends.video_prompts import VideoView, question_prompt, view_size, view_times
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import FramesConfig
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.errors import ConfigError, StepError
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many ``GPU`` or ``CPU`` learner workers and rollout actors hold at once."""
+
+    kind: str
+    learner: float
+    rollout: float
+
+    @property
+    def total(self) -> float:
+        """Of both."""
+        return self.learner + self.rollout
+
+    def __str__(self) -> str:
+        return f"{self.total:g} {self.kind}s: {self.learner:g} learner + {self.rollout:g} rollout"
+
+
+def needs(config: TrainConfig) -> tuple[Need, Need]:
+    """GPUs and CPUs."""
+    learner, rollouts = config.learner, config.rollouts
+    return (
+        Need("GPU", learner.workers * learner.num_gpus, rollouts.actors * rollouts.num_gpus),
+        Need("CPU", learner.workers * learner.num_cpus, rollouts.actors * rollouts.num_cpus),
+    )
+
+
+def check_cluster(config: TrainConfig, there: Mapping[str, float]) -> None:
+    """Check that a cluster can hold learner and rollout actors at once.
+
+    Args:
+        config: of the run.
+        there: the cluster's resources by name, as ``ray.cluster_resources()`` gives them.
+
+    Raises:
+        ConfigError: it can't; the message says what is needed and what is there.
+    """
+    for need in needs(config):
+        has = there.get(need.kind, 0.0)
+        if need.total > has:
+            raise ConfigError(f"needs {need}; the cluster has {has:g}")
+
+
+def load_tokenizer(model: str) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ConfigError: it can't be loaded.
+    """
+    source = model_source(model, "model")
+    with loading(source, "model"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(source)
+
+
+def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: Any) -> dict[str, int]:
+    """Tokens of each question's prompt, frames included, by id.
+
+    Files are read only where it matters: a prompt that fits with frames as large as the settings allow is counted with
+    those. Questions about unreadable files are left out, as the run leaves them out.
+    """
+    found: dict[str, int] = {}
+    for task in tasks:
+        view, vision = _largest_view(task.duration_s, config.frames)
+        texts = {pair.qa_id: _text_tokens(pair, view, config, tokenizer) for pair in task.questions}
+        if vision + max(texts.values()) >= config.engine.max_model_len:
+            exact = _file_view(task, config.frames)
+            if exact is None:
+                continue
+            vision = _vision_tokens(exact.frames, exact.width * exact.height)
+        found |= {name: vision + tokens for name, tokens in texts.items()}
+    return found
+
+
+def check_prompts(tokens: Mapping[str, int], config: TrainConfig) -> None:
+    """Check that every prompt leaves room for an answer.
+
+    Args:
+        tokens: from :func:`prompt_tokens`.
+        config: of the run.
+
+    Raises:
+        ConfigError: some don't; the message names them.
+    """
+    limit = config.engine.max_model_len
+    long = {name: count for name, count in tokens.items() if count >= limit}
+    if long:
+        worst = sorted(long.items(), key=lambda one: (-one[1], one[0]))[:_NAMED]
+        named = ", ".join(f"{name} ({count} tokens)" for name, count in worst)
+        more = f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""
+        raise ConfigError(
+            f"prompts that don't fit engine.max_model_len = {limit}: {named}{more}; raise it, show fewer or smaller "
+            "frames (frames.max_frames, frames.total_pixels), or take these questions out"
+        )
+
+
+def dry_run(config: TrainConfig, console: Console) -> None:
+    """Tell what a run would do; nothing is started or written.
+
+    Raises:
+        ConfigError: a prompt doesn't fit.
+    """
+    for line in _lines(config):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _lines(config: TrainConfig) -> list[str]:
+    rollouts = config.rollouts
+    gpus, cpus = needs(config)
+    completions = rollouts.prompts_per_step * rollouts.group_size
+    lines = ["configuration: valid", f"resources: {gpus}", f"resources: {cpus}"]
+    lines.append(
+        f"tokens: a step samples at most {rollouts.prompts_per_step} prompts x {rollouts.group_size} completions x "
+        f"{rollouts.max_tokens} = {completions * rollouts.max_tokens}; the run {config.max_steps} times as many"
+    )
+    absent = [one for one in (config.data.annotations, config.data.videos) if not Path(one).exists()]
+    if absent:
+        return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]
+    tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    kinds = Counter(pair.task for task in tasks for pair in task.questions)
+    count, missing = sum(kinds.values()), sum(not Path(task.path).exists() for task in tasks)
+    by_task = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+    lines.append(f"data: {count} questions ({by_task}) on {len(tasks)} videos, {missing} of them without a file")
+    epoch = math.ceil(count / rollouts.prompts_per_step)
+    epochs = config.max_steps * rollouts.prompts_per_step / max(count, 1)
+    lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
+    try:
+        tokenizer = load_tokenizer(config.model)
+    except ConfigError as error:
+        return [*lines, f"prompts: not measured: {error}"]
+    tokens = prompt_tokens(tasks, config, tokenizer)
+    check_prompts(tokens, config)
+    longest, limit = max(tokens.values(), default=0), config.engine.max_model_len
+    short = sum(count + rollouts.max_tokens > limit for count in tokens.values())
+    lines.append(
+        f"prompts: at most {longest} tokens of {limit}; {short} leave less than rollouts.max_tokens = "
+        f"{rollouts.max_tokens} for the answer"
+    )
+    return lines
+
+
+def _text_tokens(pair: Any, view: VideoView, config: TrainConfig, tokenizer: Any) -> int:
+    text = Qwen25VL.chat_text(tokenizer, question_prompt(pair.task, pair.question, view, config.prompt))
+    return len(tokenizer(text)["input_ids"]) - 1  # one place holder stands for the video
+
+
+def _vision_tokens(frames: int, pixels: int) -> int:
+    """Tokens of a video of ``frames`` frames of ``pixels`` pixels."""
+    return math.ceil(frames / TEMPORAL_PATCH) * (pixels // FRAME_MULTIPLE**2)
+
+
+def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, int]:
+    """Of a video of unknown size the view, and the tokens that it can have at most."""
+    step_s, times = view_times(duration_s, config)
+    most = max(min(config.max_pixels, config.total_pixels // len(times)), config.min_pixels)
+    side = math.isqrt(most)
+    # What is scaled up to min_pixels may exceed it by a row of patches.
+    pixels = most + (side + FRAME_MULTIPLE) * FRAME_MULTIPLE if most == config.min_pixels else most
+    return VideoView(len(times), step_s, side, side, duration_s, side, side), _vision_tokens(len(times), pixels)
+
+
+def _file_view(task: VideoTask, config: FramesConfig) -> VideoView | None:
+    from ravst_ray.backends.video_index import index_video
+
+    try:
+        meta = index_video(task.path).meta
+    except StepError:
+        return None
+    step_s, times = view_times(task.duration_s, config)
+    width, height = view_size(meta.width, meta.height, len(times), config)
+    return VideoView(len(times), step_s, width, height, task.duration_s, meta.width, meta.height)

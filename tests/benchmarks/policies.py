@@ -1,0 +1,94 @@
+"""What the benchmarks of rollouts and training share: a policy that never ends, its prompts, and peaks of memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from ravst_ray.backends.video_prompts import VideoView, question_prompt
+from ravst_ray.config.video_llm import PromptConfig
+from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.records import Task
+from ravst_ray.rewards.rubric import Reward, Rubric
+from ravst_ray.toyworld.policy import save_policy
+from ravst_ray.training.rollout import RolloutManager
+
+PROMPT = PromptConfig(state_grammar=False)
+VIEW = VideoView(16, 0.5, 84, 56, 8.0, 84, 56)
+END = "<|vision_pad|>"
+"""The policy's end token: one that must not be sampled, so that every completion has as many tokens as are allowed."""
+
+
+def same_terms(threads: int) -> None:
+    """What processes started from here on compute with. Ray would make its workers nicer than a plain process is."""
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0", "HF_HUB_OFFLINE": "1"}
+
+
+def endless_policy(folder: Path, **sizes: Any) -> Path:
+    """A random policy that never ends an answer by itself; made once and kept."""
+    if not (folder / "whole").exists():
+        from transformers import AutoTokenizer
+
+        save_policy(folder, seed=0, **sizes)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.eos_token = END
+        tokenizer.save_pretrained(folder)
+        (folder / "whole").touch()
+    return folder
+
+
+def question(number: int) -> str:
+    """One of endlessly many questions."""
+    return f"When is the moment red ball {number} makes sound and is visible?"
+
+
+def prompt_text(number: int) -> str:
+    """The prompt of a question."""
+    return question_prompt("AVTR", question(number), VIEW, PROMPT)
+
+
+def actor_peaks_mib() -> list[float]:
+    """Peak resident memory of the rollout actor and of each process under it, while it lives (Linux).
+
+    Their sum is at least the peak of the whole; pages that they share count in each.
+    """
+    found = psutil.Process().children(recursive=True)
+    (actor,) = [one for one in found if (one.cmdline() or [""])[0].startswith("ray::RolloutActor")]
+    return [peak_mib(one.pid) for one in (actor, *actor.children(recursive=True))]
+
+
+def peak_mib(pid: int | str = "self") -> float:
+    """Peak resident memory of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def listed_mib(peaks: list[float]) -> str:
+    """Peaks as ``4200 (1100 + 1000 + 2100)``."""
+    return f"{sum(peaks):.0f} ({' + '.join(f'{peak:.0f}' for peak in peaks)})"
+
+
+class VariedRubric(Rubric):
+    """The real rewards, and a little for each kind of letter: else all answers of a random policy earn the same."""
+
+    def score(self, task: Task, completion: str, truth: str, truncated: bool = False) -> Reward:
+        """The reward of one completion."""
+        reward = super().score(task, completion, truth, truncated)
+        return replace(reward, total=reward.total + len(set(completion)) / 100)
+
+
+class TextManager(RolloutManager):
+    """The rollout manager for prompts without video."""
+
+    async def start(self) -> None:
+        """Start the engines."""
+        self._rubric = VariedRubric(self._rubric.config, self._rubric.names)
+        await super().start()
+
+    async def _decode(self, task: VideoTask) -> tuple[Any, VideoView]:
+        return ray.put(None), VIEW
