@@ -15,6 +15,14 @@ class AbortError(RavstError):
     """The run can't go on (exit status 1). What is committed stays, the same command goes on from there."""
 
 
+class BadBatchError(AbortError):
+    """The groups at hand can't be learned from. Who has all of them saves them, and says where."""
+
+
+class WorkerDiedError(AbortError):
+    """A learner worker's process is gone: killed, out of memory, or its machine was lost."""
+
+
 class StepError(RavstError):
     """One video can't be processed by one step; it becomes a row in ``errors/`` and the run goes on.
 

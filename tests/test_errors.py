@@ -16,7 +16,7 @@ from ravst_ray.annotate.questions import MakeQuestions
 from ravst_ray.annotate.step import Step
 from ravst_ray.backends.chat import ChatClient
 from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig, LLMConfig, QualityConfig
-from ravst_ray.errors import AbortError, ConfigError, RavstError, StepError
+from ravst_ray.errors import AbortError, BadBatchError, ConfigError, RavstError, StepError, WorkerDiedError
 from ravst_ray.records import (
     ErrorRow,
     Event,
@@ -36,6 +36,8 @@ RAISED = [
     RavstError("something is wrong"),
     ConfigError("labels.json: no such file"),
     AbortError("the disk is full"),
+    BadBatchError("the loss is nan in step 3"),
+    WorkerDiedError("learner worker 0 died"),
     StepError("no_video_stream", "The file has no video stream."),
     StepError("llm_unreachable", "The endpoint is down.", retryable=True),
 ]

@@ -25,7 +25,7 @@ from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
-from ravst_ray.errors import AbortError, StepError
+from ravst_ray.errors import AbortError, StepError, WorkerDiedError
 from ravst_ray.records import QAPair
 from ravst_ray.rewards import registry
 from ravst_ray.rewards.rubric import Reward
@@ -154,7 +154,7 @@ def test_the_manager_finishes_a_step_whose_reward_raises_and_skips_what_cannot_b
     config = settings(tmp_path, f"data.annotations={path}", "rollouts.prompts_per_step=3", "rollouts.group_size=4")
 
     async def work():
-        manager = loop.Manager(config)
+        manager = RolloutManager(config)
         await manager.start()
         return await manager.groups(0, 0)
 
@@ -374,7 +374,7 @@ def test_why_ray_train_gave_up_is_told():
     lost, died = RuntimeError("gloo: connection closed"), WorkerHealthCheckFailedError("the actor died")
     ours = RuntimeError("Traceback …\nravst_ray.errors.AbortError: the loss is nan in step 3")
     for failures, kind, message in (
-        ({0: lost, 1: died}, loop.WorkerDiedError, "learner worker 1 died"),
+        ({0: lost, 1: died}, WorkerDiedError, "learner worker 1 died"),
         ({0: lost, 1: died, 2: ours}, AbortError, "the loss is nan in step 3"),
         ({0: lost}, AbortError, "gloo: connection closed"),
     ):
@@ -404,7 +404,7 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
             outcome = outcomes[len(began) - 1]
             if outcome == "stop":
                 asked_to_stop.set()
-                outcome = loop.WorkerDiedError("learner worker 0 died")
+                outcome = WorkerDiedError("learner worker 0 died")
             if outcome:
                 raise outcome
 
@@ -420,12 +420,12 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
 
 
 def test_a_run_whose_worker_died_begins_anew_at_its_last_checkpoint(attempts):
-    died = loop.WorkerDiedError("learner worker 0 died")
+    died = WorkerDiedError("learner worker 0 died")
     assert attempts([died, None]) == ([None, "checkpoint-2"], None)
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_and_says_how_it_goes_on(attempts):
-    died = loop.WorkerDiedError("learner worker 0 died")
+    died = WorkerDiedError("learner worker 0 died")
     began, message = attempts([died] * 3, "learner.max_restarts=2")
     assert began == [None, "checkpoint-2", "checkpoint-4"]
     assert message == (

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.errors import AbortError
+from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.records import Task
 from ravst_ray.rewards.rubric import Reward, Rubric
 from ravst_ray.training.groups import Group
@@ -17,10 +17,6 @@ from ravst_ray.training.records import rollout_rows, write_rows
 
 _NAMED = 3
 _TORCH_CANT_WRITE = re.compile("PytorchStreamWriter|inline_container|unexpected pos")
-
-
-class BadBatchError(AbortError):
-    """The groups at hand can't be learned from. Who has all of them saves them, and says where."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,11 @@ from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import read_tasks
-from ravst_ray.errors import AbortError, ConfigError, RavstError
+from ravst_ray.errors import AbortError, BadBatchError, ConfigError, RavstError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, mark_whole, place_of, step_of
-from ravst_ray.training.failures import BadBatchError, GuardedRubric, save_batch, writing
+from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
 from ravst_ray.training.records import RunRecord
@@ -43,18 +43,6 @@ from ravst_ray.training.rollout import RolloutManager, StepRollouts, Weights
 from ravst_ray.training.weights import check_gap, logprob_gap, policy_state, save_policy_model
 
 log = get_logger(__name__)
-
-
-class WorkerDiedError(AbortError):
-    """A learner worker's process is gone: killed, out of memory, or its machine was lost."""
-
-
-class Manager(RolloutManager):
-    """The rollout manager; what a reward raises goes to the learner, which saves the batch and stops."""
-
-    def __init__(self, config: TrainConfig, start: int = 0, place: int = 0):
-        super().__init__(config, start, place)
-        self._rubric = GuardedRubric(self._rubric.config, self._rubric.names)
 
 
 def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
@@ -112,7 +100,7 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
     discard_torn(Path(config.output))
     start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
     place = place_of(checkpoint) if checkpoint else 0
-    manager = ray.remote(Manager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place)
+    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()

@@ -35,7 +35,7 @@ from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
 from ravst_ray.training.prompts import Ask, PromptOrder
 from ravst_ray.training.records import group_numbers
@@ -137,7 +137,7 @@ class RolloutManager:
         self._order = PromptOrder(
             read_tasks(config.data.annotations, config.data.videos, config.data.limit), config.seed
         )
-        self._rubric = Rubric(config.reward, name_matcher(config.reward.names))
+        self._rubric = GuardedRubric(config.reward, name_matcher(config.reward.names))
         self._steps: dict[int, asyncio.Task[StepRollouts]] = {}
         self._places = {start: place}
         self._next = start
