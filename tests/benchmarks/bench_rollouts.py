@@ -181,8 +181,8 @@ def main() -> None:
 
 def rates(rows: list[tuple[str, int, float]], args: argparse.Namespace) -> Console:
     """Print tokens per second, round by round and in all."""
-    title = f"Rollout actor against bare vLLM, {args.threads} threads (load {os.getloadavg()[0]:.1f} on "
-    table = Table("", "tokens", "seconds", "tokens/s", "of bare", title=f"{title}{os.cpu_count()} cores)")
+    title = f"Actor against bare vLLM (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    table = Table("", "tokens", "seconds", "tokens/s", "of bare", title=title)
     for place, (kind, tokens, spent_s) in enumerate(rows):
         share = ""
         if kind == "actor":  # bare vLLM ran just before and just after
@@ -197,7 +197,7 @@ def rates(rows: list[tuple[str, int, float]], args: argparse.Namespace) -> Conso
         share = f"{whole['actor'] / whole['bare']:.1%}" if kind == "actor" else ""
         table.add_row(f"{kind}, all rounds", str(tokens), f"{spent_s:.2f}", f"{whole[kind]:.1f}", share)
     console = Console()
-    console.print(table, "goal: at least 95% of bare")
+    console.print(table, f"threads of an engine: {args.threads}; goal: at least 95% of bare")
     return console
 
 

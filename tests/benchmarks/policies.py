@@ -32,12 +32,14 @@ def same_terms(threads: int) -> None:
 def endless_policy(folder: Path, **sizes: Any) -> Path:
     """A random policy that never ends an answer by itself; made once and kept."""
     if not (folder / "whole").exists():
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, GenerationConfig
 
         save_policy(folder, seed=0, **sizes)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         tokenizer.eos_token = END
         tokenizer.save_pretrained(folder)
+        ends = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        ends.save_pretrained(folder)  # vLLM stops at these ends too
         (folder / "whole").touch()
     return folder
 
