@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.learning --out out/learning --seeds 1 2 3 [key=value …]
 
-Writes ``table.md`` (the table of the README) and, by seed, the run, the predictions and their evaluation. What is there
+Writes ``table.md`` and, by seed, the run, the predictions and their evaluation. What is there
 already isn't done again.
 """
 
