@@ -9,6 +9,7 @@ from ravst_ray.config.annotate import AnnotateConfig, FilterConfig, GroundingCon
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import PredictConfig
 from ravst_ray.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("annotate_*.yaml"))
@@ -49,6 +50,16 @@ def test_shipped_training_configurations_parse_and_fit(path):
 def test_the_shipped_supervised_configuration_parses():
     config = load_config(SftRunConfig, TRAINING[0].with_name("sft_laptop.yaml"), ["sft.epochs=2"])
     assert (config.sft.epochs, config.prompt.state_grammar) == (2.0, False)
+
+
+def test_the_shipped_prediction_asks_as_the_shipped_training_does():
+    """The toy policy knows one prompt: a difference between the two files would show as bad answers."""
+    config = load_config(PredictConfig, TRAINING[0].with_name("predict_laptop.yaml"))
+    training = load_config(TrainConfig, TRAINING[0].with_name("train_laptop.yaml"))
+    assert (config.frames, config.prompt) == (training.frames, training.prompt)
+    assert config.engine.model == training.model
+    assert config.engine.max_model_len == training.engine.max_model_len
+    assert config.sampling.max_tokens == training.rollouts.max_tokens
 
 
 def test_a_key_that_is_given_twice_in_a_shipped_file_would_be_lost():

@@ -8,12 +8,13 @@ import torch
 
 from ravst_ray.backends.qwen2_5_vl import Qwen25VL
 from ravst_ray.core.answers import parse, render
-from ravst_ray.toyworld.policy import SIDE_PX, build_tokenizer, policy_config
+from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
 from ravst_ray.toyworld.policy_gaze import WHEN, WHERE, looks
 from ravst_ray.toyworld.policy_pool import paint
 from ravst_ray.toyworld.policy_targets import scene_targets
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.scene import render as paint_moment
+from ravst_ray.toyworld.train_policy import measure
 
 UNSEEN_SEED = 4242
 
@@ -118,3 +119,21 @@ def test_the_heads_are_shown_what_is_written_about(tokenizer, scenes):
                     assert grid in {min(math.ceil(end - 1e-6), scene.view.frames - 1) // 2 for end in ends}
                 seen[look.at] += 1
     assert seen[WHEN] >= 4 and seen[WHERE] >= 40
+
+
+def test_the_shipped_policy_keeps_the_grammar_and_errs():
+    """Greedy answers to unseen scenes: nearly all well-formed, better than trivial ones somewhere, never perfect."""
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(POLICY, dtype=torch.float32).eval()
+    found = measure(model, AutoProcessor.from_pretrained(POLICY), [paint(UNSEEN_SEED, index) for index in range(8)])
+    assert found["questions"] >= 40
+    assert found["format"] >= 0.95
+    assert found["AVTR/temporal"] > 0.3 and found["AVSTR/temporal"] > 0.3
+    assert max(found["AVSR/spatial"], found["AVTR/temporal"], found["AVSTR/spatial"]) < 0.9
+
+
+def test_the_shipped_checkpoints_are_small():
+    files = [path for path in POLICY.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert (POLICY / "README.md").read_text().startswith("---\nlicense: apache-2.0\n")

@@ -198,15 +198,21 @@ def build_processor(tokenizer: Any) -> Any:
 def save_policy(folder: str | Path, seed: int = 0, **sizes: Any) -> Path:
     """A randomly initialised model, tokenizer and processor in ``folder``; ``sizes`` go to :func:`policy_config`."""
     import torch
-    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(policy_config(tokenizer, **sizes))
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"), pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = generation_config(tokenizer)
     target = Path(folder)
     model.save_pretrained(target)
     build_processor(tokenizer).save_pretrained(target)
     return target
+
+
+def generation_config(tokenizer: Any) -> Any:
+    """Where a completion ends."""
+    from transformers import GenerationConfig
+
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    return GenerationConfig(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)

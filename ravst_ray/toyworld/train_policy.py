@@ -26,12 +26,21 @@ from torch import nn
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.logs import setup_logging
 from ravst_ray.rewards.rubric import Rubric
-from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_processor, build_tokenizer, look_back, policy_config
+from ravst_ray.toyworld.policy import (
+    POLICY,
+    SIDE_PX,
+    build_processor,
+    build_tokenizer,
+    generation_config,
+    look_back,
+    policy_config,
+)
 from ravst_ray.toyworld.policy_gaze import Gaze, Look, looks
 from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
 from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
 from ravst_ray.toyworld.scene import random_scene
 from ravst_ray.toyworld.training import Trainer
+from ravst_ray.toyworld.training import export as save
 from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 700
@@ -332,10 +341,12 @@ def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, re
     model.eval()
     numbers = measure(model, processor, unseen)
     second.note(**numbers)
-    model.save_pretrained(export)
-    processor.save_pretrained(export)
     steps = (first.step, second.step)
-    (export / "README.md").write_text(model_card(numbers, steps, minutes, model.num_parameters()))
+    # A model of its own: this one carries the hooks of its lessons.
+    plain = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, spread=0.08))
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = generation_config(processor.tokenizer)
+    save(plain, processor, export, model_card(numbers, steps, minutes, model.num_parameters()))
 
 
 if __name__ == "__main__":
