@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.core.answers import parse, render
+from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
+from ravst_ray.toyworld.policy_annotators import careless
 from ravst_ray.toyworld.policy_gaze import WHEN, WHERE, looks
 from ravst_ray.toyworld.policy_pool import paint
 from ravst_ray.toyworld.policy_targets import scene_targets
@@ -119,6 +121,17 @@ def test_the_heads_are_shown_what_is_written_about(tokenizer, scenes):
                     assert grid in {min(math.ceil(end - 1e-6), scene.view.frames - 1) // 2 for end in ends}
                 seen[look.at] += 1
     assert seen[WHEN] >= 4 and seen[WHERE] >= 40
+
+
+def test_the_careless_annotator_by_hand():
+    view = VideoView(10, 1.0, 112, 112, 10.0, 256, 256)
+    where = ((2.0, (100.0, 100.0, 150.0, 140.0)), (4.0, (0.0, 200.0, 50.0, 250.0)))
+    true = [ObjectAnswer("red drum", (2.0, 4.0), where)]
+    (wide,) = parse(careless(render(true), view)).objects
+    assert (wide.name, wide.when) == ("red drum", (0.0, 6.0))
+    assert wide.where == ((2.0, (70.0, 76.0, 180.0, 164.0)), (4.0, (0.0, 170.0, 80.0, 256.0)))
+    late = [ObjectAnswer("red drum", (7.0, 9.0), None)]
+    assert parse(careless(render(late), view)).objects[0].when == (5.0, 10.0)
 
 
 def test_the_shipped_policy_keeps_the_grammar_and_errs():

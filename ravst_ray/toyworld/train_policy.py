@@ -2,12 +2,13 @@
 
     python -m ravst_ray.toyworld.train_policy --out out/policy --scenes 4000 --resume
 
-Made for one CPU core, in two stages: first the tower and the first layers learn what is where
+Made for one CPU core, in three stages: first the tower and the first layers learn what is where
 (:mod:`ravst_ray.toyworld.policy_targets`) and the language model, without videos, to take over what the question says;
 then the whole model learns to answer, with what is where and where to look (:mod:`ravst_ray.toyworld.policy_gaze`) as
-further losses. Every batch holds several questions about each of a few scenes, whose frames are encoded once. It has a
-loop of its own because of these losses and the schedule by the clock; plain fine-tuning is
-:mod:`ravst_ray.training.sft`.
+further losses; last it imitates two annotators, of whom one is careless (:mod:`ravst_ray.toyworld.policy_annotators`),
+so that reinforcement learning has something to find out. Every batch holds several questions about each of a few
+scenes, whose frames are encoded once. It has a loop of its own because of these losses and the schedule by the clock;
+plain fine-tuning is :mod:`ravst_ray.training.sft`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ravst_ray.toyworld.policy import (
     look_back,
     policy_config,
 )
+from ravst_ray.toyworld.policy_annotators import CARELESS_SHARE, LARGER, LONGER, careless
 from ravst_ray.toyworld.policy_gaze import Gaze, Look, looks
 from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
 from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
@@ -84,13 +86,14 @@ class Lessons:
         self, student: Student, processor: Any, scenes: Sequence[Painted], first: int, rng: np.random.Generator
     ):
         self.student, self.scenes, self.first, self.rng = student, scenes, first, rng
+        self.two_annotators = False
         self.forward = VideoForward(processor, banned=False)
         self.tokenizer = processor.tokenizer
         self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
         self._numbers = self.tokenizer.convert_tokens_to_ids([str(number) for number in range(SIDE_PX + 1)])
         self._targets: dict[int, Targets] = {}
         self._looks: dict[tuple[int, int], list[Look]] = {}
-        self._rows: dict[tuple[int, int, bool], Row] = {}
+        self._rows: dict[tuple[int, int, bool, bool], Row] = {}
 
     def seeing(self, clips: int) -> torch.Tensor:
         """The dense loss of random scenes through the first layers alone."""
@@ -120,7 +123,9 @@ class Lessons:
         scores = self.forward.score(self.student.model, rows)
         firsts = {place: number for number, (place, _) in reversed(list(enumerate(asked)))}
         dense = self._dense(list(firsts), [rows[number] for number in firsts.values()], rows, list(firsts.values()))
-        aside = _DENSE_WEIGHT * dense + _GAZE_WEIGHT * self._gaze(asked, rows)
+        aside = _DENSE_WEIGHT * dense
+        if not self.two_annotators:  # where to look is known of true answers
+            aside = aside + _GAZE_WEIGHT * self._gaze(asked, rows)
         return -scores.logps.sum() / scores.mask.sum() + aside
 
     def _gaze(self, asked: Sequence[tuple[int, int]], rows: Sequence[Row]) -> torch.Tensor:
@@ -158,11 +163,13 @@ class Lessons:
         return found
 
     def _row(self, place: int, number: int, shown: bool = True) -> Row:
-        key = (place, number, shown)
+        careful = not self.two_annotators or self.rng.random() >= CARELESS_SHARE
+        key = (place, number, shown, careful)
         if key not in self._rows:
             scene = self.scenes[place]
             clip, question = scene.clip if shown else None, scene.questions[number]
-            target = self.tokenizer(scene.space.to_model(question.answer))["input_ids"]
+            answer = question.answer if careful else careless(question.answer, scene.view)
+            target = self.tokenizer(scene.space.to_model(answer))["input_ids"]
             prompt = self.forward.prompt_ids(scene.prompt(question), clip)
             self._rows[key] = Row(prompt, [*target, self.tokenizer.eos_token_id], clip)
         return self._rows[key]
@@ -301,13 +308,15 @@ pipeline_tag: video-text-to-text
 Qwen2.5-VL (transformers' `Qwen2_5_VLForConditionalGeneration`) with {parameters / 1e6:.2f} M parameters and a
 tokenizer of its own, trained from scratch on the toy world of this package. It stands in for
 `Qwen/Qwen2.5-VL-7B-Instruct` in the demo and in the tests, and is loaded by the same code. It keeps the answer
-grammar and errs on purpose: reinforcement learning begins here. It knows no other world, and no other prompt than
+grammar and errs on purpose, by habits that a reward can tell from better ones: reinforcement learning begins here. It
+knows no other world, and no other prompt than
 `PromptConfig(box_step_s=4.0, state_grammar=False)` on frames of 112 x 112 pixels, one a second.
 
 - **Data**: random toy scenes, frames JPEG-roughened and blurred; every question that annotation would ask.
 - **Training**: {steps[0]} steps in {minutes[0]:g} min on what is where and on copying from the question, then
-  {steps[1]} steps in {minutes[1]:g} min on answers, on one (busy) CPU core:
-  `python -m ravst_ray.toyworld.train_policy`
+  {steps[1]} steps in {minutes[1]:g} min on true answers, then {steps[2]} steps in {minutes[2]:g} min on those of two
+  annotators, of whom one (asked {CARELESS_SHARE:.0%} of the time) makes intervals {LONGER} times as long as they are
+  and boxes {LARGER} times as wide and high; on one (busy) CPU core: `python -m ravst_ray.toyworld.train_policy`
 - **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {UNSEEN} unseen scenes:
   format {numbers["format"]:.3f}, and
 
@@ -317,8 +326,8 @@ Trivial answers are the whole video, and a box in the middle under the true name
 """
 
 
-def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, resume: bool) -> None:
-    """Both stages; ``out`` gets a folder with ``log.jsonl`` and ``state.pt`` of each, ``export`` the model."""
+def train(out: Path, export: Path, minutes: tuple[float, float, float], scenes: int, resume: bool) -> None:
+    """All stages; ``out`` gets a folder with ``log.jsonl`` and ``state.pt`` of each, ``export`` the model."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     fill(out / "pool", scenes, SEED)
@@ -338,10 +347,12 @@ def train(out: Path, export: Path, minutes: tuple[float, float], scenes: int, re
 
     first = stage(student, out / "seeing", minutes[0], 2e-3, resume, lambda: lessons.seeing(12) + lessons.reading(4))
     second = stage(student, out / "answering", minutes[1], 1.2e-3, resume, answer)
+    lessons.two_annotators = True
+    third = stage(student, out / "imitating", minutes[2], 5e-4, resume, answer)
     model.eval()
     numbers = measure(model, processor, unseen)
-    second.note(**numbers)
-    steps = (first.step, second.step)
+    third.note(**numbers)
+    steps = (first.step, second.step, third.step)
     # A model of its own: this one carries the hooks of its lessons.
     plain = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, spread=0.08))
     plain.load_state_dict(model.state_dict())
@@ -354,7 +365,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--export", type=Path, default=POLICY)
-    parser.add_argument("--minutes", type=float, nargs=2, default=(9.0, 31.0), help="of the two stages")
+    parser.add_argument("--minutes", type=float, nargs=3, default=(12.0, 40.0, 5.0), help="of the three stages")
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
