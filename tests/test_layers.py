@@ -44,7 +44,8 @@ LEVELS = {
 MAY_IMPORT_RAY = {
     "ravst_ray.annotate.pipeline",
     "ravst_ray.cluster",  # what those below share
-    *(f"ravst_ray.training.{name}" for name in ("rollout", "weights", "learner", "sft", "sft_run", "loop")),
+    # Of training: what starts and calls actors, moves weights and clips by reference, and wires the whole.
+    *(f"ravst_ray.training.{name}" for name in ("pool", "clips", "placement", "transport", "sft_run", "loop")),
     "ravst_ray.evaluation.predict",
     "ravst_ray.cli",
     "jobs",

@@ -217,8 +217,8 @@ def test_a_gap_stops_the_run_and_says_who_is_behind(engine, message):
 
 def test_what_a_later_step_wrote_is_dropped_on_resume(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    record = RunRecord(tmp_path, ["tensorboard"], total=4, resumed=2, settings={})
-    record.write(3, {"loss": 0.5})
+    record = RunRecord(tmp_path, ["tensorboard"], resumed=2, settings={})
+    assert record.write(3, {"loss": 0.5}) == {"step": 3, "loss": 0.5}
     assert [line["step"] for line in steps(tmp_path)] == [1, 2, 3]
     assert list((tmp_path / "tensorboard").iterdir())
 

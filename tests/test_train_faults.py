@@ -65,7 +65,13 @@ def serving(groups, workers=1):
         mine = groups[rank::workers]
         return StepRollouts(mine, [ray.put(None)] * len(mine), {"rollout/skipped_videos": 1.0})
 
-    functions = {"groups": share, "publish": lambda weights: 0.5, "stopping": lambda: False, "place": lambda step: 7}
+    functions = {
+        "groups": share,
+        "publish": lambda weights: 0.5,
+        "stopping": lambda: False,
+        "place": lambda step: 7,
+        "tell": lambda record: None,
+    }
     return SimpleNamespace(**{name: Remote(function) for name, function in functions.items()})
 
 
@@ -396,7 +402,7 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
     def run(outcomes, *more):
         began = []
 
-        def attempt(config, checkpoint, asked_to_stop):
+        def attempt(config, checkpoint, asked_to_stop, console):
             began.append(checkpoint.name if checkpoint else None)
             folder = tmp_path / "out" / "checkpoints" / f"checkpoint-{len(began) * 2}"
             folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def write_run(root: Path, steps=STEPS, **settings) -> Path:
         }
     )
     (output / "config.yaml").write_text(dump_config(config))
-    record = RunRecord(output, [], 9, 0, {})
+    record = RunRecord(output, [], 0, {})
     for step, groups in enumerate(steps, start=1):
         record.write(step, group_numbers(groups, step) | MORE | {"seconds/step": 10.0 * step})
         record.rollouts(step, groups, [f"<|vision_end|>asked of {one.question_id}<|im_end|>" for one in groups])

@@ -37,16 +37,27 @@ class VideoLLM:
 
     Args:
         config: the model and its engine.
-        engine_options: further arguments of vLLM's engine (sleep mode).
+        engine_options: further arguments of vLLM's engine.
         trainable: whether :meth:`set_weights` will be called.
+        transport: how new weights come, by vLLM's name or :data:`~ravst_ray.backends.vllm_plugin.BACKEND`; implies
+            ``trainable``.
+        sleeps: whether :meth:`sleep` will be called; without a GPU it does nothing.
     """
 
     def __init__(
-        self, config: EngineConfig, engine_options: Mapping[str, Any] | None = None, *, trainable: bool = False
+        self,
+        config: EngineConfig,
+        engine_options: Mapping[str, Any] | None = None,
+        *,
+        trainable: bool = False,
+        transport: str | None = None,
+        sleeps: bool = False,
     ):
         self.config = config
         self._options = dict(engine_options or {})
-        self._trainable = trainable
+        self._transport = transport or (BACKEND if trainable else None)
+        self._sleeps, self._asleep = sleeps, False
+        self._joined = False
         self._ids = itertools.count()
         self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
         self.engine: Any = None
@@ -67,7 +78,7 @@ class VideoLLM:
         if kind not in FAMILIES:
             raise ConfigError(f"engine.model: {model} is a {kind}; this runs {', '.join(FAMILIES)}")
         self.family = FAMILIES[kind]
-        _set_environment(self.config)
+        _set_environment(self.config, self._transport)
         try:
             with _output_to(self.log_path):
                 from vllm import AsyncEngineArgs
@@ -100,13 +111,19 @@ class VideoLLM:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
         }
-        if self._trainable:
+        if self._transport is not None:
             from vllm.config import WeightTransferConfig
 
             register()
-            arguments["weight_transfer_config"] = WeightTransferConfig(backend=BACKEND)
+            arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._transport)
+        if config.tensor_parallel > 1:
+            # In a placement group vLLM would by itself take Ray for its workers, and find no room for them there.
+            arguments["distributed_executor_backend"] = "mp"
         if on_gpu:
             arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        self._sleeps = self._sleeps and on_gpu
+        if self._sleeps:
+            arguments["enable_sleep_mode"] = True
         return arguments | self._options
 
     async def generate(
@@ -127,7 +144,6 @@ class VideoLLM:
         """
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         greedy = sampling.temperature == 0
         parameters = SamplingParams(
@@ -144,10 +160,9 @@ class VideoLLM:
         prompt = self._prompt(text, clip)
         final: Any = None
         try:
-            async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
-                final = output
-        except EngineDeadError as error:
-            raise AbortError(f"the vLLM engine of {self.config.model} has died; {self.log_path} says why") from error
+            with self._living():
+                async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
+                    final = output
         except (ValueError, VLLMValidationError) as error:
             reason = "prompt_too_long" if "context length" in str(error) else "bad_prompt"
             raise StepError(reason, f"vLLM refuses the prompt: {error}") from None
@@ -173,16 +188,65 @@ class VideoLLM:
         Raises:
             AbortError: the engine is dead.
         """
+        await self.begin_update()
+        await self.update({"path": path})
+        await self.end_update(version)
+
+    async def join_transfer(self, info: dict[str, Any]) -> None:
+        """Set up a transport; ``info`` is vLLM's ``init_info`` of it. A second call leaves the first one's peers."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        with self._living():
+            if self._joined:
+                await self.engine.shutdown_weight_transfer_engine()
+            await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+            self._joined = True
+
+    async def begin_update(self) -> None:
+        """Get ready for new weights; the three steps of :meth:`set_weights` are for transports that send in parts."""
+        with self._living():
+            if self._asleep:  # falling asleep has emptied the caches
+                await self.engine.wake_up(["weights"])
+            else:
+                # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
+                await self.engine.pause_generation(mode="wait", clear_cache=True)
+            await self.engine.start_weight_update()
+
+    async def update(self, info: dict[str, Any]) -> None:
+        """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        with self._living():
+            await self.engine.update_weights(WeightTransferUpdateRequest(update_info=info))
+
+    async def end_update(self, version: int) -> None:
+        """Generate with the new weights from here on."""
+        with self._living():
+            await self.engine.finish_weight_update(str(version))
+            if self._asleep:
+                await self.engine.wake_up(["kv_cache"])  # now all is there again, and vLLM resumes by itself
+                self._asleep = False
+            else:
+                await self.engine.resume_generation()
+
+    async def sleep(self, level: int) -> None:
+        """Free the card's memory, once the requests that are running have ended, until new weights come.
+
+        Args:
+            level: 1 keeps the weights in main memory; 2 drops them, so that the next update must bring all of them.
+        """
+        if not self._sleeps or self._asleep:
+            return
+        with self._living():
+            await self.engine.sleep(level, mode="wait")
+            self._asleep = True
+
+    @contextmanager
+    def _living(self) -> Iterator[None]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
-            await self.engine.pause_generation(mode="wait", clear_cache=True)
-            await self.engine.start_weight_update()
-            await self.engine.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
-            await self.engine.finish_weight_update(str(version))
-            await self.engine.resume_generation()
+            yield
         except EngineDeadError as error:
             raise AbortError(f"the vLLM engine of {self.config.model} has died; {self.log_path} says why") from error
 
@@ -229,8 +293,10 @@ def _output_to(path: Path) -> Iterator[None]:
             os.close(copy)
 
 
-def _set_environment(config: EngineConfig) -> None:
+def _set_environment(config: EngineConfig, transport: str | None) -> None:
     """What vLLM reads from the environment alone."""
+    if transport == "ipc":  # handles of a card's memory travel pickled, between this process and those of its engine
+        os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
     for key, value in {
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines share a machine

@@ -28,14 +28,35 @@ class RolloutConfig(StrictModel):
     temperature: float = Field(1.0, gt=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1, description="below 1 the learner's log-probs are no longer the sampler's")
     max_tokens: int = Field(1024, ge=1)
-    actors: int = Field(1, ge=1, description="vLLM engines")
+    actors: int = Field(1, ge=1, description="vLLM engines at the start")
+    min_actors: int | None = Field(None, ge=1, description="idle ones leave down to so many; null: actors")
+    max_actors: int | None = Field(None, ge=1, description="while prompts wait others join up to so many; null: actors")
+    idle_s: float = Field(300.0, gt=0, description="how long an actor has nothing to do before it leaves")
     num_cpus: float = Field(1.0, ge=0, description="of one actor")
     num_gpus: float = Field(0.0, ge=0, description="of one actor; with tensor parallelism, of all its GPUs")
+    share_gpu: bool = Field(False, description="on the learner's cards; engines sleep while it computes")
+    sleep_level: Literal[1, 2] = Field(
+        1, description="1: a sleeping engine keeps its weights in main memory; 2: nowhere, all of them are sent anew"
+    )
     max_staleness: int = Field(1, ge=0, description="how many updates old a group may be; 0: strictly on-policy")
     resample_equal: bool = Field(False, description="ask other prompts in place of groups whose rewards are all equal")
     max_resamples: int = Field(4, ge=1, description="… at most so many for one group")
     timeout_s: float = Field(600.0, gt=0, description="a group that takes longer is asked of another actor")
     max_restarts: int = Field(3, ge=0, description="how often a dead actor is started again")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most actors."""
+        return self.min_actors or self.actors, self.max_actors or self.actors
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RolloutConfig:
+        fewest, most = self.bounds
+        if not fewest <= self.actors <= most:
+            raise ValueError(
+                f"rollouts.actors = {self.actors} is not within min_actors = {fewest}, max_actors = {most}"
+            )
+        return self
 
 
 class LoraConfig(StrictModel):
@@ -78,6 +99,10 @@ class LearnerConfig(StrictModel):
 class SyncConfig(StrictModel):
     """How new weights reach the engines, and what is checked."""
 
+    transport: Literal["auto", "object_store", "nccl", "ipc"] = Field(
+        "auto",
+        description="auto: ipc on a shared card, nccl between whole cards, else by way of Ray's object store",
+    )
     probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
     max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
 
@@ -102,6 +127,16 @@ class TrainConfig(StrictModel):
     sync: SyncConfig = SyncConfig()
     sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
+    @property
+    def transport(self) -> Literal["object_store", "nccl", "ipc"]:
+        """How weights reach the engines, ``auto`` decided."""
+        if self.sync.transport != "auto":
+            return self.sync.transport
+        if self.rollouts.share_gpu:
+            return "ipc"
+        whole = self.learner.num_gpus >= 1 and self.rollouts.num_gpus >= 1  # parts may be of one card
+        return "nccl" if whole else "object_store"
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         rows = self.rollouts.prompts_per_step * self.rollouts.group_size
@@ -109,4 +144,30 @@ class TrainConfig(StrictModel):
             raise ValueError("rollouts.prompts_per_step is no multiple of learner.workers; groups stay whole")
         if (rows // self.learner.workers) % self.learner.micro_batch:
             raise ValueError("a worker's completions in a step are no multiple of learner.micro_batch")
+        return self
+
+    @model_validator(mode="after")
+    def _cards(self) -> TrainConfig:
+        rollouts, learner = self.rollouts, self.learner
+        if rollouts.share_gpu:
+            if rollouts.max_staleness:
+                raise ValueError(
+                    "rollouts.share_gpu needs rollouts.max_staleness = 0: an engine that sleeps can't sample ahead"
+                )
+            if not (rollouts.num_gpus and learner.num_gpus) or rollouts.num_gpus + learner.num_gpus > 1:
+                raise ValueError(
+                    "rollouts.share_gpu needs rollouts.num_gpus and learner.num_gpus above 0, together at most 1"
+                )
+            if not rollouts.bounds == (learner.workers,) * 2 or self.engine.tensor_parallel > 1:
+                raise ValueError(
+                    "rollouts.share_gpu needs an actor of one GPU for each learner worker, no more and no fewer"
+                )
+            if learner.workers > 1 and rollouts.num_gpus <= 0.5:
+                raise ValueError(
+                    "rollouts.share_gpu on several cards needs rollouts.num_gpus above 0.5, or two actors get one"
+                )
+        if self.transport == "ipc" and not rollouts.share_gpu:
+            raise ValueError("sync.transport = ipc is for a card that learner and engine share (rollouts.share_gpu)")
+        if self.transport == "nccl" and (rollouts.share_gpu or min(rollouts.num_gpus, learner.num_gpus) < 1):
+            raise ValueError("sync.transport = nccl needs whole GPUs, others for the learner than for the engines")
         return self

@@ -10,16 +10,19 @@
                                                                   └─► metrics, rollouts, checkpoints
 
 With ``rollouts.max_staleness`` = 0 step k + 1 is sampled after its weights have come; else while step k is learned.
+On a shared card (``rollouts.share_gpu``) the engines sleep from the groups of a step to the weights that it gives.
 When a learner worker dies, all of it but the driver begins anew at the last checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +40,13 @@ from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, mark_whole, place_of, step_of
 from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
+from ravst_ray.training.live import LiveView
+from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
 from ravst_ray.training.records import RunRecord
-from ravst_ray.training.rollout import RolloutManager, StepRollouts, Weights
-from ravst_ray.training.weights import check_gap, logprob_gap, policy_state, save_policy_model
+from ravst_ray.training.rollout import RolloutManager, StepRollouts
+from ravst_ray.training.transport import open_transport
+from ravst_ray.training.weights import check_gap, logprob_gap, save_policy_model
 
 log = get_logger(__name__)
 
@@ -64,7 +70,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
     start_ray(dashboard=True)
-    check_cluster(config, ray.cluster_resources())
+    check_cluster(config, cluster_capacity())
     questions = sum(len(task.questions) for task in tasks)
     console.print(
         f"{questions} questions on {len(tasks)} videos; {config.max_steps} steps of "
@@ -75,9 +81,8 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     asked_to_stop = threading.Event()
     for restart in range(config.learner.max_restarts + 1):
         try:
-            _attempt(_absolute(config), checkpoint, asked_to_stop)
-            with writing(output / "report.html"):
-                write_training_report(output)
+            _attempt(_absolute(config), checkpoint, asked_to_stop, console)
+            _report(output)
             return output / "model"
         except WorkerDiedError as error:
             died = error
@@ -85,22 +90,34 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
             if restart == config.learner.max_restarts or asked_to_stop.is_set():
                 break
             log.warning("%s; the run begins anew at %s", died, checkpoint.name if checkpoint else "its start")
+        except AbortError:
+            with contextlib.suppress(AbortError):  # no disk left, say: the first error is the one to tell
+                _report(output)  # what went before may show why
+            raise
     raise AbortError(
         f"{died}, restarts used: {restart} (learner.max_restarts = {config.learner.max_restarts}); the same command "
         f"with --resume goes on from {checkpoint.name if checkpoint else 'the start'}"
     )
 
 
-def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: threading.Event) -> None:
+def _report(output: Path) -> None:
+    if (output / "metrics.jsonl").exists():
+        with writing(output / "report.html"):
+            write_training_report(output)
+
+
+def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: threading.Event, console: Console) -> None:
     """Start the engines and learn, from a checkpoint to the end.
 
     Raises:
+        ConfigError: there is no room for the engines.
         WorkerDiedError: a learner worker's process ended; the engines are stopped as well.
     """
     discard_torn(Path(config.output))
     start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
     place = place_of(checkpoint) if checkpoint else 0
-    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place)
+    group = reserve(config)
+    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place, group)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()
@@ -108,13 +125,25 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        ray.get(manager.start.remote())
-        _fit(config, manager, checkpoint)
+        with console.status("starting the engines …"):
+            ray.get(manager.start.remote())
+        with LiveView(partial(_told, manager), config.max_steps, console):
+            _fit(config, manager, checkpoint)
     except ray.exceptions.RayError as error:
         raise plain_error(error) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.kill(manager)
+        release(group)
+
+
+def _told(manager: Any, known: int) -> list[dict[str, float]]:
+    """The records of steps that aren't known yet; none once the manager is gone, of which others tell."""
+    try:
+        found: list[dict[str, float]] = ray.get(manager.told.remote(known))
+    except ray.exceptions.RayError:
+        return []
+    return found
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
@@ -168,7 +197,8 @@ def cause_of(error: Exception) -> RavstError:
     causes = dict(getattr(error, "worker_failures", {})) or {0: error}
     for cause in causes.values():
         if "ravst_ray.errors." in str(cause):
-            return plain_error(cause)
+            plain = plain_error(cause)
+            return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
     for rank, cause in causes.items():
         if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
             return WorkerDiedError(f"learner worker {rank} died")
@@ -212,6 +242,7 @@ class Worker:
             peft_config=adapter,
         )
         self.learner.add_callback(_publishing(self))
+        self.transport = open_transport(config, manager, self.rank)
         self.rollouts = StepRollouts([], [])
         self.numbers: dict[str, float] = {}
         self.stepped_at = time.monotonic()
@@ -219,7 +250,7 @@ class Worker:
         if self.rank == 0:
             settings = config.model_dump(mode="json")
             done = step_of(Path(checkpoint)) if checkpoint else 0
-            self.record = RunRecord(Path(config.output), config.sinks, config.max_steps, done, settings)
+            self.record = RunRecord(Path(config.output), config.sinks, done, settings)
 
     def run(self) -> None:
         """Train, then save the final model."""
@@ -259,10 +290,12 @@ class Worker:
     def publish(self, version: int) -> None:
         """Send the weights to the engines, and prove on a probe that they arrived."""
         started = time.monotonic()
-        state = policy_state(self.learner.model, self.config.learner.freeze_vision)
+        if self.config.rollouts.share_gpu:
+            free_card()  # the engine wakes up now
+        share = self.transport.publish(self.learner.model, version)
         if self.rank != 0:
             return
-        self.numbers["rollout/busy_share"] = ray.get(self.manager.publish.remote(Weights(version, [ray.put(state)])))
+        self.numbers["rollout/busy_share"] = share
         self.numbers["seconds/sync"] = time.monotonic() - started
         every = self.config.sync.probe_every
         if every and version % every == 0:
@@ -287,8 +320,11 @@ class Worker:
         self.stepped_at = now
         if self.record is not None:
             with writing(self.config.output):
-                self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers})
-                self.record.rollouts(step, self.rollouts.groups, self.texts(self.rollouts.groups))
+                self.manager.tell.remote(self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers}))
+                groups = self.rollouts.groups
+                if self.config.learner.workers > 1:
+                    groups = ray.get(self.manager.whole.remote((step - 1) // self.config.learner.iterations))
+                self.record.rollouts(step, groups, self.texts(groups))
         self.numbers = {}
 
     def after_save(self, folder: Path, step: int) -> None:
@@ -296,6 +332,14 @@ class Worker:
         if self.rank == 0:
             place = ray.get(self.manager.place.remote(step // self.config.learner.iterations))
             mark_whole(folder, place, self.config.keep_checkpoints)
+
+
+def free_card() -> None:
+    """Give back what torch keeps of the card for later; nothing without a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _publishing(worker: Worker) -> Any:

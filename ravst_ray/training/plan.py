@@ -137,6 +137,11 @@ def _lines(config: TrainConfig) -> list[str]:
         f"tokens: a step samples at most {rollouts.prompts_per_step} prompts x {rollouts.group_size} completions x "
         f"{rollouts.max_tokens} = {completions * rollouts.max_tokens}; the run {config.max_steps} times as many"
     )
+    fewest, most = rollouts.bounds
+    lines.append(f"rollout actors: {fewest} to {most}" if most > fewest else f"rollout actors: {most}")
+    lines.append(f"weights: reach them by {config.transport}")
+    if rollouts.share_gpu:
+        lines[-1] += "; they sleep while the learner computes on their cards"
     absent = [one for one in (config.data.annotations, config.data.videos) if not Path(one).exists()]
     if absent:
         return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]

@@ -1,7 +1,7 @@
 """What a run tells of itself: one record a step, from which every sink is fed.
 
-``metrics.jsonl`` under the output always; TensorBoard, wandb and mlflow by name; a line on the terminal; and
-``rollouts/step_*.parquet`` with prompts, completions and rewards.
+``metrics.jsonl`` under the output always; TensorBoard, wandb and mlflow by name; and ``rollouts/step_*.parquet`` with
+prompts, completions and rewards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from ravst_ray.errors import ConfigError
 from ravst_ray.rewards.registry import COMPONENTS
@@ -58,7 +57,6 @@ class RunRecord:
     Args:
         output: folder of the run.
         sinks: ``tensorboard``, ``wandb``, ``mlflow``.
-        total: steps of the run.
         resumed: the step that the run goes on from; what later steps of an earlier try wrote is dropped.
         settings: the configuration, for sinks that show it.
 
@@ -66,13 +64,12 @@ class RunRecord:
         ConfigError: the package of a sink isn't installed.
     """
 
-    def __init__(self, output: Path, sinks: Sequence[str], total: int, resumed: int, settings: dict[str, Any]):
-        self._path, self._total = output / "metrics.jsonl", total
+    def __init__(self, output: Path, sinks: Sequence[str], resumed: int, settings: dict[str, Any]):
+        self._path = output / "metrics.jsonl"
         self._rollouts = output / "rollouts"
         self._rollouts.mkdir(parents=True, exist_ok=True)
-        self._console = Console(stderr=True, highlight=False)
         self._drop_after(resumed)
-        self._sinks = [_SINKS[name](output, settings) for name in sinks]
+        self._sinks = [_SINKS[name](output, resumed, settings) for name in sinks]
 
     def _drop_after(self, step: int) -> None:
         if self._path.exists():
@@ -81,25 +78,14 @@ class RunRecord:
             partial.write_text("".join(line + "\n" for line in kept))
             partial.replace(self._path)
 
-    def write(self, step: int, numbers: dict[str, float]) -> None:
-        """One step's record."""
+    def write(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
+        """One step's record; gives it as it stands in ``metrics.jsonl``."""
         row = {"step": step, **{key: round(value, 8) for key, value in numbers.items()}}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for sink in self._sinks:
             sink(step, numbers)
-        shown = {
-            "reward": "reward/mean",
-            "format": "reward/format",
-            "object": "reward/object",
-            "temporal": "reward/temporal",
-            "spatial": "reward/spatial",
-            "loss": "loss",
-            "gap": "sync/logprob_gap_mean",
-            "s": "seconds/step",
-        }
-        told = ", ".join(f"{name} {numbers[key]:.3g}" for name, key in shown.items() if key in numbers)
-        self._console.print(f"step {step}/{self._total}: {told}", soft_wrap=True)
+        return row
 
     def rollouts(self, step: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
         """Completions and rewards of a step as Parquet; ``texts`` are the prompts of the groups."""
@@ -141,10 +127,10 @@ def _step_of(line: str) -> float:
         return float("inf")  # a line that was cut off
 
 
-def _tensorboard(output: Path, settings: dict[str, Any]) -> Sink:
+def _tensorboard(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(output / "tensorboard"))
+    writer = SummaryWriter(str(output / "tensorboard"), purge_step=resumed + 1 if resumed else None)
 
     def sink(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
@@ -154,7 +140,7 @@ def _tensorboard(output: Path, settings: dict[str, Any]) -> Sink:
     return sink
 
 
-def _wandb(output: Path, settings: dict[str, Any]) -> Sink:
+def _wandb(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     try:
         import wandb
     except ImportError:
@@ -163,7 +149,7 @@ def _wandb(output: Path, settings: dict[str, Any]) -> Sink:
     return lambda step, numbers: run.log(numbers, step=step)
 
 
-def _mlflow(output: Path, settings: dict[str, Any]) -> Sink:
+def _mlflow(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     try:
         import mlflow
     except ImportError:
@@ -172,7 +158,7 @@ def _mlflow(output: Path, settings: dict[str, Any]) -> Sink:
     return lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step)
 
 
-_SINKS: dict[str, Callable[[Path, dict[str, Any]], Sink]] = {
+_SINKS: dict[str, Callable[[Path, int, dict[str, Any]], Sink]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,45 @@ from ravst_ray.training.forward import Row, VideoForward, unwrapped
 from ravst_ray.training.groups import Group
 
 
-def policy_state(model: Any, frozen_vision: bool) -> dict[str, np.ndarray]:
-    """The policy's weights under their names in a Hugging Face checkpoint, as arrays on the host.
-
-    An adapter is merged for the copy and taken out again; shards are gathered, so every rank must call this. A frozen
-    vision tower is left out: the engine has it.
-    """
+@contextmanager
+def merged_adapter(model: Any) -> Iterator[None]:
+    """An adapter's product is in the weights meanwhile; nothing happens to a model without one."""
     adapted = getattr(model, "module", model)
-    merged = hasattr(adapted, "merge_adapter")
-    if merged:
-        adapted.merge_adapter()
+    if not hasattr(adapted, "merge_adapter"):
+        yield
+        return
+    adapted.merge_adapter()
     try:
-        inner = unwrapped(model)
-        tied = inner.config.tie_word_embeddings
-        state = {}
-        for name, value in inner.state_dict().items():
-            name = name.replace(".base_layer.", ".")
-            if "lora_" in name or (frozen_vision and ".visual." in name) or (tied and name == "lm_head.weight"):
-                continue
+        yield
+    finally:
+        adapted.unmerge_adapter()
+
+
+def named_weights(model: Any, frozen_vision: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """The policy's weights where they are, whole or sharded, under their names in a Hugging Face checkpoint.
+
+    An adapter's own weights and a tied head are left out, and so is a frozen vision tower: the engine has it.
+    """
+    inner = unwrapped(model)
+    tied = inner.config.tie_word_embeddings
+    for name, value in inner.state_dict().items():
+        name = name.replace(".base_layer.", ".")
+        if "lora_" in name or (frozen_vision and ".visual." in name) or (tied and name == "lm_head.weight"):
+            continue
+        yield name, value
+
+
+def policy_state(model: Any, frozen_vision: bool) -> dict[str, np.ndarray]:
+    """The weights of :func:`named_weights` as arrays on the host, an adapter merged.
+
+    Shards are gathered, so every rank must call this.
+    """
+    state = {}
+    with merged_adapter(model):
+        for name, value in named_weights(model, frozen_vision):
             full = value.full_tensor() if hasattr(value, "full_tensor") else value
             state[name] = full.detach().to("cpu", torch.float32).numpy().copy()
-        return state
-    finally:
-        if merged:
-            adapted.unmerge_adapter()
+    return state
 
 
 def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> None:

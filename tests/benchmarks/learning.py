@@ -1,6 +1,6 @@
 """Does GRPO make the toy policy better? One run a seed, greedy answers to unseen questions before and after.
 
-    python -m tests.benchmarks.learning --out out/learning --seeds 1 2 3 [key=value …]
+    python -m tests.benchmarks.learning [key=value …] --out out/learning --seeds 1 2 3
 
 Writes ``table.md`` and, by seed, the run, the predictions and their evaluation. What is there
 already isn't done again.

@@ -1,0 +1,71 @@
+"""The frames of videos for the rollout actors: each video is decoded once, by a Ray task, and kept by reference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+
+from ravst_ray.backends.clips import show_video
+from ravst_ray.backends.decoding import ChildDecoder
+from ravst_ray.backends.protocols import Clip
+from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.errors import StepError
+
+KEPT = 256
+Shown = tuple[Any, VideoView]
+"""A reference to a clip in the object store, and how it is shown."""
+
+
+class Clips:
+    """The clips that were shown last.
+
+    Args:
+        decode: gives a video's clip; None where it can't be shown.
+        kept: how many are kept.
+    """
+
+    def __init__(self, decode: Callable[[VideoTask], Awaitable[Shown | None]], kept: int = KEPT):
+        self._decode, self._kept = decode, kept
+        self._found: OrderedDict[str, asyncio.Future[Shown | None]] = OrderedDict()
+
+    async def shown(self, task: VideoTask) -> Shown | None:
+        """The clip of a video; who asks while it is being decoded waits for the same one."""
+        name = task.video_id
+        if name not in self._found:
+            self._found[name] = asyncio.ensure_future(self._decode(task))
+        self._found.move_to_end(name)
+        found = await self._found[name]
+        while len(self._found) > self._kept:
+            self._found.popitem(last=False)
+        return found
+
+
+async def decode(task: VideoTask, config: TrainConfig) -> Shown:
+    """Decode a video in a Ray task.
+
+    Raises:
+        StepError: it can't be read.
+    """
+    made = await decode_clip.remote(task, config)
+    if isinstance(made, StepError):
+        raise made
+    clip, view = made
+    return ray.put(clip), view
+
+
+@ray.remote(num_cpus=0.1, max_retries=1)
+def decode_clip(task: VideoTask, config: TrainConfig) -> tuple[Clip, VideoView] | StepError:
+    """The frames of a video, or why there are none."""
+    decoder = ChildDecoder(config.decode)
+    try:
+        return show_video(decoder, task.video_id, task.path, task.duration_s, config.frames)
+    except StepError as error:
+        return error
+    finally:
+        decoder.close()

@@ -1,0 +1,317 @@
+"""The rollout actors of a run: started, chosen, replaced when they die or hang, more or fewer as prompts come.
+
+::
+
+    prompts ──► wait for a place ──► the least busy member ──► group
+                     │ too long                  │ dies, hangs
+                     └─► one member more         └─► another takes its place; its prompts are asked of others
+
+A member samples only with the pool's current weights. Weights that come through the object store are kept, so a new
+member has them before its first prompt; weights that come from the learner's card (``transfer``) aren't, so it waits
+for the next ones, and the others go on meanwhile. One that leaves first ends what it has at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ravst_ray.backends.protocols import Generation
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import SamplingConfig
+from ravst_ray.errors import AbortError, WorkerDiedError
+from ravst_ray.logs import get_logger
+from ravst_ray.training.placement import has_room
+from ravst_ray.training.rollout_actor import Weights
+
+log = get_logger(__name__)
+WATCH_S = 1.0
+AHEAD = 2
+"""Groups that an actor of an elastic pool gets beyond those that its engine can run at once: it shall not run dry."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One actor. ``seat`` is the place that it has in the pool (and in the placement group), ``name`` its own."""
+
+    name: int
+    seat: int
+    handle: Any
+    up: bool = False
+    current: bool = False
+    leaving: bool = False
+    load: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+    busy_s: float = 0.0
+    measured_at: float = field(default_factory=time.monotonic)
+
+
+class RolloutPool:
+    """See the top of this file.
+
+    Args:
+        config: of the run.
+        actor: class of the actors (:class:`~ravst_ray.training.rollout_actor.RolloutActor`).
+        group: a placement group with a bundle for each of the first seats.
+    """
+
+    def __init__(self, config: TrainConfig, actor: type, group: Any = None):
+        self._config, self._actor, self._group = config, actor, group
+        self._names = itertools.count()
+        self._members: list[Member] = []
+        self._party: list[Member] = []
+        self._weights: Weights | None = None
+        self._transferred = False
+        self._asleep: asyncio.Future[Any] | None = None
+        self._waiting = 0
+        self._error: BaseException | None = None
+        self._changed = asyncio.Condition()
+        self._background: set[asyncio.Task[None]] = set()
+        self.restarts = 0
+        fewest, most = config.rollouts.bounds
+        self._most_at_once = float("inf")
+        if most > fewest:  # else all prompts go to the engines at once: they queue them well
+            self._most_at_once = max(config.engine.max_num_seqs // config.rollouts.group_size, 1) + AHEAD
+
+    def __len__(self) -> int:
+        """How many members can sample or soon will."""
+        return len(self._staying())
+
+    async def start(self) -> None:
+        """Start the actors; gives control back when all of them are ready."""
+        await asyncio.gather(*(self._bring_up(self._seated(seat)) for seat in range(self._config.rollouts.actors)))
+        fewest, most = self._config.rollouts.bounds
+        if most > fewest:
+            self._do(self._watch())
+
+    async def sample(self, text: str, clip: Any, sampling: SamplingConfig) -> tuple[Generation, int]:
+        """Sample on the least busy actor; on its death, or when it takes too long, on another.
+
+        Returns:
+            The group, and how often it was asked again.
+
+        Raises:
+            AbortError: actors die again and again.
+            StepError: the prompt can't be asked.
+        """
+        retries = 0
+        while True:
+            member = await self._pick()
+            try:
+                work = member.handle.sample.remote(text, clip, sampling)
+                limit_s = self._config.rollouts.timeout_s
+                return await asyncio.wait_for(asyncio.wrap_future(work.future()), limit_s), retries
+            except (ray.exceptions.RayActorError, TimeoutError) as error:
+                retries += 1
+                self._lose(member, error)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else error from None
+            finally:
+                member.load -= 1
+                member.idle_since = time.monotonic()
+                await self._tell()
+
+    async def publish(self, weights: Weights) -> float:
+        """Bring every actor to a new version; gives the share of time since the last one in which actors sampled."""
+        self._weights = weights  # who is being started takes them from here
+        self._asleep = None
+        await self._each("set_weights", weights)
+        return await self._busy_share()
+
+    async def party(self) -> list[int]:
+        """Who takes part in the transfer that comes now: the names of all that are alive and up, one at least."""
+        await self._each("busy_s")  # finds the dead
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._error is not None or self._up())
+        self._party = sorted(self._up(), key=lambda one: one.seat)
+        return [one.name for one in self._party]
+
+    async def transfer(self, call: str, payloads: Sequence[Any]) -> None:
+        """Call a method of all in the party, each with its own payload; an error of one is raised."""
+        calls = [getattr(one.handle, call).remote(given) for one, given in zip(self._party, payloads, strict=True)]
+        await asyncio.gather(*calls)
+
+    async def transferred(self) -> float:
+        """The party has new weights; gives what :meth:`publish` gives."""
+        self._transferred, self._asleep = True, None
+        for one in self._members:
+            one.current = one in self._party
+        await self._tell()
+        return await self._busy_share()
+
+    async def sleep(self) -> None:
+        """Let all engines sleep until new weights come; calling it again waits for the same sleep."""
+        if self._asleep is None:
+            self._asleep = asyncio.ensure_future(self._each("sleep"))
+        await asyncio.shield(self._asleep)
+
+    async def resize(self, count: int) -> None:
+        """Grow or shrink to ``count`` actors; done when the new ones are ready and those that leave have ended.
+
+        Raises:
+            ValueError: ``count`` is below 1.
+        """
+        if count < 1:
+            raise ValueError("a pool needs an actor")
+        staying = self._staying()
+        if count > len(staying):
+            taken = {one.seat for one in self._members}
+            free = itertools.islice((seat for seat in itertools.count() if seat not in taken), count - len(staying))
+            await asyncio.gather(*(self._bring_up(self._seated(seat)) for seat in list(free)))
+            return
+        first = sorted(staying, key=lambda one: (one.up, one.load > 0, -one.seat))
+        await asyncio.gather(*(self._leave(one) for one in first[: len(staying) - count]))
+
+    def _staying(self) -> list[Member]:
+        return [one for one in self._members if not one.leaving]
+
+    def _up(self) -> list[Member]:
+        return [one for one in self._staying() if one.up]
+
+    def _seated(self, seat: int) -> Member:
+        """A new member whose actor is requested from Ray."""
+        rollouts = self._config.rollouts
+        place: Any = "DEFAULT"
+        if self._group is not None and seat < self._group.bundle_count:
+            place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=seat)
+        handle = (
+            ray.remote(self._actor)
+            .options(
+                num_cpus=rollouts.num_cpus,
+                num_gpus=rollouts.num_gpus,
+                max_concurrency=1000,
+                scheduling_strategy=place,
+            )
+            .remote(self._config)
+        )
+        self._members.append(Member(next(self._names), seat, handle))
+        return self._members[-1]
+
+    async def _bring_up(self, member: Member) -> None:
+        """Start a member's engine and bring it to the current weights."""
+        weights = self._weights
+        try:
+            await member.handle.start.remote(weights)
+            while self._weights is not weights:  # newer ones came meanwhile
+                weights = self._weights
+                await member.handle.set_weights.remote(weights)
+        except ray.exceptions.RayError as error:
+            if member in self._members:
+                self._members.remove(member)
+            if member.leaving and isinstance(error, ray.exceptions.RayActorError):
+                return  # it wasn't wanted any more before it was there
+            raise
+        member.up, member.current = True, not self._transferred
+        member.idle_since = member.measured_at = time.monotonic()
+        await self._tell()
+
+    async def _pick(self) -> Member:
+        def free() -> list[Member]:
+            return [one for one in self._staying() if one.current and one.load < self._most_at_once]
+
+        def stranded() -> bool:
+            return self._transferred and not any(one.current for one in self._staying())
+
+        self._waiting += 1
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._error is not None or free() or stranded())
+        finally:
+            self._waiting -= 1
+        if self._error is not None:
+            raise self._error
+        if stranded():  # only the learner has the weights, and it may be waiting for this very group
+            raise WorkerDiedError("no rollout actor with the current weights is left")
+        member = min(free(), key=lambda one: (one.load, one.seat))
+        member.load += 1
+        return member
+
+    async def _each(self, call: str, *arguments: Any) -> None:
+        """Call a method of all that are up; one that is dead is replaced."""
+
+        async def one(member: Member) -> None:
+            try:
+                await getattr(member.handle, call).remote(*arguments)
+            except ray.exceptions.RayActorError as error:
+                self._lose(member, error)
+
+        await asyncio.gather(*(one(member) for member in self._up()))
+
+    def _lose(self, member: Member, error: Exception) -> None:
+        """Put another in the place of a dead or stuck member, once however many notice it."""
+        if member not in self._members:
+            return
+        self._members.remove(member)
+        with contextlib.suppress(ray.exceptions.RayError):  # it may be dead already
+            ray.kill(member.handle)
+        if member.leaving:
+            return
+        self.restarts += 1
+        if self.restarts > self._config.rollouts.max_restarts:
+            raise AbortError(f"rollout actors died {self.restarts} times; the last: {type(error).__name__}: {error}")
+        log.warning("rollout actor %d is started again: %s", member.seat, type(error).__name__)
+        self._do(self._bring_up(self._seated(member.seat)))
+
+    async def _leave(self, member: Member) -> None:
+        member.leaving = True
+        async with self._changed:
+            await self._changed.wait_for(lambda: member.load == 0)
+        if member in self._members:
+            self._members.remove(member)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(member.handle)
+
+    async def _watch(self) -> None:
+        """Grow while prompts wait, one member at a time; shrink when one has had nothing to do for a while."""
+        rollouts = self._config.rollouts
+        fewest, most = rollouts.bounds
+        while True:
+            await asyncio.sleep(WATCH_S)
+            staying = self._staying()
+            idle = [one for one in staying if not one.load and time.monotonic() - one.idle_since > rollouts.idle_s]
+            ready = all(one.current for one in staying)
+            if self._waiting and ready and len(staying) < most and await asyncio.to_thread(has_room, rollouts):
+                log.info("prompts wait: a rollout actor more, %d in all", len(staying) + 1)
+                self._do(self.resize(len(staying) + 1))
+            elif idle and len(staying) > fewest and not (self._waiting and not ready):
+                log.info("a rollout actor was idle for %g s: it leaves, %d stay", rollouts.idle_s, len(staying) - 1)
+                await self._leave(max(idle, key=lambda one: one.seat))
+
+    async def _busy_share(self) -> float:
+        """Of the time that members have been there since it was asked last, the share in which they sampled."""
+        members = [one for one in self._members if one.up]
+        found = await asyncio.gather(*(one.handle.busy_s.remote() for one in members), return_exceptions=True)
+        now, busy_s, spent_s = time.monotonic(), 0.0, 0.0
+        for member, total_s in zip(members, found, strict=True):
+            spent_s += now - member.measured_at
+            if isinstance(total_s, float):
+                busy_s += max(total_s - member.busy_s, 0.0)
+                member.busy_s = total_s
+            member.measured_at = now
+        return min(busy_s / max(spent_s, 1e-9), 1.0)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside what is at hand; its error ends whatever waits for an actor."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:  # handed on as it is
+                self._error = error
+                await self._tell()
+
+        task = asyncio.create_task(guarded())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

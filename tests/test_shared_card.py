@@ -1,0 +1,188 @@
+"""A card that learner and engine share: the order in which the engine sleeps, wakes and takes weights."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+import torch
+import vllm.distributed.weight_transfer.base
+import vllm.v1.engine.exceptions  # noqa: F401  # here, so that no test's clock runs while they load
+from safetensors.numpy import load_file
+
+from ravst_ray.backends.video_llm import VideoLLM
+from ravst_ray.backends.video_prompts import VideoView
+from ravst_ray.config.base import load_config
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import EngineConfig
+from ravst_ray.training import loop, pool, rollout
+from ravst_ray.training.rollout import RolloutActor, Weights
+from tests.test_rollout import StubActor, run
+from tests.test_rollout import manager as plain_manager
+
+manager = plain_manager
+SHARED = ["rollouts.share_gpu=true", "rollouts.max_staleness=0", "learner.num_gpus=0.5", "rollouts.num_gpus=0.5"]
+UPDATE = ["start_weight_update", "update_weights", "finish_weight_update {version}"]
+
+
+class RecordingEngine:
+    """vLLM's engine as far as weights and sleep go: writes down what it is asked."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __getattr__(self, name):
+        async def call(*given, **named):
+            shown = [one for one in (*given, *named.values()) if isinstance(one, str | int | list)]
+            with self._path.open("a") as file:
+                file.write(" ".join(map(str, [name, *shown])) + "\n")
+            if name == "update_weights" and "path" in given[0].update_info:
+                load_file(given[0].update_info["path"])
+
+        return call
+
+
+class SharingActor(RolloutActor):
+    """The real actor around an engine that records; it samples as the stub does."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._path = Path(config.output) / "calls.txt"
+        self._engine.engine = RecordingEngine(self._path)
+        self._stub = StubActor(config)
+
+    async def start(self, weights):
+        pass
+
+    async def sample(self, text, clip, sampling):
+        with self._path.open("a") as file:
+            file.write("sample\n")
+        return await self._stub.sample(text, clip, sampling)
+
+
+class Call:
+    """What a call of an actor gives: waited for as it is, or as a future."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __await__(self):
+        return self._task.__await__()
+
+    def future(self):
+        return self._task
+
+
+class Local:
+    """An actor in this process: it needs no GPU to give a half of, and no minute to start."""
+
+    def __init__(self, actor):
+        self._actor = actor
+
+    def options(self, **_):
+        return SimpleNamespace(remote=lambda *given: Local(self._actor(*given)))
+
+    def __getattr__(self, name):
+        def call(*given):
+            return Call(asyncio.ensure_future(getattr(self._actor, name)(*given)))
+
+        return SimpleNamespace(remote=call)
+
+
+@pytest.fixture
+def local_ray():
+    """None: everything happens in this process."""
+
+
+@pytest.fixture
+def calls(manager, monkeypatch, tmp_path):
+    """What happened so far, from engine and test."""
+
+    async def decode(self, task):
+        return None, VideoView(2, 1.0, 28, 28, 2.0, 28, 28)
+
+    monkeypatch.setattr(rollout.RolloutManager, "_decode", decode)
+    monkeypatch.setattr(rollout, "RolloutActor", SharingActor)
+    monkeypatch.setattr(pool, "ray", SimpleNamespace(remote=Local, exceptions=ray.exceptions))
+    path = tmp_path / "calls.txt"
+    path.touch()
+    return path
+
+
+def weights(version):
+    """A version of a small policy."""
+
+    async def state():
+        return {"w": np.ones(2, np.float32)}
+
+    return Weights(version, [state()])
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("transport", ["object_store", "ipc"])
+def test_the_engine_sleeps_while_the_learner_computes_and_wakes_in_two_steps(manager, calls, transport, level):
+    async def work():
+        given = [*SHARED, f"sync.transport={transport}", f"rollouts.sleep_level={level}"]
+        one = manager(["a", "b", "c", "d"], "max_steps=2", *given)
+        await one.start()
+        for step in range(2):
+            await asyncio.gather(one.groups(step, 0), one.groups(step, 0))  # who asks again waits for the same sleep
+            with calls.open("a") as file:
+                file.write("learn\n")
+            if transport == "object_store":
+                await one.publish(weights(step + 1))
+            else:
+                party = await one.party()
+                for call, payload in (("begin", None), ("receive", {"names": []}), ("end", step + 1)):
+                    await one.transfer(f"{call}_transfer", [payload] * len(party))
+                await one.published(step + 1)
+
+    run(work())
+    expected = []
+    for version in (1, 2):
+        expected += ["sample", "sample", f"sleep {level} wait", "learn", "wake_up ['weights']"]
+        expected += [line.format(version=version) for line in UPDATE] + ["wake_up ['kv_cache']"]
+    assert calls.read_text().splitlines() == expected
+
+
+def test_an_engine_of_its_own_card_never_sleeps(manager, calls):
+    async def work():
+        one = manager(["a", "b"], "max_steps=1", "rollouts.max_staleness=0")
+        await one.start()
+        await one.groups(0, 0)
+        await one.publish(weights(1))
+
+    run(work())
+    assert calls.read_text().splitlines() == [
+        "sample",
+        "sample",
+        "pause_generation wait True",
+        *(line.format(version=1) for line in UPDATE),
+        "resume_generation",
+    ]
+
+
+def test_without_a_gpu_sleep_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    engine = VideoLLM(EngineConfig(), trainable=True, sleeps=True)
+    assert "enable_sleep_mode" not in engine._arguments("m")
+    engine.engine = RecordingEngine(tmp_path / "calls.txt")
+    asyncio.run(engine.sleep(1))
+    assert not (tmp_path / "calls.txt").exists()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_learner_clears_its_cache_before_the_engine_wakes(monkeypatch, shared):
+    done = []
+    config = load_config(TrainConfig, Path(__file__).parents[1] / "jobs/configs/train_laptop.yaml", ["output=o"])
+    if shared:
+        config = load_config(TrainConfig, Path(__file__).parents[1] / "jobs/configs/train_1gpu.yaml", ["output=o"])
+    monkeypatch.setattr(loop, "free_card", lambda: done.append("free"))
+    worker = loop.Worker.__new__(loop.Worker)
+    worker.config, worker.rank, worker.learner = config, 1, SimpleNamespace(model=None)
+    worker.transport = SimpleNamespace(publish=lambda model, version: done.append(f"publish {version}"))
+    worker.publish(4)
+    assert done == (["free"] if shared else []) + ["publish 4"]
+    loop.free_card()  # the real one has nothing to do here
