@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ravst_ray.errors import ConfigError, RavstError
 
@@ -19,6 +22,23 @@ Turn videos and event labels into a dataset of objects, box tracks and questions
 
 The same command again goes on where the last one ended, and repeats only errors that may pass.
 Exit status: 0 the run completed (even with errors rows), 1 it was aborted, 2 the configuration is bad.
+"""
+_STATUS = """\
+Tell how an annotation run stands, while it runs and after it: done, failed by reason, rate, expected finish.
+
+  ravst status out/run1
+  ravst status s3://bucket/run1 --json
+
+State: running, finished, stopped (Ctrl-C, ray job stop), aborted (with the error), died (killed, or its node was lost).
+"""
+_RETRY = """\
+Do failed videos of an annotation run again, with the configuration in its output directory.
+
+  ravst retry out/run1
+  ravst retry out/run1 decode.deadline_s=600 --reason decode_deadline llm_unreachable
+
+`ravst status` lists the reasons. An errors row stays until the new result of its video is committed.
+Exit status: as of ravst annotate.
 """
 _TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
@@ -76,6 +96,21 @@ def _annotate(args: argparse.Namespace) -> None:
     from ravst_ray.config.base import load_config
 
     annotate(load_config(AnnotateConfig, args.config, args.overrides), Console(stderr=True))
+
+
+def _status(args: argparse.Namespace) -> None:
+    from ravst_ray.annotate.status import read_status
+
+    status = read_status(args.output)
+    sys.stdout.write((status.to_json() if args.json else status.to_text()) + "\n")
+
+
+def _retry(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.annotate.run import retry
+
+    retry(args.output, args.reason, args.overrides, Console(stderr=True))
 
 
 def _toyworld(args: argparse.Namespace) -> None:
@@ -177,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("annotate", _annotate, _ANNOTATE, config=True)
+    status = add("status", _status, _STATUS, config=None)
+    status.add_argument("output", metavar="OUT", help="output directory of a run, here or in an object store")
+    status.add_argument("--json", action="store_true", help="for programs")
+    retry = add("retry", _retry, _RETRY, config=None)
+    retry.add_argument("output", metavar="OUT", help="output directory of a run")
+    retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
+    retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
     toyworld = add("toyworld", _toyworld, _TOYWORLD, config=None)
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
@@ -208,6 +250,19 @@ def _positive(text: str) -> int:
     return value
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, which `ray job stop` sends, ends a command as Ctrl-C does: locks are let go, servers stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(argv)
@@ -215,14 +270,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     setup_logging()
     try:
-        args.run(args)
+        with _sigterm_interrupts():
+            args.run(args)
     except ConfigError as error:
         sys.stderr.write(f"ravst {args.command}: {error}\n")
         return EXIT_BAD_CONFIG
     except RavstError as error:
         sys.stderr.write(f"ravst {args.command}: aborted: {error}\n")
         return EXIT_ABORTED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM once it is connected
         sys.stderr.write(f"ravst {args.command}: interrupted; the same command goes on from here\n")
         return EXIT_ABORTED
     return EXIT_OK

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import warnings
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.metrics import Counter, Gauge
 
 from ravst_ray.config.annotate import PoolConfig
 from ravst_ray.errors import AbortError, ConfigError, RavstError
 from ravst_ray.logs import get_logger
+from ravst_ray.progress import Rate
 
 log = get_logger(__name__)
 
@@ -52,9 +56,12 @@ def stream_blocks() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1
+    context.custom_execution_callback_classes = [QueueLengths]
 
 
-def pool_operator(dataset: Any, name: str, actor: type, arguments: tuple, pool: PoolConfig, batch: int) -> Any:
+def pool_operator(
+    dataset: Any, name: str, actor: type, arguments: tuple, pool: PoolConfig, batch: int, deaths: int = 2
+) -> Any:
     """``dataset`` mapped by a pool of actors that grows and shrinks within the bounds of ``pool``.
 
     Args:
@@ -64,6 +71,8 @@ def pool_operator(dataset: Any, name: str, actor: type, arguments: tuple, pool: 
         arguments: of its constructor.
         pool: how many, and what each needs.
         batch: rows of one call.
+        deaths: how often an actor is started anew. Ray's own default is without end: a row that kills its process
+            would loop.
     """
     shown = type(f"{name.capitalize()}Actor", (actor,), {})
     return dataset.map_batches(
@@ -75,8 +84,8 @@ def pool_operator(dataset: Any, name: str, actor: type, arguments: tuple, pool: 
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        max_restarts=2,  # Ray's own default is without end: a row that kills its process would loop
-        max_task_retries=1,
+        max_restarts=deaths,
+        max_task_retries=deaths - 1,
     )
 
 
@@ -88,3 +97,68 @@ def plain_error(error: BaseException) -> RavstError:
         return AbortError(text.strip().splitlines()[-1])
     kind = ConfigError if found["kind"] == "ConfigError" else AbortError
     return kind(found["message"].strip())
+
+
+class RunMetrics:
+    """Numbers of a run for Prometheus; Ray serves them on every node's metrics port, with ``ray_`` before the name.
+
+    ``ravst_videos_done``, ``ravst_videos_failed`` (by ``reason``) and ``ravst_frames`` count up, ``ravst_videos_left``
+    and ``ravst_frames_per_s`` (of the last minute) are as of the video finished last.
+
+    Args:
+        total: videos of this run.
+    """
+
+    def __init__(self, total: int):
+        self._done = Counter("ravst_videos_done", "videos annotated by this run")
+        self._failed = Counter("ravst_videos_failed", "videos that became errors rows", ("reason",))
+        self._frames = Counter("ravst_frames", "frames grounded")
+        self._left = Gauge("ravst_videos_left", "videos that this run still has to do")
+        self._per_s = Gauge("ravst_frames_per_s", "frames grounded a second, over the last minute")
+        self._rate = Rate(window_s=60.0)
+        self._count = total
+        self._left.set(total)
+
+    def add(self, reason: str | None, frames: float) -> None:
+        """One more video is finished; ``reason`` is why it failed."""
+        if reason is None:
+            self._done.inc()
+        else:
+            self._failed.inc(tags={"reason": reason})
+        if frames > 0:
+            self._frames.inc(frames)
+        self._rate.add(frames)
+        self._per_s.set(self._rate.per_s())
+        self._count -= 1
+        self._left.set(self._count)
+
+
+class QueueLengths(ExecutionCallback):
+    """``ravst_queue_length`` by ``step``: blocks (a video each, at the very first step perhaps several) that wait."""
+
+    EVERY_S = 2.0
+
+    def __init__(self) -> None:
+        self._gauge = Gauge("ravst_queue_length", "blocks waiting for a step, most of them one video", ("step",))
+        self._next_s = 0.0
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Ray Data calls this many times a second."""
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + self.EVERY_S
+        for operator, state in executor._topology.items():
+            step = step_of_operator(operator.name)
+            if step is not None:
+                self._gauge.set(state.total_enqueued_input_blocks(), {"step": step})
+
+
+def step_of_operator(name: str) -> str | None:
+    """The step that an operator of Ray Data runs, from its name; None for Ray's own.
+
+    Example:
+        >>> step_of_operator("MapBatches(DecodeActor)"), step_of_operator("MapBatches(Finish.__call__)")
+        ('decode', 'finish')
+    """
+    found = re.search(r"MapBatches\((\w+?)(?:Actor|\.__call__)\)", name)
+    return found[1].lower() if found else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -74,3 +76,35 @@ class RunProgress:
             highlight=False,
             soft_wrap=True,
         )
+
+
+class Rate:
+    """How many things a second were finished lately.
+
+    Args:
+        window_s: how far back "lately" goes.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, window_s: float = 600.0, clock: Callable[[], float] = time.monotonic):
+        self._window_s, self._clock = window_s, clock
+        self._began = clock()
+        self._finished: deque[tuple[float, float]] = deque()
+
+    def add(self, count: float = 1) -> None:
+        """So many more are finished."""
+        self._finished.append((self._clock(), count))
+
+    def per_s(self) -> float:
+        """Over the window, or since the beginning where that is shorter.
+
+        Example:
+            >>> seconds = iter([0.0, 1.0, 4.0, 4.0])
+            >>> rate = Rate(clock=lambda: next(seconds))
+            >>> rate.add(), rate.add(), rate.per_s()
+            (None, None, 0.5)
+        """
+        now = self._clock()
+        while self._finished and self._finished[0][0] < now - self._window_s:
+            self._finished.popleft()
+        return sum(count for _, count in self._finished) / max(min(now - self._began, self._window_s), 1e-9)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from ravst_ray.annotate.decode import DecodeFrames
+from ravst_ray.backends import decoding
 from ravst_ray.backends.audio import loudness, waveform
 from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.decord_decoder import batches
@@ -315,20 +316,45 @@ def test_a_hanging_child_is_killed_at_the_deadline_and_replaced(backend, plain):
     decoder.close()
 
 
+def strike(pid, blow):
+    """Stop a child, so that the blow falls while the next video is being decoded."""
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(0.5, lambda: (os.kill(pid, blow), os.kill(pid, signal.SIGCONT))).start()
+
+
 @pytest.mark.faults
-@pytest.mark.parametrize(("blow", "retryable"), [(signal.SIGSEGV, False), (signal.SIGKILL, True)])
-def test_a_crash_in_the_middle_of_a_video_is_one_error(blow, retryable, plain):
+def test_a_crash_in_the_middle_of_a_video_is_one_error(plain):
     decoder = ChildDecoder(DecodeConfig())
     decoder.decode(str(plain), [0.0])
     victim = decoder.pid
-    os.kill(victim, signal.SIGSTOP)  # so that the blow falls while the video is being decoded
-    threading.Timer(0.5, lambda: (os.kill(victim, blow), os.kill(victim, signal.SIGCONT))).start()
+    strike(victim, signal.SIGSEGV)
     with pytest.raises(StepError) as caught:
         decoder.decode(str(plain), [0.0])
-    assert (caught.value.reason, caught.value.retryable) == ("decoder_crashed", retryable)
-    assert blow.name in caught.value.message
+    assert (caught.value.reason, caught.value.retryable) == ("decoder_crashed", False)
+    assert "SIGSEGV" in caught.value.message
     assert not Path(f"/proc/{victim}").exists()
     assert numbers(decoder.decode(str(plain), [0.4])) == [10]
+    decoder.close()
+
+
+@pytest.mark.faults
+def test_a_video_whose_child_was_killed_is_tried_once_more(plain, monkeypatch):
+    decoder = ChildDecoder(DecodeConfig())
+    decoder.decode(str(plain), [0.0])
+    strike(decoder.pid, signal.SIGKILL)
+    assert numbers(decoder.decode(str(plain), [0.4])) == [10]
+    start = decoding._start
+
+    def doomed(config):
+        child = start(config)
+        strike(child.process.pid, signal.SIGKILL)
+        return child
+
+    monkeypatch.setattr(decoding, "_start", doomed)
+    strike(decoder.pid, signal.SIGKILL)
+    with pytest.raises(StepError, match="SIGKILL") as caught:
+        decoder.decode(str(plain), [0.4])
+    assert (caught.value.reason, caught.value.retryable) == ("decoder_crashed", True)
     decoder.close()
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.step import Step
@@ -108,6 +109,42 @@ def test_every_video_ends_as_rows_or_as_an_error(tmp_path, local_ray):
     row = next(store.rows("annotations"))
     assert row["tracks"][0]["times_s"] == [1.0, 2.0, 3.0, 4.0]
     assert {pair["task"] for pair in store.rows("qa")} == {"AVTR", "AVSR", "AVSTR"}
+
+
+def test_videos_that_kill_their_process_become_errors_and_harm_no_other(tmp_path, local_ray):
+    """In a step of one video a call, and in one that gets several at once."""
+
+    class Crashing(StubCaptions):
+        def process(self, item):
+            if item.video.video_id.startswith("kill"):
+                with (tmp_path / "kills").open("a") as file:
+                    file.write(item.video.video_id + "\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().process(item)
+
+    store = DatasetStore(str(tmp_path / "out"))
+    store.prepare()
+    names = ["good0", "crash0", "good1", "kill0", "good2", "kill1", "good3"]
+    rows = list(stream(stub_config(tmp_path / "out"), videos(*names), {**STUBS, "captions": Crashing}))
+    expected = {name: None if name.startswith("good") else "process_died" for name in names}
+    assert {row["video_id"]: row["reason"] for row in rows} == expected and len(rows) == len(names)
+    store.compact()
+    errors = {row["video_id"]: row["stage"] for row in store.rows("errors")}
+    assert errors == {"crash0": "decode", "kill0": "captions", "kill1": "captions"}
+    kills = (tmp_path / "kills").read_text().split()
+    assert all(kills.count(name) <= 2 for name in ("kill0", "kill1")), "at most two attempts each"
+
+
+def test_attempts_find_the_one_at_fault():
+    attempts = Attempts()
+    assert attempts.begin("ground", ["a", "b"]) == [0, 0]  # dies
+    assert attempts.begin("ground", ["a", "b"]) == [1, 1]  # so: one by one
+    assert attempts.begin("ground", ["a"]) == [1]
+    attempts.end("ground", ["a"])
+    assert attempts.begin("ground", ["b"]) == [1]  # dies again
+    assert attempts.begin("ground", ["a", "b"]) == [0, 2]
+    assert attempts.begin("ground", ["b"]) == [2] and attempts.begin("ground", ["b"]) == [2]
+    assert attempts.begin("decode", ["b"]) == [0]
 
 
 def test_an_abort_ends_the_stream_with_its_message(tmp_path, local_ray):

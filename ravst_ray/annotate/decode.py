@@ -10,6 +10,7 @@ from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.protocols import Decoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.core.frame_times import event_times, union_times
+from ravst_ray.datasets.places import local_copy
 from ravst_ray.errors import StepError
 from ravst_ray.records import EventAnnotation, Video, VideoItem
 
@@ -17,6 +18,7 @@ from ravst_ray.records import EventAnnotation, Video, VideoItem
 class DecodeFrames(Step):
     """Fills in ``meta``, ``loudness``, ``frames`` and one bare annotation per event with its frame times.
 
+    A video in an object store is fetched to this node first, and its copy removed afterwards.
     An event that reaches beyond the end of the real file keeps the frames that exist (the quality step judges it).
     """
 
@@ -30,11 +32,12 @@ class DecodeFrames(Step):
         """Decode one video.
 
         Raises:
-            StepError: the file can't be used, there is no event, or all events are outside the video
+            StepError: the file can't be fetched or used, there is no event, or all events are outside the video
                 (``event_outside_video``).
         """
         grids = self._grids(item.video)
-        decoded = self.decoder.decode(item.video.path, union_times(grids))
+        with local_copy(item.video.path) as path:
+            decoded = self.decoder.decode(path, union_times(grids))
         existing = set(decoded.frames.times_s)
         if not existing:
             where = f"{Path(item.video.path).name} ends at {decoded.meta.duration_s:.1f} s"

@@ -24,13 +24,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ravst_ray.annotate.attempts import MAX_ATTEMPTS, Attempts
 from ravst_ray.annotate.step import Step, failed
-from ravst_ray.cluster import plain_error, pool_operator, stream_blocks
+from ravst_ray.cluster import RunMetrics, plain_error, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
+from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import RavstError, StepError
@@ -41,21 +46,39 @@ log = get_logger(__name__)
 
 ROW = pa.schema([("video_id", pa.string()), ("state", pa.binary()), ("jpegs", pa.list_(pa.large_binary()))])
 MAX_BLOCKS = 2000
+DEATHS = 200
+"""How often an actor may die: two for each video that kills it, and then some; a model that always dies must end."""
 Build = Callable[[], Step]
 
 
 class StepActor:
-    """A step in a Ray actor: Arrow rows in, Arrow rows out. An unforeseen exception costs its video, not the run."""
+    """A step in a Ray actor: Arrow rows in, Arrow rows out. An unforeseen exception costs its video, not the run.
 
-    def __init__(self, build: Build):
+    Nor does a video that kills the process: Ray starts it anew and gives it the same rows, and ``attempts`` (an actor
+    of :class:`Attempts`) remembers whose step had begun.
+    """
+
+    def __init__(self, build: Build, attempts: Any):
         setup_logging()
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the libraries would fill the driver's terminal
         self._step = build()
+        self._attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One batch."""
-        items = [VideoItem.from_row(row) for row in table.to_pylist()]
-        return _table(_guarded(self._step, items))
+        return _table(self._attempt([VideoItem.from_row(row) for row in table.to_pylist()]))
+
+    def _attempt(self, items: list[VideoItem]) -> list[VideoItem]:
+        stage, names = self._step.stage, [item.video.video_id for item in items]
+        before = ray.get(self._attempts.begin.remote(stage, names))
+        if len(items) > 1 and any(before):
+            return [done for item in items for done in self._attempt([item])]
+        if before[0] >= MAX_ATTEMPTS:
+            error = StepError("process_died", f"the process of step {stage} died in each of {before[0]} attempts", True)
+            return [failed(item, stage, error) for item in items]
+        done = _guarded(self._step, items)
+        ray.get(self._attempts.end.remote(stage, names))
+        return done
 
 
 def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
@@ -87,7 +110,7 @@ class Finish:
             items = _guarded(step, items)
         for item in items:
             rows = rows_of(item, self._config.seed, self._config.split.test_share)
-            self._store.commit(item.video.video_id, rows, item.stats)
+            insist(partial(self._store.commit, item.video.video_id, rows, item.stats), self._store.root)
         return pa.table(
             {
                 "video_id": [item.video.video_id for item in items],
@@ -154,16 +177,27 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     dataset = ray.data.from_arrow(
         [pa.Table.from_pylist(chunk, schema=ROW) for chunk in _chunks(rows, min(len(rows), MAX_BLOCKS))]
     )
+    attempts = _start_attempts()
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
         pool = PoolConfig(**pools["llm" if name == "captions" else name])
-        dataset = pool_operator(dataset, name, StepActor, (builds[name],), pool, batch)
+        dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
     finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
     dataset = dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
+    metrics = RunMetrics(len(videos))
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                metrics.add(row["reason"], row["frames"])
+                yield row
     except ray.exceptions.RayError as error:
         raise plain_error(error) from error
+
+
+def _start_attempts() -> Any:
+    """The actor that counts attempts, on the driver's node: where the run ends with it anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Attempts).options(**options).remote()
 
 
 def _chunks(rows: list[dict], count: int) -> Iterator[list[dict]]:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from ravst_ray.annotate.filter import filter_videos
+from ravst_ray.annotate.settings import absolute, check_same_settings, saved_config
+from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import summarise
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
+from ravst_ray.datasets.lock import OutputLock
+from ravst_ray.datasets.places import is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.splits import split_of
-from ravst_ray.datasets.store import DatasetStore
-from ravst_ray.datasets.unav import read_unav
-from ravst_ray.errors import ConfigError
+from ravst_ray.datasets.store import DatasetStore, LedgerEntry
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.logs import get_logger
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import ErrorRow, Video
 
-# Settings that shape the rows. A run may not go on in a directory that was begun with others.
-SHAPING = {
-    "seed": None,
-    "split": None,
-    "quality": None,
-    "decode": ("backend", "step_s", "max_side_px", "jpeg_quality"),
-    "llm": ("backend", "model", "model_dir", "max_tokens", "write_captions", "caption_frames"),
-    "grounding": (
-        "detector", "segmenter", "box_threshold", "text_threshold", "nms_iou", "detect_every", "match_iou",
-        "keep_score", "max_missed", "chunk_frames", "masks",
-    ),
-}  # fmt: skip
+log = get_logger(__name__)
+
+Choose = Callable[[Mapping[str, LedgerEntry], list[Video]], list[Video]]
+REPORT_VIDEO_BYTES = 2**30  # of a sample in an object store
 
 
 def annotate(config: AnnotateConfig, console: Console) -> dict[str, Any]:
@@ -45,22 +43,77 @@ def annotate(config: AnnotateConfig, console: Console) -> dict[str, Any]:
         ConfigError: an input, a model or the output can't be used; nothing was started.
         AbortError: the run broke; what is committed stays, and the same call goes on from there.
     """
+    return _run(config, console, _not_settled)
+
+
+def retry(output: str, reasons: Sequence[str], overrides: Sequence[str], console: Console) -> dict[str, Any]:
+    """Do failed videos of an output again, with the configuration that lies in it; returns the summary.
+
+    An errors row stays until the video's new result is committed, whether that is an annotation or another error.
+
+    Args:
+        output: the directory of an earlier run.
+        reasons: only videos that failed for one of these; none means all.
+        overrides: settings to change, as ``key.sub=value`` (a longer deadline, more actors).
+        console: where to say what happens.
+
+    Raises:
+        ConfigError: no run has begun there, or no video failed for one of the reasons.
+        AbortError: as :func:`annotate`.
+    """
+    return _run(saved_config(output, overrides), console, partial(_failed, reasons=reasons))
+
+
+def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, Any]:
     started = time.monotonic()
+    config = absolute(config)
     videos, drops = _select(config, console)
     _check_models(config)
     store = DatasetStore(config.output)
     store.prepare()
-    _same_settings(store, config)
-    store.write_bytes("config.yaml", dump_config(config).encode())
-
-    ledger = store.ledger()
-    todo = [video for video in videos if not (video.video_id in ledger and ledger[video.video_id].settled)]
-    if len(todo) < len(videos):
-        console.print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already", highlight=False)
-    _run_steps(config, todo, console)
-    summary = finish(config, store, videos, drops, time.monotonic() - started)
+    with _plain_os_errors(config.output), OutputLock(store) as lock:
+        check_same_settings(store, config)
+        ledger = store.ledger()
+        todo = choose(ledger, videos)
+        store.write_bytes("config.yaml", dump_config(config).encode())
+        with RunRecord(store, lock) as record:
+            if any(video.video_id in ledger for video in todo):
+                store.compact(drops)  # so that what is known of them stays until they are done
+            if len(todo) < len(videos):
+                console.print(
+                    f"{len(videos) - len(todo)} of {len(videos)} videos are left as they are", highlight=False
+                )
+            record.plan(ledger, [video.video_id for video in todo], drops)
+            _run_steps(config, todo, console, record)
+            lock.check(now=True)
+            summary = finish(config, store, videos, drops, time.monotonic() - started)
     _tell(summary, config, console)
     return summary
+
+
+@contextmanager
+def _plain_os_errors(output: str) -> Iterator[None]:
+    """A disk that is full, or a store that is away, ends the run with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise AbortError(f"output {output}: {error}; what is committed stays, the same command goes on") from error
+
+
+def _not_settled(ledger: Mapping[str, LedgerEntry], videos: list[Video]) -> list[Video]:
+    return [video for video in videos if not (video.video_id in ledger and ledger[video.video_id].settled)]
+
+
+def _failed(ledger: Mapping[str, LedgerEntry], videos: list[Video], reasons: Sequence[str]) -> list[Video]:
+    """Those that failed for one of the reasons, or at all."""
+    _, there = counts(ledger.values())
+    unknown = sorted(set(reasons) - set(there))
+    if unknown:
+        known = ", ".join(f"{reason} ({count})" for reason, count in there.most_common()) or "none failed"
+        raise ConfigError(f"no video failed with {', '.join(unknown)}; there is: {known}")
+    wanted = set(reasons) or set(there)
+    failed = {name for name, entry in ledger.items() if entry.error and entry.error["reason"] in wanted}
+    return [video for video in videos if video.video_id in failed]
 
 
 def finish(
@@ -82,7 +135,7 @@ def refresh_report(config: AnnotateConfig, extra: dict[str, Any]) -> None:
     store = DatasetStore(config.output)
     summary = json.loads(store.read_bytes("summary.json") or b"{}") | extra
     write_summary(store, summary)
-    write_report(config, store, read_unav(config.input.annotations, config.input.videos).videos, summary)
+    write_report(config, store, read_input(config.input.annotations, config.input.videos).videos, summary)
 
 
 def write_summary(store: DatasetStore, summary: dict[str, Any]) -> None:
@@ -91,7 +144,7 @@ def write_summary(store: DatasetStore, summary: dict[str, Any]) -> None:
 
 
 def _select(config: AnnotateConfig, console: Console) -> tuple[list[Video], list[dict[str, Any]]]:
-    found = read_unav(config.input.annotations, config.input.videos, config.input.subsets, config.input.limit)
+    found = read_input(config.input.annotations, config.input.videos, config.input.subsets, config.input.limit)
     filtered = filter_videos(found.videos, config.filter, config.seed)
     drops: list[ErrorRow] = [*found.rejected, *filtered.rejected]
     console.print(
@@ -110,31 +163,7 @@ def _check_models(config: AnnotateConfig) -> None:
     model_source(config.grounding.segmenter, "grounding.segmenter")
 
 
-def _same_settings(store: DatasetStore, config: AnnotateConfig) -> None:
-    before = store.read_bytes("config.yaml")
-    if before is None or not store.ledger():
-        return
-    old, new = _shaping(yaml.safe_load(before)), _shaping(config.model_dump(mode="json"))
-    changed = [f"{key}: {old.get(key)!r} -> {value!r}" for key, value in new.items() if old.get(key) != value]
-    if changed:
-        raise ConfigError(
-            f"output {config.output}: begun with other settings ({'; '.join(changed)}); "
-            "choose another output, or go on with the old settings"
-        )
-
-
-def _shaping(config: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section, keys in SHAPING.items():
-        value = config.get(section)
-        if isinstance(value, dict):
-            flat |= {f"{section}.{key}": value.get(key) for key in keys or value}
-        else:
-            flat[section] = value
-    return flat
-
-
-def _run_steps(config: AnnotateConfig, todo: list[Video], console: Console) -> None:
+def _run_steps(config: AnnotateConfig, todo: list[Video], console: Console, record: RunRecord) -> None:
     if not todo:
         return
     from ravst_ray.annotate.pipeline import stream
@@ -143,6 +172,7 @@ def _run_steps(config: AnnotateConfig, todo: list[Video], console: Console) -> N
     start_ray()
     with RunProgress("annotating", "videos", len(todo), console) as progress:
         for row in stream(config, todo):
+            record.add(row["reason"])
             progress.add(failed=row["reason"] is not None)
 
 
@@ -161,19 +191,30 @@ def write_questions(store: DatasetStore, config: AnnotateConfig, split: str) -> 
 
 def write_report(config: AnnotateConfig, store: DatasetStore, videos: list[Video], summary: dict[str, Any]) -> None:
     """``report/index.html``; an output that isn't a local directory gets it through a temporary one."""
-    import tempfile
-
     from ravst_ray.reports.annotation_report import write_annotation_report
 
-    samples = _samples(store, videos, config.report_videos)
-    if "://" not in config.output:
-        write_annotation_report(Path(config.output), summary, _report_events(store), samples)
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    with _fetched(_samples(store, videos, config.report_videos)) as samples, tempfile.TemporaryDirectory() as folder:
+        if not is_remote(config.output):
+            write_annotation_report(Path(config.output), summary, _report_events(store), samples)
+            return
         write_annotation_report(Path(folder), summary, _report_events(store), samples)
         for file in sorted((Path(folder) / "report").rglob("*")):
             if file.is_file():
                 store.write_bytes(str(file.relative_to(folder)), file.read_bytes())
+
+
+@contextmanager
+def _fetched(samples: list[Any]) -> Iterator[list[Any]]:
+    """The samples with files on this machine; one that can't be had keeps its place, and its card says so."""
+    with ExitStack() as copies:
+        found = []
+        for sample in samples:
+            try:
+                found.append(replace(sample, path=copies.enter_context(local_copy(sample.path, REPORT_VIDEO_BYTES))))
+            except StepError as error:
+                log.warning("%s: not shown in the report: %s", sample.video_id, error)
+                found.append(sample)
+        yield found
 
 
 def _report_events(store: DatasetStore) -> Iterator[Any]:

@@ -5,6 +5,8 @@ A step knows nothing of Ray; ``pipeline.py`` gives it a place to run.
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,12 +17,30 @@ from ravst_ray.records import ErrorRow, VideoItem
 
 log = get_logger(__name__)
 
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+
 
 def failed(item: VideoItem, stage: str, error: StepError) -> VideoItem:
     """The item as an errors row: whatever it carried is let go."""
-    log.warning("%s: %s: %s: %s", item.video.video_id, stage, error.reason, error.message)
-    row = ErrorRow(item.video.video_id, stage, error.reason, error.message, error.retryable)
+    message = without_secrets(error.message)
+    log.warning("%s: %s: %s: %s", item.video.video_id, stage, error.reason, message)
+    row = ErrorRow(item.video.video_id, stage, error.reason, message, error.retryable)
     return replace(item, frames=None, loudness=None, annotations=(), qa=(), error=row)
+
+
+def without_secrets(text: str) -> str:
+    """The text with the environment's keys masked: an endpoint's error may quote what it was sent.
+
+    Example:
+        >>> os.environ["SOME_API_KEY"] = "sk-12345678"
+        >>> without_secrets("no such key: sk-12345678")
+        'no such key: $SOME_API_KEY'
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, f"${name}")
+    return text
 
 
 class Step:

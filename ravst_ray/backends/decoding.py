@@ -48,10 +48,21 @@ class ChildDecoder:
     def decode(self, path: str, times_s: Sequence[float]) -> DecodedVideo:
         """Frames at ``times_s`` (sorted, unique), metadata and loudness; times without a picture are left out.
 
+        When something kills the child, the video is tried once more.
+
         Raises:
             StepError: the file can't be used, ``decode_deadline`` or ``decoder_crashed``.
             AbortError: no child process can be started.
         """
+        try:
+            return self._decode(path, times_s)
+        except StepError as error:
+            if not (error.reason == "decoder_crashed" and error.retryable):
+                raise
+            log.warning("%s; trying once more", error)
+            return self._decode(path, times_s)
+
+    def _decode(self, path: str, times_s: Sequence[float]) -> DecodedVideo:
         child = self._living_child()
         deadline = time.monotonic() + self.config.deadline_s
         usable = False

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ravst_ray.datasets.places import resolve
 from ravst_ray.datasets.schemas import ERRORS, TABLES
 from ravst_ray.datasets.splits import unit_key
 from ravst_ray.errors import ConfigError
@@ -71,14 +72,14 @@ class Generation:
 
 
 class DatasetStore:
-    """An output directory: a local path, or a URI that pyarrow knows (``s3://…``).
+    """An output directory: a local path, or a URI (``s3://…``, see :mod:`ravst_ray.datasets.places`).
 
     Cheap to make and picklable, so that every worker can hold one.
     """
 
     def __init__(self, root: str):
         self.root = root
-        self._fs, self._base = _resolve(root)
+        self._fs, self._base = resolve(root)
 
     def __reduce__(self):
         return type(self), (self.root,)
@@ -107,6 +108,23 @@ class DatasetStore:
         self._fs.create_dir(parent, recursive=True)
         with self._fs.open_output_stream(f"{self._base}/{name}") as file:
             file.write(data)
+
+    def replace_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file that others read at any time: they see the old content or the new, never a part."""
+        if not self.local_root:  # a put is whole by itself
+            return self.write_bytes(name, data)
+        draft = f"{name}.{os.getpid()}.draft"
+        self.write_bytes(draft, data)
+        self._fs.move(f"{self._base}/{draft}", f"{self._base}/{name}")
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none there is fine."""
+        self._delete(name)
+
+    @property
+    def local_root(self) -> str | None:
+        """The directory on this machine (or mounted there), None for an object store."""
+        return self._base if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def _list(self, folder: str) -> list[str]:
         selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
@@ -323,10 +341,3 @@ def _opened(data: bytes | None) -> dict[str, Any] | None:
         return json.loads(body) if whole else None
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _resolve(root: str) -> tuple[fs.FileSystem, str]:
-    if "://" in root:
-        found, base = fs.FileSystem.from_uri(root)
-        return found, base.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(root).absolute())
