@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready-$(EXTRA)
 UV     := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint bench constraints clean
+.PHONY: help setup demo test test-faults test-faults-slow lint bench constraints clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
 setup: $(READY)  ## .venv with everything (CPU or GPU build of vLLM by what the machine has)
 
@@ -23,14 +23,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRA),dev]'
 	@touch $@
 
-demo: $(READY)  ## annotate a toy world from end to end and show the report
+demo: $(READY)  ## annotate a toy world, train on it, evaluate; ends with the paths of the reports
 	@$(BIN)/python jobs/demo.py
 
 test: lint  ## every test that needs no GPU and kills no process
 	$(BIN)/python -m pytest -m "not gpu and not faults"
 
-test-faults: $(READY)  ## tests that kill processes on purpose
-	$(BIN)/python -m pytest -m "faults and not gpu"
+test-faults: $(READY)  ## tests that kill processes, nodes and whole clusters on purpose
+	$(BIN)/python -m pytest -m "faults and not slow and not gpu"
+
+test-faults-slow: $(READY)  ## those of them that take minutes each
+	$(BIN)/python -m pytest -m "faults and slow and not gpu"
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
