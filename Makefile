@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready-$(EXTRA)
 UV     := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-faults-slow lint bench constraints clean
+.PHONY: help setup demo test test-faults test-faults-slow test-cluster lint bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -27,10 +27,13 @@ demo: $(READY)  ## annotate a toy world, train on it, evaluate; ends with the pa
 	@$(BIN)/python jobs/demo.py
 
 test: lint  ## every test that needs no GPU and kills no process
-	$(BIN)/python -m pytest -m "not gpu and not faults"
+	$(BIN)/python -m pytest -m "not gpu and not faults and not cluster"
 
-test-faults: $(READY)  ## tests that kill processes, nodes and whole clusters on purpose
+test-faults: $(READY)  ## tests that kill processes on purpose
 	$(BIN)/python -m pytest -m "faults and not slow and not gpu"
+
+test-cluster: $(READY)  ## faults on real clusters of several nodes (new: not run by .ci/run yet)
+	$(BIN)/python -m pytest -m "cluster and not gpu"
 
 test-faults-slow: $(READY)  ## those of them that take minutes each
 	$(BIN)/python -m pytest -m "faults and slow and not gpu"
