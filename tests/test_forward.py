@@ -26,6 +26,9 @@ def rows_of(forward):
         Row(forward.prompt_ids("When?", longer), [30, 31], longer),
         Row(forward.prompt_ids("Without a video.", None), [40, 41, 42], None),
         Row(forward.prompt_ids("When?", shown), [50, 51, 52, 53], shown),
+        Row(forward.prompt_ids("When?", longer), [32, 33, 34], longer),
+        Row(forward.prompt_ids("When?", longer), [30], longer),
+        Row(forward.prompt_ids("Without a video.", None), [43], None),
     ]
 
 
@@ -70,6 +73,44 @@ def test_log_probs_are_those_of_each_row_alone(policy, temperature):
         assert scores.entropies[place, :length].tolist() == pytest.approx(entropies, abs=1e-4)
         assert scores.mask[place].tolist() == [True] * length + [False] * (5 - length)
         assert scores.logps[place, length:].abs().sum() == 0
+
+
+def test_a_prompt_is_computed_once_for_all_its_completions(policy):
+    model, processor = policy
+    forward = VideoForward(processor)
+    clip = noise_clip("a", 4, 1)
+    prompt = forward.prompt_ids("When?", clip)
+    rows = [Row(prompt, [20 + i] * length, clip) for i, length in enumerate((3, 1, 2))]
+    shapes = []
+    handle = model.model.language_model.register_forward_hook(lambda *it: shapes.append(it[-1][0].shape[:2]))
+    shared = forward.score(model, rows).logps
+    shared.exp().sum().backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert shapes == [(1, len(prompt) + 6)]
+    model.zero_grad()
+    for place, row in enumerate(rows):
+        alone = forward.score(model, [row]).logps
+        assert torch.allclose(shared[place, : len(row.completion_ids)], alone[0], atol=1e-5)
+        alone.exp().sum().backward()
+    handle.remove()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(p.grad, wanted[name], atol=1e-5), name
+    model.zero_grad()
+
+
+@torch.no_grad()
+def test_attention_without_masks_of_its_own_gets_every_row_by_itself(policy, monkeypatch):
+    model, processor = policy
+    forward = VideoForward(processor)
+    rows = rows_of(forward)
+    wanted = forward.score(model, rows).logps
+    monkeypatch.setattr(model.config, "_attn_implementation", "eager")
+    widths = []
+    handle = model.model.language_model.register_forward_hook(lambda *it: widths.append(it[-1][0].shape[0]))
+    assert torch.allclose(forward.score(model, rows).logps, wanted, atol=1e-5)
+    handle.remove()
+    assert widths == [len(rows)]
 
 
 @torch.no_grad()

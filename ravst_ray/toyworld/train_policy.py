@@ -87,7 +87,7 @@ class Lessons:
     ):
         self.student, self.scenes, self.first, self.rng = student, scenes, first, rng
         self.two_annotators = False
-        self.forward = VideoForward(processor, banned=False)
+        self.forward = VideoForward(processor, banned=False, share_prompts=False)
         self.tokenizer = processor.tokenizer
         self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
         self._numbers = self.tokenizer.convert_tokens_to_ids([str(number) for number in range(SIDE_PX + 1)])
@@ -101,7 +101,7 @@ class Lessons:
         rows = [
             Row(self.forward.prompt_ids("", self.scenes[place].clip), [], self.scenes[place].clip) for place in places
         ]
-        batch = self.forward._collate(rows, self.student.model.config)
+        batch = self.forward._collate([[row] for row in rows], self.student.model.config)
         vision = self.forward._vision(self.student.model, self.student.model, rows, torch.device("cpu"))
         with self.student.first_layers_only():
             self.student.model.model(**batch, **vision, use_cache=False)
@@ -204,7 +204,7 @@ class Lessons:
 @torch.no_grad()
 def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: int, end: int) -> list[list[int]]:
     """Greedy completions with the positions of :class:`VideoForward` (transformers' own differ after a video)."""
-    batch = forward._collate(rows, model.config)
+    batch = forward._collate([[row] for row in rows], model.config)
     mask, positions = batch["attention_mask"], batch["position_ids"]
     out = model(**batch, **forward._vision(model, model, rows, mask.device), use_cache=True, logits_to_keep=1)
     at = positions.amax(dim=(0, 2)) + 1

@@ -1,7 +1,8 @@
 """The learner's forward: log-probs of completions, with video, agreeing with vLLM. Free of any trainer.
 
 What TRL lacks: video features, M-RoPE positions as vLLM computes them, logits at completion positions alone, the
-sampler's temperature and bans, and a vision tower whose features are computed once per clip.
+sampler's temperature and bans, a vision tower whose features are computed once per clip, and a prompt that is computed
+once for all its completions.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class VideoForward:
         temperature: of the sampler; log-probs are those of the tempered distribution.
         frozen_vision: keep the tower's features of each clip, computed once and without gradient.
         banned: whether banned tokens are taken out, as in sampling; off for supervised training on given texts.
+        share_prompts: compute a prompt once for all its completions; off for who looks at the model's inner values,
+            row by row.
     """
 
     def __init__(
@@ -67,11 +70,13 @@ class VideoForward:
         temperature: float = 1.0,
         frozen_vision: bool = False,
         banned: bool = True,
+        share_prompts: bool = True,
     ):
         self.processor = processor
         self.family = family or Qwen25VL()
         self.temperature = temperature
         self.frozen_vision = frozen_vision
+        self.share_prompts = share_prompts
         self.banned = self.family.banned_ids(processor.tokenizer) if banned else []
         self._pixels: OrderedDict[Any, VideoInputs] = OrderedDict()
         self._features: OrderedDict[Any, torch.Tensor] = OrderedDict()
@@ -134,14 +139,15 @@ class VideoForward:
         """
         inner = unwrapped(model)
         device = next(inner.parameters()).device
-        batch = self._collate(rows, inner.config)
-        longest = max(len(row.completion_ids) for row in rows)
-        vision = self._vision(model, inner, rows, device)
+        share = self.share_prompts and inner.config._attn_implementation == "sdpa"  # other kernels take no such mask
+        groups, places = _by_prompt(rows, share)
+        batch = self._collate(groups, inner.config)
+        vision = self._vision(model, inner, [group[0] for group in groups], device)
         logits = model(
             **{key: value.to(device) for key, value in batch.items()},
             **vision,
             use_cache=False,
-            logits_to_keep=longest + 1,
+            logits_to_keep=max(_tokens(group) for group in groups) + 1,
         ).logits[:, :-1]
         logits = logits.float()
         if self.banned:
@@ -149,28 +155,39 @@ class VideoForward:
             bias[self.banned] = BAN
             logits = logits + bias
         logits = logits / self.temperature
-        targets, mask = batch["input_ids"][:, -longest:].to(device), batch["attention_mask"][:, -longest:].to(device)
         table = torch.log_softmax(logits, dim=-1)
-        logps = table.gather(-1, targets[..., None])[..., 0] * mask
+        group, column, target, mask = (each.to(device) for each in _read_at(rows, places))
+        logps = table[group, column, target] * mask
         spread = torch.zeros_like(logps)
         if entropies:
             with torch.no_grad():
-                spread = -(table.exp() * table).sum(-1) * mask
-        return CompletionScores(logps, spread, mask.bool())
+                spread = -(table.exp() * table).sum(-1)[group, column] * mask
+        return CompletionScores(logps, spread, mask)
 
-    def _collate(self, rows: Sequence[Row], config: Any) -> dict[str, torch.Tensor]:
-        """Prompts padded on the left, completions on the right, so that all completions start at one column."""
-        before = max(len(row.prompt_ids) for row in rows)
-        after = max(len(row.completion_ids) for row in rows)
-        pad = self.processor.tokenizer.pad_token_id
-        ids = torch.full((len(rows), before + after), pad)
-        mask = torch.zeros_like(ids)
-        positions = torch.zeros((3, len(rows), before + after), dtype=torch.long)
-        for place, row in enumerate(rows):
-            span = slice(before - len(row.prompt_ids), before + len(row.completion_ids))
-            ids[place, span] = torch.tensor([*row.prompt_ids, *row.completion_ids])
-            mask[place, span] = 1
-            positions[:, place, span] = torch.from_numpy(np.ascontiguousarray(self.positions(row, config)))
+    def _collate(self, groups: Sequence[Sequence[Row]], config: Any) -> dict[str, torch.Tensor]:
+        """A line for each group: its prompt padded on the left, then its completions, then padding on the right.
+
+        All first completions start at one column.
+        """
+        before = max(len(group[0].prompt_ids) for group in groups)
+        shape = (len(groups), before + max(_tokens(group) for group in groups))
+        ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
+        parts = torch.full(shape, -1)  # 0: prompt, n: the n-th completion, -1: padding
+        positions = torch.zeros((3, *shape), dtype=torch.long)
+        for line, group in enumerate(groups):
+            start = before - len(group[0].prompt_ids)
+            ids[line, start:before] = torch.tensor(group[0].prompt_ids)
+            parts[line, start:before] = 0
+            end = before
+            for number, row in enumerate(group, start=1):
+                span = slice(end, end + len(row.completion_ids))
+                ids[line, span] = torch.tensor(row.completion_ids, dtype=torch.long)
+                parts[line, span] = number
+                made = torch.from_numpy(np.ascontiguousarray(self.positions(row, config)))
+                positions[:, line, start:before] = made[:, : before - start]
+                positions[:, line, span] = made[:, before - start :]
+                end = span.stop
+        mask = (parts >= 0).long() if max(len(group) for group in groups) == 1 else _who_sees_whom(parts)
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
 
     def _vision(self, model: Any, inner: Any, rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
@@ -206,6 +223,53 @@ class VideoForward:
                 for key in missing:
                     _kept(self._features, key, lambda key=key: features[key].detach())
         return {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=[features[_key(c)] for c in clips])}}
+
+
+def _by_prompt(rows: Sequence[Row], share: bool) -> tuple[list[list[Row]], list[tuple[int, int]]]:
+    """Rows that share a prompt, together; and for each row its group and how many tokens of others stand before it.
+
+    Most of a row is its prompt (the video), and G completions have the same: it is computed once for them.
+    """
+    numbers: dict[Any, int] = {}
+    groups: list[list[Row]] = []
+    places = []
+    for row in rows:
+        key = (tuple(row.prompt_ids), row.clip and _key(row.clip)) if share else len(groups)
+        number = numbers.setdefault(key, len(groups))
+        if number == len(groups):
+            groups.append([])
+        places.append((number, _tokens(groups[number])))
+        groups[number].append(row)
+    return groups, places
+
+
+def _tokens(group: Sequence[Row]) -> int:
+    return sum(len(row.completion_ids) for row in group)
+
+
+def _read_at(rows: Sequence[Row], places: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
+    """Group ``[B, 1]``, column, token and mask ``[B, C]``: where the prediction of each row's tokens stands.
+
+    Column 0 is the prompt's last token, which predicts every completion's first.
+    """
+    shape = (len(rows), max(len(row.completion_ids) for row in rows))
+    column, target = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    for line, (row, (_, offset)) in enumerate(zip(rows, places, strict=True)):
+        length = len(row.completion_ids)
+        column[line, :length] = torch.arange(length) + offset
+        target[line, :length] = torch.tensor(row.completion_ids, dtype=torch.long)
+        mask[line, :length] = True
+    column[:, 0] = 0
+    return torch.tensor([[group] for group, _ in places]), column, target, mask
+
+
+def _who_sees_whom(parts: torch.Tensor) -> torch.Tensor:
+    """``[B, 1, L, L]``, true where a column looks at another: at earlier ones of the prompt and of its own part."""
+    asking, asked = parts[:, :, None], parts[:, None, :]
+    earlier = torch.ones(parts.shape[1], parts.shape[1], dtype=torch.bool).tril()
+    seen = earlier & ((asked == 0) | (asked == asking))  # padding sees padding: a softmax over nothing is not a number
+    return seen[:, None]
 
 
 def unwrapped(model: Any) -> Any:
