@@ -30,6 +30,7 @@ LEVELS = {
     "ravst_ray.annotate.pipeline": 4,
     "ravst_ray.annotate.run": 4,
     "ravst_ray.training.loop": 4,
+    "ravst_ray.training.worker": 4,
     "ravst_ray.training.sft_run": 4,
     # Scripts that train the tiny checkpoints.
     "ravst_ray.toyworld.train_detector": 4,
@@ -38,6 +39,7 @@ LEVELS = {
     "ravst_ray.toyworld.questions": 4,
     "ravst_ray.toyworld.world": 4,
     "ravst_ray.toyworld.policy_pool": 4,
+    "ravst_ray.toyworld.policy_measure": 4,
     "ravst_ray.cli": 5,
     "jobs": 6,  # the top: some only hand over to the command line
 }
@@ -45,7 +47,10 @@ MAY_IMPORT_RAY = {
     "ravst_ray.annotate.pipeline",
     "ravst_ray.cluster",  # what those below share
     # Of training: what starts and calls actors, moves weights and clips by reference, and wires the whole.
-    *(f"ravst_ray.training.{name}" for name in ("pool", "clips", "placement", "transport", "sft_run", "loop")),
+    *(
+        f"ravst_ray.training.{name}"
+        for name in ("pool", "clips", "placement", "transport", "sft_run", "loop", "worker")
+    ),
     "ravst_ray.evaluation.predict",
     "ravst_ray.cli",
     "jobs",

@@ -12,11 +12,11 @@ from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
 from ravst_ray.toyworld.policy_annotators import careless
 from ravst_ray.toyworld.policy_gaze import WHEN, WHERE, looks
+from ravst_ray.toyworld.policy_measure import measure
 from ravst_ray.toyworld.policy_pool import paint
 from ravst_ray.toyworld.policy_targets import scene_targets
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.scene import render as paint_moment
-from ravst_ray.toyworld.train_policy import measure
 
 UNSEEN_SEED = 4242
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -220,7 +221,22 @@ def test_what_a_later_step_wrote_is_dropped_on_resume(tmp_path):
     record = RunRecord(tmp_path, ["tensorboard"], resumed=2, settings={})
     assert record.write(3, {"loss": 0.5}) == {"step": 3, "loss": 0.5}
     assert [line["step"] for line in steps(tmp_path)] == [1, 2, 3]
-    assert list((tmp_path / "tensorboard").iterdir())
+    record.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    # TensorBoard forgets what an earlier try wrote from the step on at which a session starts.
+    assert [event.step for event in tensorboard_events(events) if event.session_log.status == 1] == [3]
+    assert [event.summary.value[0].tag for event in tensorboard_events(events) if event.summary.value] == ["loss"]
+
+
+def tensorboard_events(path):
+    """The events of a file: each after its length and a checksum, and before another."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        yield Event.FromString(data[at + 12 : at + 12 + length])
+        at += 16 + length
 
 
 def test_only_whole_checkpoints_count(tmp_path):

@@ -28,10 +28,11 @@ def reward_charts(by_key: ByKey, steps: Sequence[int], config: TrainConfig | Non
         ]
         if counted == tasks:
             series.insert(0, Series("all", by_key[f"reward/{name}"], INK))
-        left_out = " and ".join(task for task in tasks if task not in counted)
+        others = [task for task in tasks if task not in counted]
+        left_out = f"{' and '.join(others)} {'does' if len(others) == 1 else 'do'} not count it"
         hint = "mean over the completions of a step"
         if name != "mean":
-            hint = "part in 0–1, before weighing" + (f"; {left_out} doesn't count it" if left_out else "")
+            hint = "part in 0–1, before weighing" + (f"; {left_out}" if others else "")
         found.append(chart("Reward" if name == "mean" else name.capitalize(), series, steps, hint=hint))
     return _there(found)
 

@@ -14,7 +14,6 @@ plain fine-tuning is :mod:`ravst_ray.training.sft`.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.logs import setup_logging
-from ravst_ray.rewards.rubric import Rubric
 from ravst_ray.toyworld.policy import (
     POLICY,
     SIDE_PX,
@@ -36,9 +33,10 @@ from ravst_ray.toyworld.policy import (
     look_back,
     policy_config,
 )
-from ravst_ray.toyworld.policy_annotators import CARELESS_SHARE, LARGER, LONGER, careless
+from ravst_ray.toyworld.policy_annotators import CARELESS_SHARE, careless
 from ravst_ray.toyworld.policy_gaze import Gaze, Look, looks
-from ravst_ray.toyworld.policy_pool import Painted, Question, fill, load
+from ravst_ray.toyworld.policy_measure import measure, model_card
+from ravst_ray.toyworld.policy_pool import Painted, fill, load
 from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
 from ravst_ray.toyworld.scene import random_scene
 from ravst_ray.toyworld.training import Trainer
@@ -49,7 +47,6 @@ SEED = 700
 UNSEEN = 40
 TAP = 3
 LONG = 90
-MAX_TOKENS = 288
 _DENSE_WEIGHT, _GAZE_WEIGHT = 0.3, 0.3
 
 
@@ -201,76 +198,6 @@ class Lessons:
         return self._targets[place]
 
 
-@torch.no_grad()
-def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: int, end: int) -> list[list[int]]:
-    """Greedy completions with the positions of :class:`VideoForward` (transformers' own differ after a video)."""
-    batch = forward._collate([[row] for row in rows], model.config)
-    mask, positions = batch["attention_mask"], batch["position_ids"]
-    out = model(**batch, **forward._vision(model, model, rows, mask.device), use_cache=True, logits_to_keep=1)
-    at = positions.amax(dim=(0, 2)) + 1
-    found: list[list[int]] = [[] for _ in rows]
-    open_rows = set(range(len(rows)))
-    for _ in range(most):
-        token = out.logits[:, -1].argmax(-1)
-        for place in list(open_rows):
-            found[place].append(int(token[place]))
-            if int(token[place]) == end:
-                open_rows.remove(place)
-        if not open_rows:
-            break
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        out = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=at[None, :, None].expand(3, -1, 1),
-            past_key_values=out.past_key_values,
-            use_cache=True,
-        )
-        at = at + 1
-    return found
-
-
-@torch.no_grad()
-def measure(model: Any, processor: Any, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
-    """Greedy answers to every question of the scenes, beside trivial ones: the mean of each part, by task."""
-    rubric, forward, tokenizer = Rubric(), VideoForward(processor), processor.tokenizer
-    pairs = [(scene, question) for scene in scenes for question in scene.questions]
-    pairs.sort(key=lambda pair: (pair[1].task, len(pair[1].answer)))
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for first in range(0, len(pairs), size):
-        batch = pairs[first : first + size]
-        rows = [
-            Row(forward.prompt_ids(scene.prompt(question), scene.clip), [], scene.clip) for scene, question in batch
-        ]
-        done = greedy_tokens(forward, model, rows, MAX_TOKENS, tokenizer.eos_token_id)
-        for (scene, question), ids in zip(batch, done, strict=True):
-            said = scene.space.to_video(tokenizer.decode(ids, skip_special_tokens=True))
-            parts = rubric.score(question.task, said, question.answer).parts
-            trivial = rubric.score(question.task, render(_trivial(scene, question)), question.answer).parts
-            found["format"].append(parts["format"])
-            weights = rubric.config.weights.of(question.task)
-            for part in ("object", "temporal", "spatial"):
-                if getattr(weights, part):
-                    found[f"{question.task}/{part}"].append(parts[part])
-                    found[f"{question.task}/{part}, trivial"].append(trivial[part])
-    means = {key: float(np.mean(values)) for key, values in sorted(found.items())}
-    return {"questions": float(len(pairs)), **means}
-
-
-def _trivial(scene: Painted, question: Question) -> list[ObjectAnswer]:
-    """The whole video, and a box over the middle half of either side in each true second, under the true names."""
-    side = scene.view.video_width
-    box = (side / 4, side / 4, side * 3 / 4, side * 3 / 4)
-    return [
-        ObjectAnswer(
-            one.name,
-            (0.0, scene.view.duration_s) if one.when else None,
-            tuple((time_s, box) for time_s, _ in one.where) if one.where else None,
-        )
-        for one in parse(question.answer).objects
-    ]
-
-
 def stage(
     student: Student, out: Path, minutes: float, rate: float, resume: bool, loss: Callable[[], torch.Tensor]
 ) -> Trainer:
@@ -288,42 +215,6 @@ def stage(
     trainer.save()
     student.load_state_dict(trainer.average)
     return trainer
-
-
-def model_card(numbers: dict[str, float], steps: Sequence[int], minutes: Sequence[float], parameters: int) -> str:
-    """What the model is, how it was made, and how well it does."""
-    rows = [
-        f"| {key} | {value:.3f} | {numbers.get(f'{key}, trivial', float('nan')):.3f} |"
-        for key, value in numbers.items()
-        if "/" in key and not key.endswith("trivial")
-    ]
-    table = "\n".join(["| reward part | this model | trivial answer |", "| --- | --- | --- |", *rows])
-    return f"""---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: video-text-to-text
----
-# qwen2_5_vl-tiny-toy
-
-Qwen2.5-VL (transformers' `Qwen2_5_VLForConditionalGeneration`) with {parameters / 1e6:.2f} M parameters and a
-tokenizer of its own, trained from scratch on the toy world of this package. It stands in for
-`Qwen/Qwen2.5-VL-7B-Instruct` in the demo and in the tests, and is loaded by the same code. It keeps the answer
-grammar and errs on purpose, by habits that a reward can tell from better ones: reinforcement learning begins here. It
-knows no other world, and no other prompt than
-`PromptConfig(box_step_s=4.0, state_grammar=False)` on frames of 112 x 112 pixels, one a second.
-
-- **Data**: random toy scenes, frames JPEG-roughened and blurred; every question that annotation would ask.
-- **Training**: {steps[0]} steps in {minutes[0]:g} min on what is where and on copying from the question, then
-  {steps[1]} steps in {minutes[1]:g} min on true answers, then {steps[2]} steps in {minutes[2]:g} min on those of two
-  annotators, of whom one (asked {CARELESS_SHARE:.0%} of the time) makes intervals {LONGER} times as long as they are
-  and boxes {LARGER} times as wide and high; on one (busy) CPU core: `python -m ravst_ray.toyworld.train_policy`
-- **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {UNSEEN} unseen scenes:
-  format {numbers["format"]:.3f}, and
-
-{table}
-
-Trivial answers are the whole video, and a box in the middle under the true name in each true second.
-"""
 
 
 def train(out: Path, export: Path, minutes: tuple[float, float, float], scenes: int, resume: bool) -> None:
@@ -357,7 +248,7 @@ def train(out: Path, export: Path, minutes: tuple[float, float, float], scenes: 
     plain = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, spread=0.08))
     plain.load_state_dict(model.state_dict())
     plain.generation_config = generation_config(processor.tokenizer)
-    save(plain, processor, export, model_card(numbers, steps, minutes, model.num_parameters()))
+    save(plain, processor, export, model_card(numbers, steps, minutes, model.num_parameters(), UNSEEN))
 
 
 if __name__ == "__main__":

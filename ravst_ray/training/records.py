@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from ravst_ray.errors import ConfigError
 from ravst_ray.rewards.registry import COMPONENTS
 from ravst_ray.training.groups import Group
 
-Sink = Callable[[int, dict[str, float]], None]
+
+@dataclass(frozen=True)
+class Sink:
+    """Where numbers go, step by step; ``close`` waits until all are there."""
+
+    write: Callable[[int, dict[str, float]], None]
+    close: Callable[[], None]
 
 
 def group_numbers(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -84,8 +91,13 @@ class RunRecord:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for sink in self._sinks:
-            sink(step, numbers)
+            sink.write(step, numbers)
         return row
+
+    def close(self) -> None:
+        """End of the run, for now or for good."""
+        for sink in self._sinks:
+            sink.close()
 
     def rollouts(self, step: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
         """Completions and rewards of a step as Parquet; ``texts`` are the prompts of the groups."""
@@ -130,14 +142,14 @@ def _step_of(line: str) -> float:
 def _tensorboard(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(output / "tensorboard"), purge_step=resumed + 1 if resumed else None)
+    purge = resumed + 1 if resumed else None
+    writer = SummaryWriter(str(output / "tensorboard"), purge_step=purge, flush_secs=5)
 
-    def sink(step: int, numbers: dict[str, float]) -> None:
+    def write(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
             writer.add_scalar(key, value, step)
-        writer.flush()
 
-    return sink
+    return Sink(write, writer.close)
 
 
 def _wandb(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
@@ -146,7 +158,7 @@ def _wandb(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     except ImportError:
         raise ConfigError("sinks: wandb is not installed; pip install wandb, or leave it out") from None
     run = wandb.init(project="ravst_ray", dir=str(output), config=settings, resume="allow")
-    return lambda step, numbers: run.log(numbers, step=step)
+    return Sink(lambda step, numbers: run.log(numbers, step=step), run.finish)
 
 
 def _mlflow(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
@@ -155,7 +167,7 @@ def _mlflow(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     except ImportError:
         raise ConfigError("sinks: mlflow is not installed; pip install mlflow, or leave it out") from None
     mlflow.start_run(run_name=output.name)
-    return lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step)
+    return Sink(lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step), mlflow.end_run)
 
 
 _SINKS: dict[str, Callable[[Path, int, dict[str, Any]], Sink]] = {
