@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 LOG_LEVEL_VARIABLE = "RAVST_LOG_LEVEL"
+_HARMLESS = (
+    "TRL currently supports vLLM versions",  # it is used for its losses alone; no engine of its own is started
+    "The given NumPy array is not writable",  # frames lie in shared memory, and are only read
+)
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s[%(process)d] %(message)s"
 
 
@@ -15,6 +20,8 @@ def setup_logging(level: str | None = None) -> None:
     # Libraries are heard when something is wrong; ours say what they do.
     logging.basicConfig(level="DEBUG" if chosen == "DEBUG" else "WARNING", format=_FORMAT, force=True)
     logging.getLogger("ravst_ray").setLevel(chosen)
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -1,6 +1,7 @@
 import json
 import pickle
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -350,3 +351,48 @@ def test_build_captions_takes_the_key_from_the_environment(monkeypatch, tmp_path
     assert endpoint.keys == ["Bearer sk-secret"]
     assert "sk-secret" not in json.dumps(dict(done.provenance)) + repr(step._chat)
     assert b"sk-secret" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+class MortalServer:
+    """A local server that is dead from its first question on until it is revived."""
+
+    def __init__(self, living):
+        self.base_url, self.died, self.revived = "http://127.0.0.1:9/v1", False, 0  # nobody listens there
+        self._living = living
+
+    def revive(self):
+        self.base_url, self.died, self.revived = self._living.base_url, False, self.revived + 1
+
+    def stop(self):
+        pass
+
+
+def test_a_local_server_that_died_is_revived_and_asked_again():
+    """Videos that needed no answer, or had one, aren't asked again."""
+    with FakeEndpoint(lambda request, number: objects(**DOG)) as endpoint:
+        server = MortalServer(endpoint)
+        config = LLMConfig(timeout_s=30.0, max_retries=0)
+        chat = ChatClient("local", server.base_url, "k", 1, 30.0, 0)
+        step = AnalyzeCaptions(config, chat, server=server)
+        server.died = True
+        given = item("a dog", video_id="given")
+        event = given.annotations[0].event
+        ready = (EventAnnotation(replace(event, given_objects=(SceneObject("dog", True),))),)
+        items = [item("a dog barks"), replace(given, annotations=ready), item("a red sofa and a dog")]
+        done = step.process_batch(items)
+        step.close()
+    assert server.revived == 1 and not any(one.error for one in done)
+    assert [one.video.video_id for one in done] == ["v", "given", "v"]
+    assert [len(one.annotations[0].objects) for one in done] == [1, 1, 2]
+    assert len(endpoint.requests) == 2
+
+
+def test_a_local_server_that_lives_is_not_revived():
+    """An endpoint that stays away for another reason costs the videos, as any endpoint does."""
+    with FakeEndpoint(lambda request, number: error(503)) as endpoint:
+        server = MortalServer(endpoint)
+        chat = ChatClient("local", endpoint.base_url, "k", 1, 30.0, 0)
+        step = AnalyzeCaptions(LLMConfig(max_retries=0), chat, server=server)
+        (done,) = step.process_batch([item("a dog barks")])
+        step.close()
+    assert server.revived == 0 and done.error.reason == "llm_unreachable"

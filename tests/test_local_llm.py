@@ -133,20 +133,25 @@ def test_start_and_stop(model_dir, tmp_path, monkeypatch):
     with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
         port = int(server.base_url.removeprefix("http://127.0.0.1:").removesuffix("/v1"))
         assert is_healthy(port)
-        server.check()
+        assert not server.died
     assert not is_healthy(port)
     assert not server.log_path.exists()
     server.stop()
 
 
-def test_a_server_that_dies_later_ends_the_run(model_dir, tmp_path, monkeypatch):
+def test_a_server_that_dies_is_started_anew_but_not_for_ever(model_dir, tmp_path, monkeypatch):
     text = HEALTHY.replace("serve_forever()", "handle_request(); print('out of memory')")
     path = str(script(tmp_path, text))
     monkeypatch.setattr(local_llm, "server_command", lambda config, folder, port: [sys.executable, path, str(port)])
     with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
+        for _ in range(local_llm.MAX_RESTARTS):
+            first = server.base_url
+            assert server._server.wait(60.0) and server.died
+            server.revive()
+            assert server.base_url != first
         assert server._server.wait(60.0)
-        with pytest.raises(AbortError, match=r"died(.|\n)*out of memory"):
-            server.check()
+        with pytest.raises(AbortError, match=r"died 3 times(.|\n)*out of memory"):
+            server.revive()
 
 
 def test_a_failed_start_shows_the_end_of_the_log(model_dir, monkeypatch):

@@ -73,12 +73,24 @@ class AnalyzeCaptions(Step):
         self._known: dict[str, asyncio.Task[list[SceneObject]]] = {}
 
     def process_batch(self, items: Sequence[VideoItem]) -> list[VideoItem | StepError]:
-        """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it."""
+        """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it.
+
+        A local server that dies is started anew, and what it did not answer is asked again.
+        """
         self._start_server(items)
-        done = asyncio.run_coroutine_threadsafe(self._videos(items), self._loop).result()
-        if self._server is not None and any(item.error and item.error.reason in _PASSING for item in done):
-            self._server.check()
+        done = self._answered(items)
+        while self._server is not None and self._server.died and any(map(_unanswered, done)):
+            self._server.revive()
+            self._go_to(self._server)
+            lost = [
+                replace(item, stats=said.stats) for item, said in zip(items, done, strict=True) if _unanswered(said)
+            ]
+            again = iter(self._answered(lost))
+            done = [next(again) if _unanswered(said) else said for said in done]
         return list(done)
+
+    def _answered(self, items: Sequence[VideoItem]) -> list[VideoItem]:
+        return asyncio.run_coroutine_threadsafe(self._videos(items), self._loop).result()
 
     def close(self) -> None:
         """Stop the thread and the local server."""
@@ -94,8 +106,12 @@ class AnalyzeCaptions(Step):
             return
         if any(not annotation.event.given_objects for item in items for annotation in item.annotations):
             self._server.start()
-            self._chat.base_url = self._server.base_url
+            self._go_to(self._server)
             self._identity = model_fingerprint(model_directory(self._config))
+
+    def _go_to(self, server: LocalLLM) -> None:
+        assert isinstance(self._chat, ChatClient)
+        self._chat.move_to(server.base_url)
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -254,6 +270,10 @@ def build_captions(config: LLMConfig, cache_path: str | Path | None = None) -> A
     server = LocalLLM(config)
     chat = ChatClient(MODEL, server.base_url, server.api_key, config.concurrency, config.timeout_s, config.max_retries)
     return AnalyzeCaptions(config, chat, cache, server=server)
+
+
+def _unanswered(item: VideoItem) -> bool:
+    return item.error is not None and item.error.reason in _PASSING
 
 
 def _gravity(error: BaseException) -> int:

@@ -155,6 +155,12 @@ class ChatClient:
     def _unreachable(self, why: str) -> StepError:
         return StepError("llm_unreachable", f"the LLM endpoint {self.base_url} can't be reached: {why}", retryable=True)
 
+    def move_to(self, base_url: str) -> None:
+        """Ask another server from now on; what was known of the last one is forgotten."""
+        self.base_url = base_url
+        self.breaker.failures = 0
+        vars(self).pop("_client", None)
+
     @cached_property
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self.concurrency)

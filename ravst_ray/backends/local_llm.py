@@ -33,6 +33,7 @@ log = get_logger(__name__)
 MODEL = "local"
 HOST = "127.0.0.1"
 GRACE_S = 15.0
+MAX_RESTARTS = 2
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
 _LOG_LINES = 25
 _KEEP_OUT = ("OPENAI_API_KEY", "OMP_NUM_THREADS")  # a secret; and Ray's limit, which vLLM would take for its own
@@ -97,6 +98,7 @@ class LocalLLM:
         check_local(config)
         self._config = config
         self._server: SupervisedServer | None = None
+        self._restarts = 0
         self.api_key = secrets.token_hex(16)
         self.base_url = ""
         self.log_path = Path(log_path or Path(tempfile.gettempdir()) / f"ravst-llm-{secrets.token_hex(6)}.log")
@@ -125,10 +127,24 @@ class LocalLLM:
         self.base_url = f"http://{HOST}:{port}/v1"
         log.info("vLLM is up after %.0f s", time.monotonic() - started)
 
-    def check(self) -> None:
-        """Raise ``AbortError`` if the server has died since it was started."""
-        if self._server is not None and self._server.wait(0.0):
-            raise AbortError(f"the local LLM server died\n{last_lines(self.log_path)}")
+    @property
+    def died(self) -> bool:
+        """Whether the server is gone though nobody stopped it."""
+        return self._server is not None and self._server.wait(0.0)
+
+    def revive(self) -> None:
+        """Start a server that died anew, at most ``MAX_RESTARTS`` times.
+
+        Raises:
+            AbortError: it dies again and again, with the last lines of its output.
+        """
+        if self._restarts == MAX_RESTARTS:
+            raise AbortError(f"the local LLM server died {MAX_RESTARTS + 1} times\n{last_lines(self.log_path)}")
+        self._restarts += 1
+        log.warning("the local LLM server died and is started anew\n%s", last_lines(self.log_path))
+        if self._server is not None:
+            self._server.stop()
+        self.start()
 
     def stop(self) -> None:
         """Stop the server; safe to call twice."""

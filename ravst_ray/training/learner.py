@@ -292,6 +292,7 @@ def trainer_arguments(
         vllm_importance_sampling_mode="token_truncate",
         vllm_importance_sampling_clip_max=config.importance_cap,
         gradient_checkpointing=config.gradient_checkpointing,
+        ddp_find_unused_parameters=not config.freeze_vision,  # a tower that learns is idle when no row has a video
         logging_steps=1,
         save_strategy="steps" if save_every else "no",
         save_steps=save_every or 500,
