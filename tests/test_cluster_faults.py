@@ -21,6 +21,7 @@ from ravst_ray.toyworld.audio import soundtrack
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.world import scene_labels, scene_truth, write_video
 from tests.fake_endpoint import FakeEndpoint, error, objects
+from tests.s3_server import BUCKET, s3_server
 from tests.test_pipeline import LAPTOP, ROOT, content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -92,7 +93,16 @@ def endpoint():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def s3():
+    """An object store; whoever starts after it, the nodes of the cluster among them, finds it in the environment."""
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(s3):
     """One for all runs that leave it whole."""
     with started() as made:
         yield made
@@ -260,6 +270,89 @@ def test_an_endpoint_that_is_slow_and_then_away(cluster, command, baseline, endp
     assert errors and all((row["stage"], row["retryable"]) == ("captions", True) for row in errors), said
     finish(start(cluster, command(output)))
     assert content(output) == baseline
+
+
+def test_an_object_store_that_is_busy(cluster, command, baseline, s3, tmp_path):
+    """Every third request is turned away with status 503 from the first committed video on."""
+    output, copy = f"s3://{BUCKET}/out", tmp_path / "out"
+    turned_away = []
+
+    def busy(method, path):
+        number = len(s3.requests)
+        if number % 3 or not any("_commit/units" in name for _, name in s3.requests):
+            return None
+        turned_away.append(number)
+        return 503
+
+    s3.spoil = busy
+    try:
+        finish(start(cluster, command(output)))
+    finally:
+        s3.spoil = lambda method, path: None
+    assert len(turned_away) > 10
+    for key in s3.keys("out/"):
+        place = copy / key.removeprefix("out/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(s3.get(key))
+    assert content(copy) == baseline
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for a few megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_disk_that_is_full(cluster, command, baseline, small_disk):
+    """The run ends with a message; once there is room, the same command goes on."""
+    output, ballast = small_disk / "out", small_disk / "ballast"
+    process = start(cluster, command(output))
+    wait_for(lambda: committed(output), process)
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "No space left on device" in said and "Traceback" not in said, said
+    assert 0 < len(committed(output)) < VIDEOS
+    ballast.unlink()
+    finish(start(cluster, command(output)))
+    assert content(output) == baseline
+
+
+def language_models(endpoint):
+    """Pids of the servers that the cluster's actors started, nobody's children: they have its environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            shown, environment = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if (
+            b"\0vllm.entrypoints.launchers" in shown
+            and b"llm_server.py" not in shown
+            and endpoint.encode() in environment
+        ):
+            found.append(int(place.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_local_language_model_that_is_killed(cluster, command, s3, tmp_path):
+    """Another is started, and asked again."""
+    local = ["llm.backend=local", "llm.model_dir=smollm2", "llm.start_timeout_s=500", "llm.cache=null"]
+    finish(start(cluster, command(tmp_path / "undisturbed", *local)))
+    process = start(cluster, command(tmp_path / "out", *local))
+    (server,) = wait_for(lambda: language_models(s3.endpoint), process, within_s=500)
+    os.kill(server, signal.SIGKILL)
+    said = finish(process)
+    assert "is started anew" in said
+    assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
 
 
 def test_the_head_that_is_lost(command, baseline, tmp_path):
