@@ -7,6 +7,7 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -131,6 +132,18 @@ class RunMetrics:
         self._per_s.set(self._rate.per_s())
         self._count -= 1
         self._left.set(self._count)
+
+
+class TrainingMetrics:
+    """The record of a training's last step for Prometheus: ``ravst_training`` by ``number`` (``reward/mean``, …)."""
+
+    def __init__(self) -> None:
+        self._numbers = Gauge("ravst_training", "numbers of the last step, as metrics.jsonl has them", ("number",))
+
+    def show(self, record: Mapping[str, float]) -> None:
+        """One more step."""
+        for number, value in record.items():
+            self._numbers.set(value, tags={"number": number})
 
 
 class QueueLengths(ExecutionCallback):

@@ -7,7 +7,7 @@ import urllib.request
 import ray
 
 from ravst_ray.annotate.pipeline import stream
-from ravst_ray.cluster import step_of_operator
+from ravst_ray.cluster import TrainingMetrics, step_of_operator
 from ravst_ray.datasets.store import DatasetStore
 from tests.test_pipeline import STUBS, stub_config, videos
 
@@ -20,7 +20,7 @@ def scrape() -> dict[str, float]:
     text = opener.open(url, timeout=10).read().decode()
     found: dict[str, float] = {}
     for name, tags, value in re.findall(r"^ray_(ravst_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        ours = ",".join(re.findall(r'(?:reason|step)="\w+"', tags))
+        ours = ",".join(re.findall(r'(?:reason|step|number)="[\w/]+"', tags))
         key = f"{name}{{{ours}}}" if ours else name
         found[key] = found.get(key, 0.0) + float(value)
     return found
@@ -49,6 +49,21 @@ def test_a_run_in_prometheus(tmp_path, local_ray):
     assert now["ravst_frames_per_s"] > 0
     steps = {"decode", "captions", "ground", "finish"}
     assert {f'ravst_queue_length{{step="{step}"}}' for step in steps} <= set(now)
+
+
+def test_a_training_in_prometheus(local_ray):
+    metrics = TrainingMetrics()
+    metrics.show({"step": 1, "reward/mean": 0.5, "staleness/mean": 0.0})
+    metrics.show({"step": 2, "reward/mean": 0.75, "staleness/mean": 1.0})
+    wanted = {"step": 2.0, "reward/mean": 0.75, "staleness/mean": 1.0}
+    until = time.monotonic() + 90
+    while True:
+        now = scrape()
+        found = {name: now.get(f'ravst_training{{number="{name}"}}') for name in wanted}
+        if found == wanted:
+            break
+        assert time.monotonic() < until, found
+        time.sleep(1.0)
 
 
 def test_names_of_steps():

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from ravst_ray.cluster import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.logs import get_logger, setup_logging
@@ -68,6 +69,7 @@ class Worker:
         self.rollouts = StepRollouts([], [])
         self.numbers: dict[str, float] = {}
         self.stepped_at = time.monotonic()
+        self.metrics = TrainingMetrics()
         self.record: RunRecord | None = None
         if self.rank == 0:
             settings = config.model_dump(mode="json")
@@ -145,7 +147,9 @@ class Worker:
         self.stepped_at = now
         if self.record is not None:
             with writing(self.config.output):
-                self.manager.tell.remote(self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers}))
+                record = self.record.write(step, {**self.rollouts.numbers, **numbers, **self.numbers})
+                self.manager.tell.remote(record)
+                self.metrics.show(record)
                 groups = self.rollouts.groups
                 if self.config.learner.workers > 1:
                     groups = ray.get(self.manager.whole.remote((step - 1) // self.config.learner.iterations))
