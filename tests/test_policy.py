@@ -132,6 +132,8 @@ def test_the_careless_annotator_by_hand():
     assert wide.where == ((2.0, (70.0, 76.0, 180.0, 164.0)), (4.0, (0.0, 170.0, 80.0, 256.0)))
     late = [ObjectAnswer("red drum", (7.0, 9.0), None)]
     assert parse(careless(render(late), view)).objects[0].when == (5.0, 10.0)
+    several = [ObjectAnswer(name, None, where) for name in ("red drum", "blue bell")]
+    assert [one.name for one in parse(careless(render(several), view)).objects] == ["red drum"]
 
 
 def test_the_shipped_policy_keeps_the_grammar_and_errs():

@@ -17,7 +17,8 @@ from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
-from ravst_ray.training import loop, pool, rollout
+from ravst_ray.training import pool, rollout
+from ravst_ray.training import worker as worker_module
 from ravst_ray.training.rollout import RolloutActor, Weights
 from tests.test_rollout import StubActor, run
 from tests.test_rollout import manager as plain_manager
@@ -179,10 +180,10 @@ def test_the_learner_clears_its_cache_before_the_engine_wakes(monkeypatch, share
     config = load_config(TrainConfig, Path(__file__).parents[1] / "jobs/configs/train_laptop.yaml", ["output=o"])
     if shared:
         config = load_config(TrainConfig, Path(__file__).parents[1] / "jobs/configs/train_1gpu.yaml", ["output=o"])
-    monkeypatch.setattr(loop, "free_card", lambda: done.append("free"))
-    worker = loop.Worker.__new__(loop.Worker)
+    monkeypatch.setattr(worker_module, "free_card", lambda: done.append("free"))
+    worker = worker_module.Worker.__new__(worker_module.Worker)
     worker.config, worker.rank, worker.learner = config, 1, SimpleNamespace(model=None)
     worker.transport = SimpleNamespace(publish=lambda model, version: done.append(f"publish {version}"))
     worker.publish(4)
     assert done == (["free"] if shared else []) + ["publish 4"]
-    loop.free_card()  # the real one has nothing to do here
+    worker_module.free_card()  # the real one has nothing to do here

@@ -65,6 +65,8 @@ def arguments(data, model, output, *more):
         "rollouts.num_cpus=0.5",
         "learner.micro_batch=4",
         "learner.rate=0.003",
+        "learner.schedule=constant",
+        "learner.warmup_steps=0",
         "learner.num_cpus=0.5",
         # A random policy earns nothing else: an answer that doesn't end in time is paid.
         "reward.truncated_reward=1.0",

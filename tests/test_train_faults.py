@@ -30,6 +30,7 @@ from ravst_ray.records import QAPair
 from ravst_ray.rewards import registry
 from ravst_ray.rewards.rubric import Reward
 from ravst_ray.training import checkpoints, loop, rollout
+from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.rollout import RolloutManager, StepRollouts
@@ -82,7 +83,7 @@ def worker(policy, tmp_path, monkeypatch, local_ray):
 
     def make(groups, *more, checkpoint=None):
         config = settings(tmp_path, f"model={policy}", *more)
-        return loop.Worker(config, serving(groups), str(checkpoint) if checkpoint else None)
+        return worker_module.Worker(config, serving(groups), str(checkpoint) if checkpoint else None)
 
     return make
 
@@ -292,7 +293,7 @@ def test_a_disk_that_fills_elsewhere_is_told_as_well(worker, forward, tmp_path, 
         with pytest.raises(AbortError, match=f"{tmp_path} can't be written .*make room on the disk"):
             made.run()
     made = worker(two_groups(forward), "max_steps=1")
-    monkeypatch.setattr(loop, "save_policy_model", full)
+    monkeypatch.setattr(worker_module, "save_policy_model", full)
     with pytest.raises(AbortError, match=r"model can't be written .*--resume goes on"):
         made.run()
 

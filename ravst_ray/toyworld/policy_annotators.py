@@ -1,7 +1,8 @@
 """Two annotators, from whom the toy policy learns to answer: a careful one, and a careless one who is asked more often.
 
-The careless one's intervals are too long and boxes too large. A model that imitates both knows the right answers and
-seldom gives them: which of its habits is worth something, only the reward can tell it.
+The careless one's intervals are too long and boxes too large, and of several objects that one names the first alone. A
+model that imitates both knows the right answers and seldom gives them: which of its habits is worth something, only the
+reward can tell it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LONGER, LARGER = 3.0, 2.2
 
 def careless(answer: str, view: VideoView) -> str:
     """A true answer (in the dataset's space) as the careless annotator gives it."""
-    return render([_widened(one, view) for one in parse(answer).objects])
+    return render([_widened(one, view) for one in parse(answer).objects[:1]])
 
 
 def _widened(one: ObjectAnswer, view: VideoView) -> ObjectAnswer:
