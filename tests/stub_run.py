@@ -1,6 +1,7 @@
 """A whole annotation run with stubbed models: real input, store, lock and report, made-up frames and tracks."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from ravst_ray.annotate.questions import MakeQuestions
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.errors import StepError
-from ravst_ray.records import VideoItem
+from ravst_ray.records import Video, VideoItem
 from tests.test_pipeline import LAPTOP, STUBS, StubDecode
 
 
@@ -36,19 +37,20 @@ def stub_steps(healed: Path) -> dict:
     return {**STUBS, "decode": partial(Healing, healed)}
 
 
+def stream_without_ray(builds: dict, config: AnnotateConfig, videos: Sequence[Video]) -> Iterator[dict]:
+    """What ``pipeline.stream`` yields: the same steps and commits, one video after the other in this process."""
+    steps = [build() for build in builds.values()]
+    finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
+    for video in videos:
+        items = [VideoItem(video)]
+        for step in steps:
+            items = step(items)
+        yield from finish(pa.Table.from_pylist([one.to_row() for one in items], schema=ROW)).to_pylist()
+
+
 def run_without_ray(monkeypatch, healed: Path) -> None:
-    """Runs take the same steps and commits, one video after the other in this process: a second, not a minute."""
-
-    def stream(config, videos):
-        steps = [build() for build in stub_steps(healed).values()]
-        finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
-        for video in videos:
-            items = [VideoItem(video)]
-            for step in steps:
-                items = step(items)
-            yield from finish(pa.Table.from_pylist([one.to_row() for one in items], schema=ROW)).to_pylist()
-
-    monkeypatch.setattr("ravst_ray.annotate.pipeline.stream", stream)
+    """Runs take the same steps and commits in this process: a second, not a minute."""
+    monkeypatch.setattr("ravst_ray.annotate.pipeline.stream", partial(stream_without_ray, stub_steps(healed)))
     monkeypatch.setattr("ravst_ray.cluster.start_ray", lambda: None)
 
 

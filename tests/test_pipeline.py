@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from ravst_ray.annotate import pipeline
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.run import annotate
@@ -145,6 +149,36 @@ def test_attempts_find_the_one_at_fault():
     assert attempts.begin("ground", ["a", "b"]) == [0, 2]
     assert attempts.begin("ground", ["b"]) == [2] and attempts.begin("ground", ["b"]) == [2]
     assert attempts.begin("decode", ["b"]) == [0]
+
+
+def test_a_long_run_is_several_executions_one_after_the_other(tmp_path, monkeypatch):
+    """What Ray notes of the blocks of one is let go before the next one begins."""
+    executions, alive = [], []
+
+    class Execution:
+        def __init__(self, names):
+            self.names = names
+
+        def iter_batches(self, **_):
+            for name in self.names:
+                yield pa.table({"video_id": [name], "reason": pa.array([None], pa.string()), "frames": [1.0]})
+
+    def graph(config, some, builds, attempts):
+        executions.append([video.video_id for video in some])
+        alive.append(sum(one() is not None for one in made))
+        execution = Execution(executions[-1])
+        made.append(weakref.ref(execution))
+        return execution
+
+    made: list[weakref.ref] = []
+    monkeypatch.setattr(pipeline, "graph", graph)
+    monkeypatch.setattr(pipeline, "_start_attempts", lambda: None)
+    monkeypatch.setattr(pipeline, "RunMetrics", lambda total: SimpleNamespace(add=lambda reason, frames: None))
+    monkeypatch.setattr(pipeline, "SHARD", 3)
+    rows = list(stream(stub_config(tmp_path), videos(*"abcdefg"), STUBS))
+    assert executions == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
+    assert [row["video_id"] for row in rows] == list("abcdefg")
+    assert alive == [0, 0, 0]
 
 
 def test_an_abort_ends_the_stream_with_its_message(tmp_path, local_ray):

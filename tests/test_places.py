@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from ravst_ray.datasets import lock as locks
 from ravst_ray.datasets import places
 from ravst_ray.datasets.lock import LOCK, OutputLock, read_holder
 from ravst_ray.datasets.places import join, list_names, local_copy, read_input, resolve
+from ravst_ray.datasets.splits import unit_key
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.records import Event, Video, VideoItem
 from tests.s3_server import BUCKET, KEYS, s3_server
 from tests.stub_run import run_without_ray, stub_config, write_labels
-from tests.test_store import content, item, run
+from tests.test_store import content, item, put, run
 
 ROOT = Path(__file__).parents[1]
 HERE = f"s3://{BUCKET}"
@@ -230,6 +233,29 @@ def test_the_store_is_the_same_everywhere(s3, tmp_path, root):
     run(there, first)
     assert content(run(there, second)) == content(run(tmp_path / "here", second)) != {}
     assert {entry.ok for entry in DatasetStore(there).ledger().values()} == {True, False}
+
+
+def test_a_commit_is_three_requests_and_units_are_read_side_by_side(s3):
+    """At a million videos each request more is dollars, and each that waits for another is hours."""
+    names = [f"v{number}" for number in range(8)]
+    store = DatasetStore(f"{HERE}/many")
+    store.prepare()
+    put(store, item(names[0]))
+    s3.requests.clear()
+    for name in names[1:]:
+        put(store, item(name))
+    assert Counter(method for method, _ in s3.requests) == {"HEAD": 7, "PUT": 14}
+
+    together = threading.Barrier(4)
+
+    def meet(method, path):
+        if method == "GET" and "/units/" in path:
+            together.wait(timeout=60)
+
+    s3.spoil = meet
+    assert set(store.ledger()) == set(names), "four are asked for at once, or the barrier breaks"
+    assert set(store.compact()) == set(names) and not together.broken
+    assert [row["video_id"] for row in store.rows("annotations")] == sorted(names, key=unit_key)
 
 
 def test_the_lock_in_an_object_store(s3):

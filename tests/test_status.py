@@ -200,6 +200,15 @@ def test_retry_by_reason_then_all(stubbed, tmp_path, capsys):
         retry(stubbed.root, [], ["grounding.box_threshold=0.1"], QUIET)
 
 
+def test_a_run_that_goes_on_reads_the_ledger_once(stubbed, monkeypatch, tmp_path):
+    """It is a request for each video that was not yet compacted."""
+    asked = []
+    ledger = DatasetStore.ledger
+    monkeypatch.setattr(DatasetStore, "ledger", lambda self: asked.append(self.root) or ledger(self))
+    annotate(stub_config(tmp_path), QUIET)
+    assert asked == [stubbed.root]
+
+
 def test_an_errors_row_stays_until_its_video_is_done_again(stubbed, monkeypatch):
     """The run dies after one of the two videos; the other's row is there all the time."""
     seen = []

@@ -1,6 +1,9 @@
 """The commit protocol: whatever moment a run dies at, the next one ends with the same dataset."""
 
+from collections import Counter
+
 import pytest
+from pyarrow import fs
 
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row, rows_of
 from ravst_ray.datasets.store import DatasetStore
@@ -105,13 +108,40 @@ def test_only_retryable_errors_are_repeated(tmp_path):
 
 
 def test_full_parts_stay_and_new_ones_join(tmp_path, monkeypatch):
-    monkeypatch.setattr("ravst_ray.datasets.store.PART_BYTES", 2)
+    monkeypatch.setattr("ravst_ray.datasets.parts.PART_BYTES", 2)
     run(tmp_path, [item("a")])
     before = {path.name for path in (tmp_path / "annotations").iterdir()}
     store = run(tmp_path, [item("a"), item("b")])
     after = {path.name for path in (tmp_path / "annotations").iterdir()}
     assert before < after and len(after) == 2
     assert [row["video_id"] for row in store.rows("annotations")] == ["a", "b"]
+
+
+def test_folding_reads_each_unit_once_and_makes_no_folder_twice(tmp_path, monkeypatch):
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    reads: Counter[str] = Counter()
+    folders: Counter[str] = Counter()
+    read, make = DatasetStore.read_bytes, fs.LocalFileSystem.create_dir
+
+    class Counted(fs.LocalFileSystem):
+        def create_dir(self, path, **more):
+            folders[path] += 1
+            make(self, path, **more)
+
+    def counted(self, name):
+        reads[name.rpartition(".")[2]] += "/units/" in name
+        return read(self, name)
+
+    monkeypatch.setattr(DatasetStore, "read_bytes", counted)
+    monkeypatch.setattr(store, "_fs", Counted())
+    for name in "abcde":
+        put(store, item(name))
+    assert len(store.ledger()) == 5 and reads == {"json": 5}
+    store.compact()
+    assert reads["parquet"] == 5, "for all tables together"
+    assert reads["json"] == 10
+    assert max(folders.values()) == 1
 
 
 def test_any_power_cut_is_survived(tmp_path, monkeypatch):
@@ -142,12 +172,13 @@ def test_any_power_cut_is_survived(tmp_path, monkeypatch):
                 raise PowerCut
             delete(self, name)
 
-        def cut_parts(self, name, number, batches, spend=spend):
-            done = parts(self, name, number, batches)
-            if spend():
-                for part in done:
-                    write(self, part, b"PAR1 half a file")
-                raise PowerCut
+        def cut_parts(self, number, names, batches, spend=spend):
+            done = parts(self, number, names, batches)
+            for name in names:
+                if spend():
+                    for part in done[name]:
+                        write(self, part, b"PAR1 half a file")
+                    raise PowerCut
             return done
 
         root = tmp_path / str(cut)

@@ -46,6 +46,9 @@ log = get_logger(__name__)
 
 ROW = pa.schema([("video_id", pa.string()), ("state", pa.binary()), ("jpegs", pa.list_(pa.large_binary()))])
 MAX_BLOCKS = 2000
+SHARD = 20_000
+"""Videos of one execution of the graph. Ray Data notes every block in the driver until an execution ends, so a long run
+is several of them, one after the other; each starts its actors anew, which is minutes among hours."""
 DEATHS = 200
 """How often an actor may die: two for each video that kills it, and then some; a model that always dies must end."""
 Build = Callable[[], Step]
@@ -167,30 +170,39 @@ def cache_path(config: AnnotateConfig) -> str:
 
 def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Build] | None = None) -> Iterator[dict]:
     """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed."""
+    stream_blocks()
+    builds = steps or build_steps(config)
+    attempts = _start_attempts()
+    metrics = RunMetrics(len(videos))
+    try:
+        for start in range(0, len(videos), SHARD):
+            dataset = graph(config, videos[start : start + SHARD], builds, attempts)
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                for row in batch.to_pylist():
+                    metrics.add(row["reason"], row["frames"])
+                    yield row
+            del dataset  # and with it, before the next one is made, what Ray noted of its blocks
+    except ray.exceptions.RayError as error:
+        raise plain_error(error) from error
+
+
+def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any) -> Any:
+    """The lazy Ray dataset whose rows are videos that are committed."""
     from ravst_ray.annotate.quality import CheckQuality
     from ravst_ray.annotate.questions import MakeQuestions
 
-    stream_blocks()
-    builds = steps or build_steps(config)
     pools = config.actors.model_dump()
-    rows = [VideoItem(video).to_row() for video in videos]
     dataset = ray.data.from_arrow(
-        [pa.Table.from_pylist(chunk, schema=ROW) for chunk in _chunks(rows, min(len(rows), MAX_BLOCKS))]
+        [
+            pa.Table.from_pylist([VideoItem(video).to_row() for video in chunk], schema=ROW)
+            for chunk in _chunks(videos, min(len(videos), MAX_BLOCKS))
+        ]
     )
-    attempts = _start_attempts()
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
         pool = PoolConfig(**pools["llm" if name == "captions" else name])
         dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
     finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
-    dataset = dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
-    metrics = RunMetrics(len(videos))
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for row in batch.to_pylist():
-                metrics.add(row["reason"], row["frames"])
-                yield row
-    except ray.exceptions.RayError as error:
-        raise plain_error(error) from error
+    return dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
 
 
 def _start_attempts() -> Any:
@@ -200,8 +212,8 @@ def _start_attempts() -> Any:
     return ray.remote(Attempts).options(**options).remote()
 
 
-def _chunks(rows: list[dict], count: int) -> Iterator[list[dict]]:
+def _chunks(videos: Sequence[Video], count: int) -> Iterator[Sequence[Video]]:
     for index in range(count):
-        chunk = rows[index * len(rows) // count : (index + 1) * len(rows) // count]
+        chunk = videos[index * len(videos) // count : (index + 1) * len(videos) // count]
         if chunk:
             yield chunk

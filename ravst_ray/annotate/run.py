@@ -72,8 +72,8 @@ def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, 
     store = DatasetStore(config.output)
     store.prepare()
     with _plain_os_errors(config.output), OutputLock(store) as lock:
-        check_same_settings(store, config)
         ledger = store.ledger()
+        check_same_settings(store, config, begun=bool(ledger))
         todo = choose(ledger, videos)
         store.write_bytes("config.yaml", dump_config(config).encode())
         with RunRecord(store, lock) as record:

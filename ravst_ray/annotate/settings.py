@@ -68,10 +68,10 @@ def _whole(place: str) -> str:
     return place if is_remote(place) else str(Path(place).absolute())
 
 
-def check_same_settings(store: DatasetStore, config: AnnotateConfig) -> None:
-    """Raise ``ConfigError`` when an output was begun with settings that give other rows."""
+def check_same_settings(store: DatasetStore, config: AnnotateConfig, begun: bool) -> None:
+    """Raise ``ConfigError`` when an output was begun (something is committed) with settings that give other rows."""
     before = store.read_bytes("config.yaml")
-    if before is None or not store.ledger():
+    if before is None or not begun:
         return
     old, new = _shaping(yaml.safe_load(before)), _shaping(config.model_dump(mode="json"))
     changed = [f"{key}: {old.get(key)!r} -> {value!r}" for key, value in new.items() if old.get(key) != value]

@@ -59,7 +59,10 @@ def resolve(place: str) -> tuple[fs.FileSystem, str]:
             return _by_fsspec(place)
         if named == "file":
             return fs.LocalFileSystem(), unquote(parts.path).rstrip("/")
-        query = f"?{parts.query}" if parts.query else ""
+        options = [parts.query] if parts.query else []
+        if named == "s3" and "allow_delayed_open" not in parts.query:
+            options.append("allow_delayed_open=true")  # a small file is one request, not the three of a large one
+        query = "?" + "&".join(options) if options else ""
         found, _ = fs.FileSystem.from_uri(f"{named}://{parts.netloc}{query}")
         bucket = parts.netloc.rpartition("@")[2] if named in ("s3", "gs", "gcs") else ""
         return found, f"{bucket}{unquote(parts.path)}".rstrip("/")

@@ -18,14 +18,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ravst_ray.datasets.parts import PartWriter, is_full
 from ravst_ray.datasets.places import resolve
 from ravst_ray.datasets.schemas import ERRORS, TABLES
 from ravst_ray.datasets.splits import unit_key
@@ -34,7 +36,8 @@ from ravst_ray.logs import get_logger
 
 log = get_logger(__name__)
 
-PART_BYTES = 128 * 2**20
+AT_ONCE = 32  # requests to an object store, each of which takes tens of milliseconds
+_CHUNK = 4 * AT_ONCE
 _UNIT = pa.schema([(name, pa.list_(pa.struct(list(schema)))) for name, schema in TABLES.items()])
 _LEDGER = pa.schema(
     [
@@ -45,6 +48,8 @@ _LEDGER = pa.schema(
         ("error", pa.struct(list(ERRORS))),
     ]
 )
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class DatasetStore:
     def __init__(self, root: str):
         self.root = root
         self._fs, self._base = resolve(root)
+        self._folders: set[str] = set()
 
     def __reduce__(self):
         return type(self), (self.root,)
@@ -104,8 +110,7 @@ class DatasetStore:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file."""
-        parent = f"{self._base}/{name}".rpartition("/")[0]
-        self._fs.create_dir(parent, recursive=True)
+        self._make_folder(name.rpartition("/")[0])
         with self._fs.open_output_stream(f"{self._base}/{name}") as file:
             file.write(data)
 
@@ -125,6 +130,21 @@ class DatasetStore:
     def local_root(self) -> str | None:
         """The directory on this machine (or mounted there), None for an object store."""
         return self._base if isinstance(self._fs, fs.LocalFileSystem) else None
+
+    def _make_folder(self, folder: str) -> None:
+        """Once only: on an object store it costs a request for each level."""
+        if folder not in self._folders:
+            self._fs.create_dir(f"{self._base}/{folder}".rstrip("/"), recursive=True)
+            self._folders.add(folder)
+
+    def _each(self, action: Callable[[One], Other], things: Sequence[One]) -> Iterator[Other]:
+        """What the action gives for each thing, in order; on an object store many are under way at once."""
+        if self.local_root:
+            yield from map(action, things)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for start in range(0, len(things), _CHUNK):
+                yield from pool.map(action, things[start : start + _CHUNK])
 
     def _list(self, folder: str) -> list[str]:
         selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
@@ -167,16 +187,12 @@ class DatasetStore:
 
     def _units(self) -> dict[str, dict[str, Any]]:
         """Manifests of the units that are whole, by key."""
-        names = set(self._list("_commit/units"))
-        found = {}
-        for name in sorted(names):
-            key = name.rpartition("/")[2].removesuffix(".json")
-            if not name.endswith(".json") or f"_commit/units/{key}.parquet" not in names:
-                continue
-            manifest = _opened(self.read_bytes(name))
-            if manifest is not None:
-                found[key] = manifest
-        return found
+        names = self._list("_commit/units")
+        there = set(names)
+        sealed = [n for n in names if n.endswith(".json") and n.removesuffix(".json") + ".parquet" in there]
+        manifests = zip(sealed, self._each(self.read_bytes, sealed), strict=True)
+        opened = ((name.rpartition("/")[2].removesuffix(".json"), _opened(data)) for name, data in manifests)
+        return {key: manifest for key, manifest in opened if manifest is not None}
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
@@ -214,61 +230,62 @@ class DatasetStore:
         old = self.generation()
         ledger = {entry.video_id: entry for entry in self._compacted_ledger(old)}
         units = self._units()
-        fresh: dict[str, dict[str, Any]] = {}
-        for key, manifest in units.items():
-            known = ledger.get(manifest["video_id"])
-            if known is not None and known.ok:
-                continue
-            if self._unit(key, manifest) is None:
-                log.warning("%s: unit %s is damaged; its video will be done again", self.root, key)
-                continue
-            fresh[key] = manifest
+        done = {name for name, entry in ledger.items() if entry.ok}
+        fresh = [(key, manifest) for key, manifest in units.items() if manifest["video_id"] not in done]
         number = old.number + 1
-        tables = {name: self._fold(name, number, old, fresh) for name in ("annotations", "qa")}
-        ledger |= {manifest["video_id"]: _entry(manifest) for manifest in fresh.values()}
+        tables = {name: list(old.tables[name]) for name in ("annotations", "qa")}
+        if fresh:
+            tables = self._fold(number, old, fresh, ledger)
         errors = [dict(entry.error) for entry in ledger.values() if entry.error] + [dict(row) for row in more_errors]
         errors.sort(key=lambda row: (row["video_id"], row["stage"]))
-        tables["errors"] = self._write_parts("errors", number, [errors] if errors else [])
+        tables |= self._write_parts(number, ("errors",), [{"errors": errors}])
         self._write_ledger(number, ledger)
         self.write_bytes(f"_commit/manifest-{number:06d}.json", _sealed({"number": number, "tables": tables}))
         self._sweep(Generation(number, tables), units)
         return ledger
 
-    def _fold(self, name: str, number: int, old: Generation, fresh: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Old parts that are full stay as they are; small ones are merged with what is new."""
-        if not fresh:
-            return list(old.tables[name])
-        sizes = {part: self._fs.get_file_info(f"{self._base}/{part}").size for part in old.tables[name]}
-        full = [part for part, size in sizes.items() if size >= PART_BYTES // 2]
-        small = [part for part in sizes if part not in full]
+    def _fold(
+        self, number: int, old: Generation, fresh: Sequence[tuple[str, Mapping[str, Any]]], ledger: dict[str, Any]
+    ) -> dict[str, list[str]]:
+        """Old parts that are full stay as they are; small ones are merged with what is new, which enters the ledger.
 
-        def batches() -> Iterator[list[dict[str, Any]]]:
-            for part in small:
-                yield from self._read_part(part)
-            for key, manifest in fresh.items():
-                yield (self._unit(key, manifest) or {name: []})[name]
+        Each unit is read once, whatever the number of tables.
+        """
+        full: dict[str, list[str]] = {"annotations": [], "qa": []}
+        small: list[tuple[str, str]] = []
+        for name, parts in full.items():
+            for part in old.tables[name]:
+                if is_full(self._fs.get_file_info(f"{self._base}/{part}").size):
+                    parts.append(part)
+                else:
+                    small.append((name, part))
 
-        return full + self._write_parts(name, number, batches())
+        def batches() -> Iterator[dict[str, list[dict[str, Any]]]]:
+            for name, part in small:
+                yield from ({name: rows} for rows in self._read_part(part))
+            for (key, manifest), unit in zip(fresh, self._each(lambda one: self._unit(*one), fresh), strict=True):
+                if unit is None:
+                    log.warning("%s: unit %s is damaged; its video will be done again", self.root, key)
+                    continue
+                ledger[manifest["video_id"]] = _entry(manifest)
+                yield {name: unit[name] for name in full}
 
-    def _write_parts(self, name: str, number: int, batches: Iterable[list[dict[str, Any]]]) -> list[str]:
-        parts: list[str] = []
-        writer: pq.ParquetWriter | None = None
-        sink = None
-        self._fs.create_dir(f"{self._base}/{name}", recursive=True)
-        for group in _grouped(batches):
-            if writer is None:
-                parts.append(f"{name}/part-{number:06d}-{len(parts):05d}.parquet")
-                sink = self._fs.open_output_stream(f"{self._base}/{parts[-1]}")
-                writer = pq.ParquetWriter(sink, TABLES[name], compression="zstd")
-            writer.write_table(pa.Table.from_pylist(group, schema=TABLES[name]))
-            if sink is not None and sink.tell() >= PART_BYTES:
-                writer.close()
-                sink.close()
-                writer = None
-        if writer is not None and sink is not None:
+        written = self._write_parts(number, tuple(full), batches())
+        return {name: full[name] + written[name] for name in full}
+
+    def _write_parts(
+        self, number: int, names: Sequence[str], batches: Iterable[Mapping[str, list[dict[str, Any]]]]
+    ) -> dict[str, list[str]]:
+        """The parts of some tables, from batches that hold rows of any of them."""
+        for name in names:
+            self._make_folder(name)
+        writers = {name: PartWriter(self._fs, self._base, name, number) for name in names}
+        for batch in batches:
+            for name, rows in batch.items():
+                writers[name].add(rows)
+        for writer in writers.values():
             writer.close()
-            sink.close()
-        return parts
+        return {name: writer.parts for name, writer in writers.items()}
 
     def _write_ledger(self, number: int, ledger: Mapping[str, LedgerEntry]) -> None:
         rows = [
@@ -293,9 +310,12 @@ class DatasetStore:
             for name in self._list(folder):
                 if name not in keep and ("/part-" in name or "/ledger-" in name or "/manifest-" in name):
                     self._delete(name)
-        for key in units:
-            self._delete(f"_commit/units/{key}.json")
-            self._delete(f"_commit/units/{key}.parquet")
+        for _ in self._each(self._delete_unit, list(units)):
+            pass
+
+    def _delete_unit(self, key: str) -> None:
+        self._delete(f"_commit/units/{key}.json")
+        self._delete(f"_commit/units/{key}.parquet")
 
     def _read_part(self, part: str) -> Iterator[list[dict[str, Any]]]:
         with self._fs.open_input_file(f"{self._base}/{part}") as file:
@@ -310,17 +330,6 @@ class DatasetStore:
 
 
 _KINDS = (("ledger", "parquet"), ("manifest", "json"))
-
-
-def _grouped(batches: Iterable[list[dict[str, Any]]], rows: int = 512) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    for batch in batches:
-        group += batch
-        if len(group) >= rows:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _entry(manifest: Mapping[str, Any]) -> LedgerEntry:

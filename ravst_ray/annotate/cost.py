@@ -1,0 +1,113 @@
+"""What an annotation run needs in GPU hours, CPU hours and dollars: arithmetic over rates that you give.
+
+    python -m ravst_ray.annotate.cost --videos 5237 1000000 --ground-fps 1 5 20 --usd-gpu-hour 2
+
+The defaults say where they come from; those of the GPU, of Ray and of prices are assumptions, no measurements. Not in
+the sum: the language model (``summary.json`` counts its tokens and dollars), storage, transfer, idle nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one video, one frame and one hour cost.
+
+    ``frames`` is the mean of the published R-AVST test videos whose answers tell when an event is: a frame a second
+    while it lasts. ``decode_s`` (CPU seconds a sampled frame, 360p, decord) was measured on 2 CPU cores, see README.md.
+    Assumptions are ``control_s`` (CPU seconds a video of the driver, the GCS and the raylets, which
+    ``tests/benchmarks/bench_scale.py`` measures), ``ground_fps`` (frames a second that the detector and the segmenter
+    do on a GPU) and both prices.
+    """
+
+    frames: float = 25.5
+    decode_s: float = 0.025
+    control_s: float = 0.05
+    ground_fps: float = 5.0
+    usd_gpu_hour: float = 2.0
+    usd_cpu_hour: float = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a whole run: hours of GPUs and of CPU cores, and dollars."""
+
+    gpu_hours: float
+    cpu_hours: float
+    usd: float
+
+
+def cost(videos: int, rates: Rates) -> Cost:
+    """What so many videos need.
+
+    Example:
+        >>> cost(1000, Rates(frames=36, decode_s=0.1, control_s=0.4, ground_fps=10, usd_gpu_hour=3, usd_cpu_hour=0.5))
+        Cost(gpu_hours=1.0, cpu_hours=1.111111111111111, usd=3.5555555555555554)
+    """
+    gpu_hours = videos * rates.frames / rates.ground_fps / HOUR_S
+    cpu_hours = videos * (rates.frames * rates.decode_s + rates.control_s) / HOUR_S
+    return Cost(gpu_hours, cpu_hours, gpu_hours * rates.usd_gpu_hour + cpu_hours * rates.usd_cpu_hour)
+
+
+def most_gpus(rates: Rates) -> float:
+    """How many GPUs one run keeps busy, if its control processes had one core: videos a second there and here."""
+    return rates.frames / rates.ground_fps / rates.control_s
+
+
+def table_of(videos: Sequence[int], ground_fps: Sequence[float], rates: Rates) -> Iterator[tuple[str, ...]]:
+    """Lines of a table, its head first."""
+    yield (
+        "videos",
+        "frames/s on a GPU (assumed)",
+        "GPU hours",
+        "CPU core hours",
+        "dollars",
+        "GPUs that one run can feed",
+    )
+    for count in videos:
+        for fps in ground_fps:
+            one = replace(rates, ground_fps=fps)
+            found = cost(count, one)
+            hours = f"{found.gpu_hours:,.1f}", f"{found.cpu_hours:,.1f}"
+            yield f"{count:,}", f"{fps:g}", *hours, f"{found.usd:,.0f}", f"{most_gpus(one):,.0f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    known = Rates()
+    parser.add_argument("--videos", type=int, nargs="+", default=[5237, 1_000_000])
+    parser.add_argument("--frames", type=float, default=known.frames, help="sampled frames of a video")
+    parser.add_argument("--ground-fps", type=float, nargs="+", default=[1, 5, 20], help="frames/s on a GPU: assumed")
+    parser.add_argument("--decode-ms", type=float, default=1000 * known.decode_s, help="CPU time of a sampled frame")
+    parser.add_argument("--control-ms", type=float, default=1000 * known.control_s, help="CPU time of Ray for a video")
+    parser.add_argument("--usd-gpu-hour", type=float, default=known.usd_gpu_hour, help="assumed")
+    parser.add_argument("--usd-cpu-hour", type=float, default=known.usd_cpu_hour, help="of a core; assumed")
+    args = parser.parse_args(arguments)
+    rates = Rates(
+        frames=args.frames,
+        decode_s=args.decode_ms / 1000,
+        control_s=args.control_ms / 1000,
+        usd_gpu_hour=args.usd_gpu_hour,
+        usd_cpu_hour=args.usd_cpu_hour,
+    )
+    head, *lines = table_of(args.videos, args.ground_fps, rates)
+    table = Table(*head, title="What a run needs beside the language model, storage and transfer")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
