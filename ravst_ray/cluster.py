@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
+import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
 from typing import Any
 
 import ray
@@ -19,6 +22,7 @@ from ravst_ray.config.annotate import PoolConfig
 from ravst_ray.errors import AbortError, ConfigError, RavstError
 from ravst_ray.logs import get_logger
 from ravst_ray.progress import Rate
+from ravst_ray.records import NodeCount
 
 log = get_logger(__name__)
 
@@ -57,7 +61,7 @@ def stream_blocks() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1
-    context.custom_execution_callback_classes = [QueueLengths]
+    context.custom_execution_callback_classes = [QueueLengths, LetGo]
 
 
 def pool_operator(
@@ -164,6 +168,110 @@ class QueueLengths(ExecutionCallback):
             step = step_of_operator(operator.name)
             if step is not None:
                 self._gauge.set(state.total_enqueued_input_blocks(), {"step": step})
+
+
+class LetGo(ExecutionCallback):
+    """Lets nodes go at the tail of a run, while other steps still work.
+
+    A pool gives its idle actors back once nothing waits for it. But Ray Data goes on asking the autoscaler for as much
+    as it last did, until the whole graph is done, and nodes that are asked for stay, idle or not.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Stand between Ray Data and what passes its requests on to the autoscaler."""
+        autoscaler = executor._cluster_autoscaler
+        asked = getattr(autoscaler, "_autoscaling_coordinator", None)
+        if asked is not None:
+            autoscaler._autoscaling_coordinator = TailRequests(asked, executor._topology)
+
+
+class TailRequests:
+    """Passes requests for resources on, without those that no step needs any more.
+
+    Args:
+        coordinator: Ray Data's, which is asked for bundles of resources, one for each actor or task.
+        topology: the operators of the graph and their states.
+    """
+
+    def __init__(self, coordinator: Any, topology: Mapping[Any, Any]):
+        self._coordinator, self._topology = coordinator, topology
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coordinator, name)
+
+    def request_resources(self, resources: list[dict[str, float]], **how: Any) -> None:
+        """Of bundles that only steps at their tail ask for, no more than these steps have actors."""
+        room = self._room()
+        kept = []
+        for bundle in resources:
+            left = room.get(_key(bundle), math.inf)
+            if left > 0:
+                kept.append(bundle)
+            room[_key(bundle)] = left - 1
+        self._coordinator.request_resources(resources=kept, **how)
+
+    def _room(self) -> dict[Any, float]:
+        """How many bundles of each kind are still needed."""
+        room: dict[Any, float] = {}
+        for operator, state in self._topology.items():
+            needs = operator.min_scheduling_resources().copy(object_store_memory=0).to_resource_dict()
+            at_tail = operator.has_completed() or (
+                operator._inputs_complete and not state.total_enqueued_input_blocks()
+            )
+            pools = operator.get_autoscaling_actor_pools()
+            more = sum(pool.current_size() for pool in pools) if at_tail and pools else math.inf
+            room[_key(needs)] = room.get(_key(needs), 0) + more
+        return room
+
+
+def _key(bundle: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, value) for name, value in bundle.items() if value > 0))
+
+
+class NodeWatch:
+    """Counts the cluster's nodes, and what of them is in use, every few seconds while it is entered.
+
+    Args:
+        tell: gets each count, in a thread.
+        every_s: between two counts, which are two small questions to Ray's control each.
+    """
+
+    def __init__(self, tell: Callable[[NodeCount], None], every_s: float = 5.0):
+        self._tell, self._every_s = tell, every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="node watch", daemon=True)
+
+    def __enter__(self) -> NodeWatch:
+        if ray.is_initialized():
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10.0)  # Ray's control may be gone, and then an answer takes a minute
+
+    def _watch(self) -> None:
+        try:
+            while True:
+                over = self._over.is_set()
+                self._tell(count_nodes(ray.nodes(), ray.available_resources()))
+                if over:
+                    break
+                self._over.wait(self._every_s)
+        except Exception as error:  # what it tells is no reason to end a run
+            log.warning("the nodes are not counted any more: %s", error)
+
+
+def count_nodes(nodes: Iterable[Mapping[str, Any]], free: Mapping[str, float]) -> NodeCount:
+    """What ``ray.nodes()`` and ``ray.available_resources()`` tell, counted."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    there = {kind: sum(one.get(kind, 0.0) for one in alive) for kind in ("CPU", "GPU")}
+    used = {kind: max(total - free.get(kind, 0.0), 0.0) for kind, total in there.items()}
+    with_gpu = sum(one.get("GPU", 0.0) > 0 for one in alive)
+    return NodeCount(time.time(), len(alive), with_gpu, there["CPU"], used["CPU"], there["GPU"], used["GPU"])
 
 
 def step_of_operator(name: str) -> str | None:

@@ -179,3 +179,26 @@ class VideoItem:
 @cache
 def _item_adapter() -> TypeAdapter[VideoItem]:
     return TypeAdapter(VideoItem)
+
+
+@dataclass(frozen=True)
+class NodeCount:
+    """The cluster at one moment, ``at`` seconds since 1970. CPUs and GPUs are Ray's logical ones.
+
+    ``nodes`` are all that are alive, the head among them, ``gpu_nodes`` those with a GPU; ``run`` counts the runs on
+    the output, from 0 on.
+    """
+
+    at: float
+    nodes: int
+    gpu_nodes: int
+    cpus: float
+    cpus_used: float
+    gpus: float
+    gpus_used: float
+    run: int = 0
+
+    @property
+    def same_as(self) -> tuple[int, int, int]:
+        """Equal when no node came or went in between."""
+        return self.run, self.nodes, self.gpu_nodes

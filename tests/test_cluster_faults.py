@@ -4,7 +4,6 @@ Processes, a node, the head, the driver and the language model's endpoint are lo
 Every run ends, by itself or by the same command, in the dataset of an undisturbed one.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -13,54 +12,25 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ravst_ray.datasets.store import DatasetStore
-from ravst_ray.toyworld.audio import soundtrack
-from ravst_ray.toyworld.scene import NAMES, random_scene
-from ravst_ray.toyworld.world import scene_labels, scene_truth, write_video
-from tests.fake_endpoint import FakeEndpoint, error, objects
+from tests.fake_endpoint import FakeEndpoint
 from tests.s3_server import BUCKET, s3_server
+from tests.short_world import Endpoint, write_short_world
 from tests.test_pipeline import LAPTOP, ROOT, content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-VIDEOS, LENGTH_S = 5, 3.0
+VIDEOS = 5
 
 
 @pytest.fixture(scope="module")
 def short_world(tmp_path_factory):
     """Videos of three seconds with captions."""
     root = tmp_path_factory.mktemp("short")
-    (root / "videos").mkdir()
-    database = {}
-    for index in range(VIDEOS):
-        name, rng = f"short_{index}", np.random.default_rng([5, index])
-        scene = random_scene(rng, duration_s=LENGTH_S)
-        boxes_T = write_video(root / "videos" / f"{name}.mp4", scene, soundtrack(scene, rng))
-        database[name] = scene_labels(scene, scene_truth(scene, boxes_T), rng)
-    (root / "labels.json").write_text(json.dumps({"database": database}))
+    write_short_world(root, VIDEOS)
     return root
-
-
-def read_caption(request, number):
-    """The stub of a language model: every name of the toy world that the text holds, the first one sounds."""
-    text = request["messages"][-1]["content"]
-    found = sorted((name for name in NAMES if name in text), key=text.index)
-    return objects(**{name.replace(" ", "_"): place == 0 for place, name in enumerate(found)})
-
-
-class Endpoint:
-    """A language model over HTTP that can be away."""
-
-    def __init__(self):
-        self.away = False
-        self.delay_s = 0.0
-
-    def __call__(self, request, number):
-        time.sleep(self.delay_s)
-        return error(503, "away") if self.away else read_caption(request, number)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ravst_ray.annotate.summary import summarise
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
+from ravst_ray.datasets.node_log import NodeLog, read_nodes
 from ravst_ray.datasets.places import is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.splits import split_of
@@ -84,7 +85,7 @@ def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, 
                     f"{len(videos) - len(todo)} of {len(videos)} videos are left as they are", highlight=False
                 )
             record.plan(ledger, [video.video_id for video in todo], drops)
-            _run_steps(config, todo, console, record)
+            _run_steps(config, todo, console, record, store)
             lock.check(now=True)
             summary = finish(config, store, videos, drops, time.monotonic() - started)
     _tell(summary, config, console)
@@ -163,14 +164,17 @@ def _check_models(config: AnnotateConfig) -> None:
     model_source(config.grounding.segmenter, "grounding.segmenter")
 
 
-def _run_steps(config: AnnotateConfig, todo: list[Video], console: Console, record: RunRecord) -> None:
+def _run_steps(
+    config: AnnotateConfig, todo: list[Video], console: Console, record: RunRecord, store: DatasetStore
+) -> None:
     if not todo:
         return
     from ravst_ray.annotate.pipeline import stream
-    from ravst_ray.cluster import start_ray
+    from ravst_ray.cluster import NodeWatch, start_ray
 
     start_ray()
-    with RunProgress("annotating", "videos", len(todo), console) as progress:
+    progress = RunProgress("annotating", "videos", len(todo), console)
+    with NodeLog(store) as nodes, NodeWatch(nodes.add), progress:
         for row in stream(config, todo):
             record.add(row["reason"])
             progress.add(failed=row["reason"] is not None)
@@ -193,11 +197,12 @@ def write_report(config: AnnotateConfig, store: DatasetStore, videos: list[Video
     """``report/index.html``; an output that isn't a local directory gets it through a temporary one."""
     from ravst_ray.reports.annotation_report import write_annotation_report
 
+    nodes = read_nodes(store)
     with _fetched(_samples(store, videos, config.report_videos)) as samples, tempfile.TemporaryDirectory() as folder:
         if not is_remote(config.output):
-            write_annotation_report(Path(config.output), summary, _report_events(store), samples)
+            write_annotation_report(Path(config.output), summary, _report_events(store), samples, nodes)
             return
-        write_annotation_report(Path(folder), summary, _report_events(store), samples)
+        write_annotation_report(Path(folder), summary, _report_events(store), samples, nodes)
         for file in sorted((Path(folder) / "report").rglob("*")):
             if file.is_file():
                 store.write_bytes(str(file.relative_to(folder)), file.read_bytes())

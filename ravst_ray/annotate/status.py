@@ -1,7 +1,8 @@
 """How a run stands: what it writes down as it goes, and what ``ravst status OUT`` reads, during the run and after it.
 
-``OUT/_commit/run.json`` is a few hundred bytes, written every few seconds, so that asking costs one read however many
-videos there are. Only a run that was cut short is counted anew, from the store: its last seconds were not written down.
+``OUT/_commit/run.json`` is a few hundred bytes, written every few seconds, so that asking costs two small reads however
+many videos there are (the other is for the nodes). Only a run that was cut short is counted anew, from the store: its
+last seconds were not written down.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from ravst_ray.datasets.lock import Holder, OutputLock, read_holder
+from ravst_ray.datasets.node_log import read_nodes
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
@@ -34,6 +36,7 @@ class Status:
 
     ``done`` and ``failed`` count all that is in the output, ``left`` what this run still has to do (or had, when it
     ended). ``rate_per_s`` is that of the last ten minutes while it runs, and that of the whole run afterwards.
+    ``cluster`` is the last count of its nodes (:class:`ravst_ray.records.NodeCount`).
     """
 
     output: str
@@ -50,6 +53,7 @@ class Status:
     rate_per_s: float = 0.0
     expected_finish_at: float | None = None
     message: str = ""
+    cluster: Mapping[str, float] | None = None
 
     def to_json(self) -> str:
         """As ``ravst status --json`` prints it."""
@@ -71,6 +75,8 @@ class Status:
         if self.expected_finish_at is not None:
             ahead = _length(max(self.expected_finish_at - time.time(), 0.0))
             lines.append(f"finish    {_clock(self.expected_finish_at)}, in {ahead}")
+        if self.cluster is not None:
+            lines.append(f"cluster   {_nodes(self.cluster)}")
         return "\n".join([*lines, *self._advice()])
 
     def _advice(self) -> Iterable[str]:
@@ -176,7 +182,9 @@ def read_status(output: str) -> Status:
         raise ConfigError(f"{output}: can't be read: {error}") from None
     if recorded is None:
         raise ConfigError(f"{output}: no run of ravst annotate has begun there")
-    status = Status(**{**json.loads(recorded), "output": output})
+    nodes = read_nodes(store)
+    cluster = asdict(nodes[-1]) if nodes else None
+    status = Status(**{**json.loads(recorded), "output": output, "cluster": cluster})
     if status.state == "finished" or (status.state == "running" and _is_alive(holder, status.run_id)):
         return status
     ledger = store.ledger()
@@ -208,6 +216,15 @@ def _is_alive(holder: Holder | None, run_id: str) -> bool:
 def _listed(reasons: Mapping[str, int]) -> str:
     total = f"{sum(reasons.values()):,}"
     return f"{total}: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()) if reasons else total
+
+
+def _nodes(count: Mapping[str, float]) -> str:
+    nodes = f"{count['nodes']:,} node{'s' if count['nodes'] != 1 else ''}"
+    used = f"{count['cpus_used']:g} of {count['cpus']:g} CPUs"
+    if count["gpus"]:
+        nodes += f", {count['gpu_nodes']:,} with GPUs"
+        used += f" and {count['gpus_used']:g} of {count['gpus']:g} GPUs"
+    return f"{nodes}; {used} in use"
 
 
 def _clock(at: float) -> str:

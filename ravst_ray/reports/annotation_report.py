@@ -16,8 +16,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ravst_ray.records import TASKS
+from ravst_ray.records import TASKS, NodeCount
 from ravst_ray.reports import figures
+from ravst_ray.reports.cluster_charts import cluster_charts
 from ravst_ray.reports.overlay import text_color
 from ravst_ray.reports.samples import SampleVideo, sample_cards
 from ravst_ray.reports.statistics import DURATION_GROUPS, ReportEvent, Statistics, count_events
@@ -54,7 +55,11 @@ class Accuracy:
 
 
 def write_annotation_report(
-    out_dir: Path, summary: Mapping[str, Any], events: Iterable[ReportEvent], samples: Sequence[SampleVideo]
+    out_dir: Path,
+    summary: Mapping[str, Any],
+    events: Iterable[ReportEvent],
+    samples: Sequence[SampleVideo],
+    nodes: Sequence[NodeCount] = (),
 ) -> Path:
     """Write ``out_dir/report/index.html`` and give its path.
 
@@ -63,8 +68,9 @@ def write_annotation_report(
         summary: the run's numbers (see ``summary.json``); any key may be missing.
         events: all annotated events, read once; only counters are kept.
         samples: the videos to show; one that can't be read gets a card that says so.
+        nodes: the cluster's nodes over time; drawn when there were several, or when their number changed.
     """
-    page = render_annotation_report(summary, events, samples)
+    page = render_annotation_report(summary, events, samples, nodes)
     path = Path(out_dir) / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", newline="\n")
@@ -72,7 +78,10 @@ def write_annotation_report(
 
 
 def render_annotation_report(
-    summary: Mapping[str, Any], events: Iterable[ReportEvent], samples: Sequence[SampleVideo]
+    summary: Mapping[str, Any],
+    events: Iterable[ReportEvent],
+    samples: Sequence[SampleVideo],
+    nodes: Sequence[NodeCount] = (),
 ) -> str:
     """The report as HTML; the same input gives the same text."""
     statistics = count_events(events, *summary.get("duration_groups_s", (20.0, 40.0)))
@@ -86,6 +95,7 @@ def render_annotation_report(
             charts=_charts(statistics),
             statistics=statistics,
             run=_run_figures(summary, statistics),
+            cluster=cluster_charts(nodes),
             split=_split(summary.get("split") or {}),
             tasks=TASKS,
             cards=sample_cards(samples),

@@ -14,11 +14,13 @@ from typing import Literal
 from ravst_ray.reports.figures import PALETTE, nice_step
 
 Unit = Literal["", "share", "s"]
+Along = Literal["step", "time"]
 INK = "var(--text)"
 COLORS = (PALETTE[6], PALETTE[5], PALETTE[2], PALETTE[3], PALETTE[0], PALETTE[1])
 SIDE = 1000.0
 MAX_POINTS = 240
 SMOOTH_FROM = 24
+TIME_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Tick:
 class Curve:
     """A drawn curve: SVG path data of the values, and of their running mean where there are enough of them.
 
-    ``last`` is the mean of its last steps (see :func:`tail`), ``shown`` the same for people.
+    ``last`` is the mean of its last steps (see :func:`tail`), over time its largest value, ``shown`` the same for
+    people.
     """
 
     label: str
@@ -55,7 +58,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart; ``strips`` tell the values of a step where the pointer is (left and width in percent, text)."""
+    """A line chart; ``strips`` tell the values where the pointer is (left and width in percent, text)."""
 
     title: str
     hint: str
@@ -63,6 +66,7 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     strips: tuple[tuple[float, float, str], ...]
+    along: Along = "step"
 
 
 def tail(count: int) -> int:
@@ -90,10 +94,31 @@ def shown(value: float, unit: Unit = "") -> str:
     return f"{text} s" if unit == "s" else text
 
 
-def chart(title: str, series: Sequence[Series], steps: Sequence[int], unit: Unit = "", hint: str = "") -> Chart | None:
+def moment(seconds: float) -> str:
+    """A time since the beginning, for people.
+
+    Example:
+        >>> moment(0), moment(90), moment(7200), moment(3665)
+        ('0 s', '1 min 30 s', '2 h', '1 h 1 min 5 s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count]
+    return " ".join(parts) or "0 s"
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    steps: Sequence[int],
+    unit: Unit = "",
+    hint: str = "",
+    along: Along = "step",
+) -> Chart | None:
     """A chart of the series that have any value at ``steps``; None when none has.
 
-    Long runs are drawn in at most ``MAX_POINTS`` points, each the mean of as many neighbouring steps.
+    Long runs are drawn in at most ``MAX_POINTS`` points, each the mean of as many neighbouring steps. Along the time,
+    ``steps`` are seconds; these curves have no running mean, and what is told of them is their largest value.
     """
     series = [one for one in series if any(step in one.values for step in steps)]
     if not series:
@@ -113,11 +138,13 @@ def chart(title: str, series: Sequence[Series], steps: Sequence[int], unit: Unit
     for one, values in zip(series, binned, strict=True):
         there = [(x, value) for x, value in zip(across, values, strict=True) if value is not None]
         own_places, own = [x for x, _ in there], [value for _, value in there]
-        smooth = path(_running_mean(own), own_places) if len(own) >= SMOOTH_FROM else ""
+        smooth = path(_running_mean(own), own_places) if along == "step" and len(own) >= SMOOTH_FROM else ""
         end = ends(one.values, sorted(step for step in steps if step in one.values))[1] or 0.0
+        end = max(one.values.values()) if along == "time" else end
         curves.append(Curve(one.label, one.color, path(own, own_places), smooth, end, shown(end, unit)))
-    strips = _strips(bins, across, [one.label for one in series], binned, unit)
-    return Chart(title, hint, tuple(curves), _step_ticks(first, last), y_ticks, strips)
+    strips = _strips(bins, across, [one.label for one in series], binned, unit, along)
+    x_ticks = _time_ticks(first, last) if along == "time" else _step_ticks(first, last)
+    return Chart(title, hint, tuple(curves), x_ticks, y_ticks, strips, along)
 
 
 def _bins(steps: Sequence[int]) -> list[Sequence[int]]:
@@ -146,6 +173,14 @@ def _step_ticks(first: float, last: float) -> tuple[Tick, ...]:
     return tuple(Tick(100 * (mark - first) / (last - first), str(mark)) for mark in marks)
 
 
+def _time_ticks(first: float, last: float) -> tuple[Tick, ...]:
+    if first == last:
+        return (Tick(50.0, moment(first)),)
+    step = next((step for step in TIME_STEPS_S if (last - first) / step <= 5), TIME_STEPS_S[-1])
+    marks = range(math.ceil(first / step) * step, math.floor(last) + 1, step)
+    return tuple(Tick(100 * (mark - first) / (last - first), moment(mark)) for mark in marks)
+
+
 def _path(points: Sequence[tuple[float, float]]) -> str:
     """Path data; steps without a value are passed over, and a single point is a line of no length: a dot."""
     pieces = [f"{x:.1f} {y:.1f}" for x, y in points]
@@ -165,11 +200,14 @@ def _strips(
     labels: Sequence[str],
     binned: Sequence[Sequence[float | None]],
     unit: Unit,
+    along: Along,
 ) -> tuple[tuple[float, float, str], ...]:
     borders = [0.0, *((a + b) / 2 for a, b in pairwise(across)), SIDE]
     found = []
     for place, part in enumerate(bins):
         name = f"step {part[0]}" if len(part) == 1 else f"steps {part[0]}–{part[-1]}"
+        if along == "time":
+            name = moment(part[0]) if len(part) == 1 else f"{moment(part[0])} – {moment(part[-1])}"
         said = [
             f"{label} {shown(value, unit)}"
             for label, values in zip(labels, binned, strict=True)
