@@ -10,6 +10,7 @@ from rich.console import Console
 from ravst_ray.annotate.run import annotate, refresh_report
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
+from ravst_ray.config.rewards import EvaluateConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import RavstError
@@ -71,8 +72,9 @@ def trained(console: Console) -> list[Path]:
     console.rule("7 · the trained policy answers the same questions")
     after = OUT / "after.jsonl"
     predict(questions, unseen / "videos", after, asked_as_in(config, str(OUT / "train" / "model")), console)
-    first, second = (evaluate(path, questions, OUT / f"evaluation_{path.stem}") for path in (before, after))
-    console.print(paired_table(first, second, paired_rise(before, after, questions)))
+    compared = EvaluateConfig(**config.reward.model_dump())
+    first, second = (evaluate(path, questions, OUT / f"evaluation_{path.stem}", compared) for path in (before, after))
+    console.print(paired_table(first, second, paired_rise(before, after, questions, config.reward)))
     return [OUT / "train" / "report.html", OUT / "evaluation_after" / "index.html"]
 
 

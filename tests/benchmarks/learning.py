@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ravst_ray.config.base import load_config
+from ravst_ray.config.rewards import EvaluateConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
@@ -55,17 +56,18 @@ def main() -> None:
     for seed in args.seeds:
         out = args.out / f"seed_{seed}"
         config = load_config(TrainConfig, args.config, [*places, f"output={out}", f"seed={seed}", *args.overrides])
+        compared = EvaluateConfig(**config.reward.model_dump())
         before, after = args.out / "before.jsonl", out / "after.jsonl"
         predict(truth, worlds["unseen"] / "videos", before, asked_as_in(config, config.model), console)
-        first = evaluate(before, truth, args.out / "before")
+        first = evaluate(before, truth, args.out / "before", compared)
         minutes = out / "minutes.txt"
         if not minutes.exists():
             started = time.monotonic()
             train(config, console, resume=(out / "metrics.jsonl").exists())
             minutes.write_text(f"{(time.monotonic() - started) / 60:.1f}")
         predict(truth, worlds["unseen"] / "videos", after, asked_as_in(config, str(out / "model")), console)
-        second = evaluate(after, truth, out / "evaluation")
-        rise = paired_rise(before, after, truth)
+        second = evaluate(after, truth, out / "evaluation", compared)
+        rise = paired_rise(before, after, truth, config.reward)
         console.print(paired_table(first, second, rise))
         rises.append(
             f"| {seed} | {rise.before:.3f} | {rise.after:.3f} | {rise.share:+.0%} | "
