@@ -179,7 +179,7 @@ class LetGo(ExecutionCallback):
 
     def before_execution_starts(self, executor: Any) -> None:
         """Stand between Ray Data and what passes its requests on to the autoscaler."""
-        autoscaler = executor._cluster_autoscaler
+        autoscaler = getattr(executor, "_cluster_autoscaler", None)  # private: another release may have none
         asked = getattr(autoscaler, "_autoscaling_coordinator", None)
         if asked is not None:
             autoscaler._autoscaling_coordinator = TailRequests(asked, executor._topology)

@@ -92,6 +92,9 @@ class LearnerConfig(StrictModel):
     lora: LoraConfig | None = None
     freeze_vision: bool = Field(True, description="the tower stays as it is; its features are computed once per clip")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
+    share_prompts: bool = Field(
+        True, description="compute a prompt once for its G completions; off: once for each (shorter rows, more work)"
+    )
     gradient_checkpointing: bool = False
     shard: bool = Field(False, description="FSDP2 in place of DDP")
 

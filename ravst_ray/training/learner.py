@@ -42,7 +42,8 @@ class GRPOLearner(GRPOTrainer):
         processor: the policy's processor.
         source: gives this rank's scored groups of an update, counted from 0; as many on every rank.
         temperature: of the sampler.
-        frozen_vision: whether the vision tower is trained.
+        frozen_vision: whether the vision tower stays as it is.
+        share_prompts: compute a prompt once for its completions.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
         after_save: called with the folder and the step of each checkpoint once it is written.
         peft_config: an adapter to train in place of the model.
@@ -57,6 +58,7 @@ class GRPOLearner(GRPOTrainer):
         *,
         temperature: float,
         frozen_vision: bool,
+        share_prompts: bool = True,
         on_step: OnStep | None = None,
         after_save: AfterSave | None = None,
         peft_config: Any = None,
@@ -74,7 +76,9 @@ class GRPOLearner(GRPOTrainer):
             peft_config=peft_config,
         )
         self.use_vllm = True  # the samples are vLLM's: the importance ratio applies
-        self.forward_pass = VideoForward(processor, temperature=temperature, frozen_vision=frozen_vision)
+        self.forward_pass = VideoForward(
+            processor, temperature=temperature, frozen_vision=frozen_vision, share_prompts=share_prompts
+        )
         self._source, self._on_step, self._after_save = source, on_step, after_save
         self._rows: list[Row] = []
         self._buffered_inputs: list[dict[str, Any]] | None = None

@@ -60,6 +60,7 @@ class Worker:
             self.source,
             temperature=rollouts.temperature,
             frozen_vision=config.learner.freeze_vision,
+            share_prompts=config.learner.share_prompts,
             on_step=self.on_step,
             after_save=self.after_save,
             peft_config=adapter,
