@@ -293,6 +293,7 @@ def filter_accepts(entry: dict) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_run_goes_on_and_ends_the_same(world, named_world, tmp_path):
     def command(output):
         places = [f"input.annotations={named_world}", f"input.videos={world.videos}", f"output={output}"]
