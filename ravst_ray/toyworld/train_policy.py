@@ -1,6 +1,6 @@
 """Warm the toy policy up by supervised training until it mostly keeps the grammar, but still errs: GRPO goes on there.
 
-    python -m ravst_ray.toyworld.train_policy --out out/policy --scenes 4000 --resume
+    python -m ravst_ray.toyworld.train_policy --out out/policy --resume
 
 Made for one CPU core, in three stages: first the tower and the first layers learn what is where
 (:mod:`ravst_ray.toyworld.policy_targets`) and the language model, without videos, to take over what the question says;
@@ -256,8 +256,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--export", type=Path, default=POLICY)
-    parser.add_argument("--minutes", type=float, nargs=3, default=(12.0, 40.0, 5.0), help="of the three stages")
-    parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, nargs=3, default=(12.0, 77.0, 4.0), help="of the three stages")
+    parser.add_argument("--scenes", type=int, default=4600)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     train(args.out, args.export, tuple(args.minutes), args.scenes, args.resume)
