@@ -181,7 +181,7 @@ class LetGo(ExecutionCallback):
         """Stand between Ray Data and what passes its requests on to the autoscaler."""
         autoscaler = getattr(executor, "_cluster_autoscaler", None)  # private: another release may have none
         asked = getattr(autoscaler, "_autoscaling_coordinator", None)
-        if asked is not None:
+        if autoscaler is not None and asked is not None:
             autoscaler._autoscaling_coordinator = TailRequests(asked, executor._topology)
 
 
