@@ -168,21 +168,21 @@ def decoders(cluster):
     return processes(cluster, "ravst_ray.backends.decode_child", 2)
 
 
-def test_a_decoder_that_is_killed(cluster, command, baseline, tmp_path):
-    process = start(cluster, command(tmp_path / "out"))
-    (child,) = wait_for(lambda: decoders(cluster), process)
-    os.kill(child, signal.SIGKILL)
-    finish(process)
-    assert content(tmp_path / "out") == baseline
+def busy_grounders(cluster, output):
+    return committed(output) and processes(cluster, "GroundActor", 1)
 
 
-def test_a_grounding_actor_that_is_killed(cluster, command, baseline, tmp_path):
-    process = start(cluster, command(tmp_path / "out"))
-    wait_for(lambda: committed(tmp_path / "out"), process)
-    (actor,) = processes(cluster, "GroundActor", 1)
-    os.kill(actor, signal.SIGKILL)
+@pytest.mark.parametrize(
+    "victims", [lambda cluster, output: decoders(cluster), busy_grounders], ids=["decoder", "actor"]
+)
+def test_a_process_that_is_killed(cluster, command, baseline, tmp_path, victims):
+    """A decoder's child at its first video; the actor that grounds, in mid-run."""
+    output = tmp_path / "out"
+    process = start(cluster, command(output))
+    (victim,) = wait_for(lambda: victims(cluster, output), process)
+    os.kill(victim, signal.SIGKILL)
     finish(process)
-    assert content(tmp_path / "out") == baseline
+    assert content(output) == baseline
 
 
 def test_a_node_that_is_lost(cluster, command, baseline, tmp_path):
