@@ -1,24 +1,28 @@
 """Two annotators, from whom the toy policy learns to answer: a careful one, and a careless one who is asked more often.
 
-The careless one's intervals are too long and boxes too large, and of several objects that one names the first alone. A
-model that imitates both knows the right answers and seldom gives them: which of its habits is worth something, only the
-reward can tell it.
+The careless one's intervals are too long and boxes too large; asked what there is, that one looks at the first object
+alone and leaves out its colour. A model that imitates both knows the right answers and seldom gives them: which of its
+habits is worth something, only the reward can tell it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.records import Box
 
-CARELESS_SHARE = 0.7
+CARELESS_SHARE = 0.58
 LONGER, LARGER = 3.0, 2.2
 """How many times as long an interval is, and the side of a box."""
 
 
 def careless(answer: str, view: VideoView) -> str:
     """A true answer (in the dataset's space) as the careless annotator gives it."""
-    return render([_widened(one, view) for one in parse(answer).objects[:1]])
+    first = _widened(parse(answer).objects[0], view)
+    asked_what = first.when is None
+    return render([replace(first, name=first.name.split()[-1]) if asked_what else first])
 
 
 def _widened(one: ObjectAnswer, view: VideoView) -> ObjectAnswer:

@@ -116,8 +116,8 @@ knows no other world, and no other prompt than
 - **Training**: {steps[0]} steps in {minutes[0]:g} min on what is where and on copying from the question, then
   {steps[1]} steps in {minutes[1]:g} min on true answers, then {steps[2]} steps in {minutes[2]:g} min on those of two
   annotators, of whom one (asked {CARELESS_SHARE:.0%} of the time) makes intervals {LONGER} times as long as they are
-  and boxes {LARGER} times as wide and high, and names the first of several objects alone; on one (busy) CPU core:
-  `python -m ravst_ray.toyworld.train_policy`
+  and boxes {LARGER} times as wide and high, and, asked what there is, names the first object alone
+  and without its colour; on one (busy) CPU core: `python -m ravst_ray.toyworld.train_policy`
 - **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {scenes} unseen scenes:
   format {numbers["format"]:.3f}, and
 
