@@ -4,6 +4,7 @@ Run as a program it starts such a cluster, annotates on it with the README's com
 gone, and prints what it saw. ``tests/test_autoscaling.py`` does so in a namespace of its own, where all ends with it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -95,15 +96,18 @@ class Cluster:
         self._start = {"args": [*command, *more, *ports], "env": environment, "stdout": sys.stderr}
         self.process = subprocess.Popen(**self._start)
 
-    def connect(self, attempts: int = 5) -> None:
+    def connect(self, attempts: int = 5, within_s: float = 300.0) -> None:
         """Once it answers. Ray gives its own processes 30 s to start, which a busy machine may exceed: then anew."""
         import ray
 
+        until = time.monotonic() + within_s
         while True:
             try:
                 ray.init(address=self.address, log_to_driver=False)
                 return
             except Exception:  # Ray's bare ones, while the head starts
+                if time.monotonic() > until:
+                    raise
                 if self.process.poll() is not None:
                     attempts -= 1
                     if not attempts:
@@ -113,7 +117,9 @@ class Cluster:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(100.0)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(100.0)
+        self.process.kill()
 
 
 def main(output: str, command: list[str]) -> int:

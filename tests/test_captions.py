@@ -357,11 +357,16 @@ class MortalServer:
     """A local server that is dead from its first question on until it is revived."""
 
     def __init__(self, living):
-        self.base_url, self.died, self.revived = "http://127.0.0.1:9/v1", False, 0  # nobody listens there
+        self.base_url, self.dead, self.revived = "http://127.0.0.1:9/v1", False, 0  # nobody listens there
+        self.asked = 0
         self._living = living
 
+    def died(self):
+        self.asked += 1
+        return self.dead
+
     def revive(self):
-        self.base_url, self.died, self.revived = self._living.base_url, False, self.revived + 1
+        self.base_url, self.dead, self.revived = self._living.base_url, False, self.revived + 1
 
     def stop(self):
         pass
@@ -374,7 +379,7 @@ def test_a_local_server_that_died_is_revived_and_asked_again():
         config = LLMConfig(timeout_s=30.0, max_retries=0)
         chat = ChatClient("local", server.base_url, "k", 1, 30.0, 0)
         step = AnalyzeCaptions(config, chat, server=server)
-        server.died = True
+        server.dead = True
         given = item("a dog", video_id="given")
         event = given.annotations[0].event
         ready = (EventAnnotation(replace(event, given_objects=(SceneObject("dog", True),))),)
@@ -382,6 +387,7 @@ def test_a_local_server_that_died_is_revived_and_asked_again():
         done = step.process_batch(items)
         step.close()
     assert server.revived == 1 and not any(one.error for one in done)
+    assert server.asked == 1, "with all answered there is no need: it may take a while to tell"
     assert [one.video.video_id for one in done] == ["v", "given", "v"]
     assert [len(one.annotations[0].objects) for one in done] == [1, 1, 2]
     assert len(endpoint.requests) == 2

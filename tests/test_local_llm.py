@@ -42,6 +42,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self): self.send_response(200 if self.path == "/health" else 404); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+# Before HEALTHY: with a child that heeds no SIGTERM, so that ending the two takes all the time that there is.
+LINGERS = """
+import os, pathlib, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "600"])
+pathlib.Path(__file__ + ".pid").write_text(str(os.getpid()))
+"""
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -133,10 +140,30 @@ def test_start_and_stop(model_dir, tmp_path, monkeypatch):
     with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
         port = int(server.base_url.removeprefix("http://127.0.0.1:").removesuffix("/v1"))
         assert is_healthy(port)
-        assert not server.died
+        assert not server.died()
     assert not is_healthy(port)
     assert not server.log_path.exists()
     server.stop()
+
+
+def test_a_server_whose_end_takes_a_while_has_died(model_dir, tmp_path, monkeypatch):
+    """Who asked it may give up before its supervisor is done with what is left of it."""
+    path = str(script(tmp_path, LINGERS + HEALTHY))
+    monkeypatch.setattr(local_llm, "GRACE_S", 3.0)
+    monkeypatch.setattr(local_llm, "server_command", lambda config, folder, port: [sys.executable, path, str(port)])
+    with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
+        os.kill(int(Path(f"{path}.pid").read_text()), signal.SIGKILL)
+        assert not server._server.wait(0.0), "not seen yet"
+        assert server.died()
+
+
+def test_a_server_that_lives_and_does_not_answer_has_not_died(model_dir, tmp_path, monkeypatch):
+    busy = HEALTHY.replace("import http.server, sys", "import http.server, sys\nstatus = iter([200])")
+    path = str(script(tmp_path, busy.replace('200 if self.path == "/health" else 404', "next(status, 503)")))
+    monkeypatch.setattr(local_llm, "GRACE_S", 0.5)
+    monkeypatch.setattr(local_llm, "server_command", lambda config, folder, port: [sys.executable, path, str(port)])
+    with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
+        assert not server.died()
 
 
 def test_a_server_that_dies_is_started_anew_but_not_for_ever(model_dir, tmp_path, monkeypatch):
@@ -146,7 +173,7 @@ def test_a_server_that_dies_is_started_anew_but_not_for_ever(model_dir, tmp_path
     with LocalLLM(LLMConfig(model_dir=str(model_dir))) as server:
         for _ in range(local_llm.MAX_RESTARTS):
             first = server.base_url
-            assert server._server.wait(60.0) and server.died
+            assert server._server.wait(60.0) and server.died()
             server.revive()
             assert server.base_url != first
         assert server._server.wait(60.0)

@@ -79,7 +79,7 @@ class AnalyzeCaptions(Step):
         """
         self._start_server(items)
         done = self._answered(items)
-        while self._server is not None and self._server.died and any(map(_unanswered, done)):
+        while any(map(_unanswered, done)) and self._server is not None and self._server.died():
             self._server.revive()
             self._go_to(self._server)
             lost = [

@@ -99,6 +99,7 @@ class LocalLLM:
         self._config = config
         self._server: SupervisedServer | None = None
         self._restarts = 0
+        self._port = 0
         self.api_key = secrets.token_hex(16)
         self.base_url = ""
         self.log_path = Path(log_path or Path(tempfile.gettempdir()) / f"ravst-llm-{secrets.token_hex(6)}.log")
@@ -114,23 +115,29 @@ class LocalLLM:
         """Start the server and wait until it is healthy."""
         model_dir = model_directory(self._config)
         started = time.monotonic()
-        port = free_port()
+        self._port = free_port()
+        command = server_command(self._config, model_dir, self._port)
         environment = server_environment(os.environ) | {"VLLM_API_KEY": self.api_key}
         log.info("starting vLLM with %s; its output: %s", model_dir, self.log_path)
-        self._server = SupervisedServer(server_command(self._config, model_dir, port), self.log_path, environment)
+        self._server = SupervisedServer(command, self.log_path, environment, GRACE_S)
         try:
-            self._await_health(port, started + self._config.start_timeout_s)
+            self._await_health(started + self._config.start_timeout_s)
         except BaseException:
             self._server.stop()
             self._server = None
             raise
-        self.base_url = f"http://{HOST}:{port}/v1"
+        self.base_url = f"http://{HOST}:{self._port}/v1"
         log.info("vLLM is up after %.0f s", time.monotonic() - started)
 
-    @property
     def died(self) -> bool:
-        """Whether the server is gone though nobody stopped it."""
-        return self._server is not None and self._server.wait(0.0)
+        """Whether the server is gone though nobody stopped it.
+
+        The end of one that doesn't answer is waited for: its supervisor may still be ending what is left of it, which
+        takes up to ``GRACE_S``.
+        """
+        if self._server is None:
+            return False
+        return self._server.wait(0.0) or (not is_healthy(self._port) and self._server.wait(GRACE_S + 1.0))
 
     def revive(self) -> None:
         """Start a server that died anew, at most ``MAX_RESTARTS`` times.
@@ -154,12 +161,12 @@ class LocalLLM:
         self._server = None
         self.log_path.unlink(missing_ok=True)
 
-    def _await_health(self, port: int, until: float) -> None:
+    def _await_health(self, until: float) -> None:
         assert self._server is not None
         while time.monotonic() < until:
             if self._server.wait(0.5):
                 raise AbortError(f"the local LLM server ended while starting\n{last_lines(self.log_path)}")
-            if is_healthy(port):
+            if is_healthy(self._port):
                 return
         limit_s = self._config.start_timeout_s
         raise AbortError(
