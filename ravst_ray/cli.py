@@ -87,6 +87,11 @@ Metrics of predictions on the three tasks, beside trivial baselines and the pape
 In: lines {"id", "prediction"}. Out: metrics.json, tables (Markdown, HTML) and plots.
 """
 
+_AGAIN = dict.fromkeys(("annotate", "retry", "predict"), "the same command goes on from here") | {
+    "train": "the same command with --resume goes on from its last checkpoint",
+    "train-sft": "it begins anew in another output",
+}
+
 
 def _annotate(args: argparse.Namespace) -> None:
     from rich.console import Console
@@ -279,7 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ravst {args.command}: aborted: {error}\n")
         return EXIT_ABORTED
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM once it is connected
-        sys.stderr.write(f"ravst {args.command}: interrupted; the same command goes on from here\n")
+        again = _AGAIN.get(args.command, "the same command begins anew")
+        sys.stderr.write(f"ravst {args.command}: interrupted; {again}\n")
         return EXIT_ABORTED
     return EXIT_OK
 

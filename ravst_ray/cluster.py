@@ -30,12 +30,12 @@ START_ATTEMPTS = 3
 _OWN_ERROR = re.compile(r"ravst_ray\.errors\.(?P<kind>\w+Error): (?P<message>.+?)(?:\n\n|\Z)", re.DOTALL)
 
 
-def start_ray(cpus: int | None = None, dashboard: bool = False) -> None:
+def start_ray(cpus: int | None = None, dashboard: bool = True) -> None:
     """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job has it), else start Ray in this process.
 
     Args:
         cpus: of a Ray that is started here.
-        dashboard: start one with it, on loopback; Ray Train watches its workers through it.
+        dashboard: start one with it, on loopback; Ray Train watches its workers through it, and complains without.
     """
     if ray.is_initialized():
         return

@@ -52,7 +52,7 @@ def local_ray():
 
     from ravst_ray.cluster import start_ray
 
-    start_ray(cpus=4)
+    start_ray(cpus=4, dashboard=False)
     yield
     ray.shutdown()
 

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from safetensors.numpy import save_file
@@ -15,14 +16,14 @@ from torch.distributed.tensor import DTensor
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
-from ravst_ray.training.weights import policy_state
+from ravst_ray.training.weights import logprob_gap, policy_state
 from tests.tiny_policies import made_up_group, noise_clip
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0), (0.5, 0.5, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
 
 
 def main() -> None:
-    """Train two steps on this rank's groups; rank 0 saves the weights and the last step's numbers."""
+    """Train two steps on this rank's groups; rank 0 saves the weights and their gap to made-up log-probs."""
     model_dir, out, loss, shard = sys.argv[1:5]
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
@@ -54,8 +55,11 @@ def main() -> None:
     learner.train()
     if shard == "shard":
         assert all(isinstance(value, DTensor) for value in learner.model.parameters()), "nothing was sharded"
-    state = policy_state(learner.model, frozen_vision=False)
+    with torch.no_grad():
+        gap = logprob_gap(learner.model.eval(), learner.forward_pass, groups[:1])
+    state = policy_state(learner.model, frozen_vision=False, keep=rank == 0)
     if rank == 0:
+        state["gap"] = np.array([gap], np.float32)
         save_file(state, Path(out) / f"state_{world}_{shard}.safetensors")
 
 

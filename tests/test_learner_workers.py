@@ -39,7 +39,7 @@ def test_two_workers_make_the_update_of_one(tmp_path):
     model = tiny_policy(tmp_path / "policy", seed=6)
     start = {name: value.numpy() for name, value in load_tiny(model)[0].state_dict().items()}
     alone = run(model, tmp_path, loss, 1, "ddp")
-    moved = max(float(np.abs(alone[name] - start[name]).max()) for name in alone)
+    moved = max(float(np.abs(alone[name] - value).max()) for name, value in start.items() if name in alone)
     assert moved > 1e-3
     for shard in ("ddp", "shard"):
         together = run(model, tmp_path, loss, 2, shard)

@@ -36,6 +36,7 @@ class StubActor:
 
     async def set_weights(self, weights):
         self._version = weights.version
+        return 0.125  # seconds until nothing was sampled any more
 
     async def busy_s(self):
         return 0.5
@@ -186,6 +187,79 @@ def test_an_actor_that_dies_again_and_again_ends_the_run(manager, tmp_path, monk
 
     with pytest.raises(AbortError, match="rollout actors died 1 times"):
         run(work())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("harm", ["dies", "hangs"])
+def test_an_actor_that_dies_or_hangs_as_it_loads_is_replaced(manager, monkeypatch, harm):
+    class Loading(StubActor):
+        async def set_weights(self, weights):
+            mark = self._marks / "loading"
+            if not mark.exists():
+                mark.touch()
+                if harm == "dies":
+                    os._exit(1)
+                await asyncio.sleep(60)
+            return await super().set_weights(weights)
+
+    monkeypatch.setattr(rollout, "RolloutActor", Loading)
+
+    async def work():
+        one = manager(["a", "b"], "max_steps=1", "rollouts.timeout_s=2")
+        await one.start()
+        await one.publish(Weights(3, [None]))
+        return await one.groups(0, 0)
+
+    step = run(work())
+    assert step.numbers["rollout/restarts"] == 1
+    assert {c.versions[0] for group in step.groups for c in group.completions} == {3}
+
+
+def test_a_probe_takes_what_can_be_shown_and_each_version_asks_another_engine(manager, monkeypatch):
+    class Named(StubActor):
+        async def sample(self, text, clip, sampling):
+            return replace(await super().sample(text, clip, sampling), prompt_ids=(os.getpid(),))
+
+    monkeypatch.setattr(rollout, "RolloutActor", Named)
+
+    async def work():
+        one = manager(["bad1", "bad2", "a"], "rollouts.actors=2", start=4)  # resumed: nothing was decoded yet
+        await one.start()
+        early = asyncio.create_task(one.probe(4))  # of a worker that only gathers: it is there first
+        await asyncio.sleep(0.3)
+        assert not early.done()
+        await one.publish(Weights(4, [None]))
+        found = [await early, await one.probe(4)]
+        assert one.drained_s() == 0.125
+        await one.publish(Weights(5, [None]))
+        return [made.group for made in [*found, await one.probe(5)]]
+
+    first, same, second = run(work())
+    assert first is same and first.question_id == second.question_id == "a/1/AVTR/0"
+    assert [{c.versions[0] for c in group.completions} for group in (first, second)] == [{4}, {5}]
+    assert first.prompt_ids != second.prompt_ids
+
+
+def test_all_workers_stop_after_the_same_step(manager):
+    one = manager(["a"])
+    assert not one.stopping(3)  # says one worker …
+    one.stop()
+    assert not one.stopping(3) and one.stopping(4) and one.stopping(4)  # … so it holds for the others
+    other = manager(["a"], "learner.iterations=2", "save_every=4")
+    other.stop()
+    assert not other.stopping(3) and other.stopping(4)
+
+
+def test_groups_that_give_two_updates_are_sampled_half_as_often(manager):
+    async def work():
+        one = manager(["a", "b"], "max_steps=3", "learner.iterations=2", "save_every=2", "rollouts.max_staleness=1")
+        await one.start()
+        await one.groups(0, 0)
+        await one.publish(Weights(1, [None]))
+        await one.groups(1, 0)
+        return sorted(one._steps)
+
+    assert run(work()) == [0, 1]
 
 
 def test_groups_of_equal_rewards_can_be_sampled_anew(manager):

@@ -1,6 +1,9 @@
 """A card that learner and engine share: the order in which the engine sleeps, wakes and takes weights."""
 
 import asyncio
+import os
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +12,7 @@ import pytest
 import ray
 import torch
 import vllm.distributed.weight_transfer.base
-import vllm.v1.engine.exceptions  # noqa: F401  # here, so that no test's clock runs while they load
+import vllm.v1.engine.exceptions  # here, so that no test's clock runs while they load
 from safetensors.numpy import load_file
 
 from ravst_ray.backends.video_llm import VideoLLM
@@ -17,10 +20,10 @@ from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
-from ravst_ray.training import pool, rollout
+from ravst_ray.training import pool, rollout, rollout_actor
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.rollout import RolloutActor, Weights
-from tests.test_rollout import StubActor, run
+from tests.test_rollout import LAPTOP, StubActor, run
 from tests.test_rollout import manager as plain_manager
 
 manager = plain_manager
@@ -187,3 +190,44 @@ def test_the_learner_clears_its_cache_before_the_engine_wakes(monkeypatch, share
     worker.publish(4)
     assert done == (["free"] if shared else []) + ["publish 4"]
     worker_module.free_card()  # the real one has nothing to do here
+
+
+def test_an_actor_ends_with_its_engine_also_while_it_loads(tmp_path, monkeypatch):
+    """Only then the pool puts another in its place."""
+
+    class Ended(BaseException):
+        pass
+
+    class DeadEngine:
+        async def pause_generation(self, **_):
+            raise vllm.v1.engine.exceptions.EngineDeadError()
+
+    def end(status):
+        raise Ended
+
+    async def state():
+        return {"w": np.zeros(1, np.float32)}
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(rollout_actor, "weights_folder", lambda: tmp_path)
+    given = ["model=m", *(f"{key}={tmp_path}" for key in ("output", "data.annotations", "data.videos"))]
+    actor = RolloutActor(load_config(TrainConfig, LAPTOP, given))
+    actor._engine.engine = DeadEngine()
+    for work in (lambda: actor.set_weights(Weights(1, [state()])), lambda: actor.begin_transfer(None)):
+        with pytest.raises(Ended):
+            run(work())
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_weights_that_a_killed_actor_left_are_removed(tmp_path):
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    hour_ago = time.time() - 3600
+    made = {gone.pid: hour_ago, os.getpid(): hour_ago, gone.pid + 10**7: time.time(), "x": hour_ago}
+    for pid, changed in made.items():
+        path = tmp_path / f"ravst-weights-{pid}.safetensors"
+        path.touch()
+        os.utime(path, (changed, changed))
+    rollout_actor.remove_left_weights(tmp_path)
+    left = {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()}
+    assert left == {str(os.getpid()), str(gone.pid + 10**7), "x"}

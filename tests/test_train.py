@@ -14,17 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from ravst_ray.cli import main
+from ravst_ray.config.base import dump_config, load_config
+from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import AbortError
 from ravst_ray.records import QAPair
 from ravst_ray.rewards.rubric import Reward
+from ravst_ray.training import loop
 from ravst_ray.training.checkpoints import COMPLETE, last_checkpoint
 from ravst_ray.training.groups import Completion, Group
 from ravst_ray.training.prompts import PromptOrder
 from ravst_ray.training.records import RunRecord, group_numbers
-from ravst_ray.training.weights import check_gap
+from ravst_ray.training.weights import check_gap, check_prompt
 from tests.tiny_policies import tiny_policy
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
@@ -111,7 +114,7 @@ def rollouts(output):
     found = {}
     for path in sorted((output / "rollouts").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
-            found.setdefault(row["step"], []).append((row["id"], row["completion"], row["tokens"], row["reward"]))
+            found.setdefault(row["step"], []).append((row["id"], row["token_ids"], row["completion"], row["reward"]))
     return found
 
 
@@ -163,10 +166,23 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
         process_of(run, "RayTrainWorker").kill()
         first_try = rollouts(output)[3]
         third.unlink()
+        wait_for(third.exists, run, log_path)
+        run.terminate()
+        assert run.wait(timeout=900) == 1, log_path.read_text()[-6000:]
+    finally:
+        run.kill()
+    said = log_path.read_text()
+    assert "learner worker 0 died; the run begins anew at checkpoint-2" in said
+    stopped_after = int(last_checkpoint(output).name.removeprefix("checkpoint-"))
+    assert f"stopped after step {stopped_after} of 5; the same command with --resume goes on" in said
+    assert stopped_after in (3, 4) and not (output / "model").exists()
+
+    # SIGTERM has saved and ended it; the rest is done once more.
+    run = start(given, log_path, "--resume")
+    try:
         assert run.wait(timeout=900) == 0, log_path.read_text()[-6000:]
     finally:
         run.kill()
-    assert "learner worker 0 died; the run begins anew at checkpoint-2" in log_path.read_text()
     again = steps(output)
     assert [line["step"] for line in again] == [1, 2, 3, 4, 5]
     made = rollouts(output)
@@ -218,15 +234,25 @@ def test_a_gap_stops_the_run_and_says_who_is_behind(engine, message):
         check_gap(0.06, 0.05, engine, 3)
 
 
-def test_what_a_later_step_wrote_is_dropped_on_resume(tmp_path):
+def test_a_learner_that_sees_another_prompt_stops_the_run():
+    group = Group("q1", "AVTR", (1, 2, 3), None, ())
+    check_prompt(group, [1, 2, 3])
+    with pytest.raises(AbortError, match=r"q1: .* \(3 and 3 tokens, from token 1 on\)"):
+        check_prompt(group, [1, 9, 3])
+    with pytest.raises(AbortError, match=r"\(3 and 2 tokens, from token 2 on\)"):
+        check_prompt(group, [1, 2])
+
+
+@pytest.mark.parametrize("resumed", [0, 2])
+def test_what_a_later_step_wrote_is_dropped_on_resume(tmp_path, resumed):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    record = RunRecord(tmp_path, ["tensorboard"], resumed=2, settings={})
-    assert record.write(3, {"loss": 0.5}) == {"step": 3, "loss": 0.5}
-    assert [line["step"] for line in steps(tmp_path)] == [1, 2, 3]
+    record = RunRecord(tmp_path, ["tensorboard"], resumed=resumed, settings={})
+    assert record.write(resumed + 1, {"loss": 0.5}) == {"step": resumed + 1, "loss": 0.5}
+    assert [line["step"] for line in steps(tmp_path)] == list(range(1, resumed + 2))
     record.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     # TensorBoard forgets what an earlier try wrote from the step on at which a session starts.
-    assert [event.step for event in tensorboard_events(events) if event.session_log.status == 1] == [3]
+    assert [event.step for event in tensorboard_events(events) if event.session_log.status == 1] == [resumed + 1]
     assert [event.summary.value[0].tag for event in tensorboard_events(events) if event.summary.value] == ["loss"]
 
 
@@ -256,7 +282,9 @@ def test_only_whole_checkpoints_count(tmp_path):
     [
         (["rollouts.prompts_per_step=3", "learner.workers=2"], "no multiple of learner.workers"),
         (["learner.micro_batch=3"], "no multiple of learner.micro_batch"),
+        (["learner.iterations=2", "save_every=3"], "save_every is no multiple of learner.iterations"),
         (["rollouts.typo=1"], "rollouts.typo: unknown key"),
+        (["sinks=[mlflow]"], "sinks: mlflow is not installed; pip install mlflow"),
         (["model=/no/model"], "model: no model directory /no/model"),
     ],
 )
@@ -271,3 +299,26 @@ def test_an_output_that_is_taken_is_refused(data, tmp_path, capsys):
     given = arguments(data, tiny_policy(tmp_path / "p"), tmp_path)
     assert main(["train", "--config", str(CONFIGS / "train_laptop.yaml"), *given]) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_only_as_it_began(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    folder = output / "checkpoints" / "checkpoint-2"
+    folder.mkdir(parents=True)
+    (folder / COMPLETE).write_text('{"step": 2, "place": 4}')
+    given = arguments(data, tiny_policy(tmp_path / "p"), output)
+    file = str(CONFIGS / "train_laptop.yaml")
+    (output / "config.yaml").write_text(dump_config(loop._absolute(load_config(TrainConfig, file, given))))
+    assert main(["train", "--config", file, "--resume", *given, "seed=5", "rollouts.prompts_per_step=4"]) == 2
+    said = capsys.readouterr().err
+    assert "can't go on from checkpoint-2: seed was 0 and is 5; rollouts.prompts_per_step was 2 and is 4" in said
+    # More steps, and another place to write down what happens, change nothing of what it has learned.
+    more = load_config(TrainConfig, file, [*given, "max_steps=9", "sinks=[]"])
+    assert loop._begin(output, more, resume=True) == folder
+
+
+def test_a_run_without_a_checkpoint_begins_anew_and_says_so(data, tmp_path, caplog):
+    config = load_config(TrainConfig, CONFIGS / "train_laptop.yaml", arguments(data, "m", tmp_path / "out"))
+    with caplog.at_level("WARNING"):
+        assert loop._begin(tmp_path / "out", config, resume=True) is None
+    assert "the run begins with step 1" in caplog.text

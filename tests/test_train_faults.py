@@ -69,7 +69,8 @@ def serving(groups, workers=1):
     functions = {
         "groups": share,
         "publish": lambda weights: 0.5,
-        "stopping": lambda: False,
+        "drained_s": lambda: 0.0,
+        "stopping": lambda step: False,
         "place": lambda step: 7,
         "tell": lambda record: None,
     }
@@ -172,6 +173,28 @@ def test_the_manager_finishes_a_step_whose_reward_raises_and_skips_what_cannot_b
         assert errors == [None, "raised KeyError: 'no such part'"] * 2
     assert step.numbers["rollout/skipped_videos"] == 1
     assert step.numbers["rollout/skipped_questions"] in (0, 1)  # by where the order has it
+
+
+@pytest.mark.parametrize(("rank", "shard", "proves"), [(0, False, True), (1, False, False), (1, True, True)])
+def test_a_sharded_model_is_compared_with_an_engine_on_all_ranks(worker, forward, monkeypatch, rank, shard, proves):
+    one = worker(two_groups(forward), "sync.probe_every=2")
+    proved = []
+    monkeypatch.setattr(one, "prove", proved.append)
+    monkeypatch.setattr(one, "rank", rank)
+    learner = one.config.learner.model_copy(update={"shard": shard})
+    monkeypatch.setattr(one, "config", one.config.model_copy(update={"learner": learner}))
+    for version in (1, 2):
+        one.publish(version)
+    assert proved == ([2] if proves else [])
+
+
+def test_time_in_which_weights_wait_for_rollouts_is_waiting(worker, forward, monkeypatch):
+    one = worker(two_groups(forward))
+    monkeypatch.setattr(one.manager, "drained_s", Remote(lambda: 60.0))
+    monkeypatch.setattr(one.transport, "publish", lambda model, version: 1.0)
+    one.numbers["seconds/waiting"] = 2.0
+    one.publish(1)
+    assert one.numbers["seconds/waiting"] == 62.0 and one.numbers["seconds/sync"] == 0.0
 
 
 @pytest.mark.parametrize("fault", ["raised ValueError: no verb", "is inf"])
@@ -409,9 +432,9 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
             folder.mkdir(parents=True, exist_ok=True)
             checkpoints.mark_whole(folder, 0, keep=9)
             outcome = outcomes[len(began) - 1]
-            if outcome == "stop":
+            if outcome in ("stop", "stopped"):
                 asked_to_stop.set()
-                outcome = WorkerDiedError("learner worker 0 died")
+                outcome = WorkerDiedError("learner worker 0 died") if outcome == "stop" else None
             if outcome:
                 raise outcome
 
@@ -439,6 +462,15 @@ def test_a_worker_that_dies_too_often_ends_the_run_and_says_how_it_goes_on(attem
         "learner worker 0 died, restarts used: 2 (learner.max_restarts = 2); the same command with --resume goes on "
         "from checkpoint-6"
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [(20, "stopped after step 2 of 20; the same command with --resume goes on"), (2, None)],
+    ids=["in its middle", "at its end"],
+)
+def test_a_run_that_was_asked_to_stop_says_how_it_goes_on(attempts, steps, message):
+    assert attempts(["stopped"], f"max_steps={steps}") == ([None], message)
 
 
 @pytest.mark.parametrize("outcome", ["stop", AbortError("the loss is nan")])

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import fields
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -232,7 +233,7 @@ def test_an_engine_that_sleeps_without_weights_gets_the_frozen_tower_too(policy)
     for level in (1, 2):
         sender = CardTransport("ipc", settings(*SHARED, f"rollouts.sleep_level={level}"), None, 0)
         sender._model = policy
-        shown[level] = [name for name, _ in sender._named()]
+        shown[level] = [name for name, _ in sender._named(True)]
     assert not any(".visual." in name for name in shown[1])
     assert set(shown[2]) == set(policy_state(policy, frozen_vision=False)) > set(shown[1])
 
@@ -256,12 +257,16 @@ def test_an_adapter_is_sent_as_part_of_the_weights(direct, tmp_path):
     before = dict(named_weights(load_tiny(folder)[0], True))[name]
     assert torch.equal(plain[name], torch.from_numpy(merged[name]).bfloat16())
     assert (plain[name].float() - before).abs().max() > 0.01
+    # The model is as it was, to the last bit; PEFT's own merge, which isn't undone so exactly, gives the same.
+    assert torch.equal(dict(named_weights(adapted, True, merged=False))[name], before)
+    by_peft = dict(adapted.merge_and_unload().state_dict())
+    assert all(np.allclose(value, by_peft[key].numpy(), atol=1e-6) for key, value in merged.items())
 
 
 def test_types_on_the_wire():
     assert wire_dtype(settings(*WHOLE)) == torch.bfloat16
     assert wire_dtype(settings(*WHOLE, "engine.dtype=float32")) == torch.float32
-    source = PolicySource(lambda: [("a", torch.ones(2, 3).T), ("n", torch.tensor([1, 2]))], torch.bfloat16)
+    source = PolicySource(lambda merged: [("a", torch.ones(2, 3).T), ("n", torch.tensor([1, 2]))], torch.bfloat16)
     assert [(m.name, m.dtype, m.shape) for m in source.metadata()] == [
         ("a", torch.bfloat16, (3, 2)),
         ("n", torch.int64, (2,)),

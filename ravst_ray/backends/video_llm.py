@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,19 +179,23 @@ class VideoLLM:
             "multi_modal_data": {"video": [(clip.frames, metadata)]},
         }
 
-    async def set_weights(self, path: str, version: int) -> None:
+    async def set_weights(self, path: str, version: int) -> float:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.
 
         Args:
             path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays.
             version: which completions then carry.
 
+        Returns:
+            The seconds until the running requests had ended.
+
         Raises:
             AbortError: the engine is dead.
         """
-        await self.begin_update()
+        drained_s = await self.begin_update()
         await self.update({"path": path})
         await self.end_update(version)
+        return drained_s
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
         """Set up a transport; ``info`` is vLLM's ``init_info`` of it. A second call leaves the first one's peers."""
@@ -202,15 +207,23 @@ class VideoLLM:
             await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
             self._joined = True
 
-    async def begin_update(self) -> None:
-        """Get ready for new weights; the three steps of :meth:`set_weights` are for transports that send in parts."""
+    async def begin_update(self) -> float:
+        """Get ready for new weights; the three steps of :meth:`set_weights` are for transports that send in parts.
+
+        Returns:
+            The seconds until the running requests had ended.
+        """
+        drained_s = 0.0
         with self._living():
             if self._asleep:  # falling asleep has emptied the caches
                 await self.engine.wake_up(["weights"])
             else:
                 # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
+                started = time.monotonic()
                 await self.engine.pause_generation(mode="wait", clear_cache=True)
+                drained_s = time.monotonic() - started
             await self.engine.start_weight_update()
+        return drained_s
 
     async def update(self, info: dict[str, Any]) -> None:
         """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of."""

@@ -24,20 +24,21 @@ class PolicySource(WeightSource):
     """The policy's weights as vLLM's senders want them, anew for each update.
 
     Args:
-        named: gives names and tensors, whole or sharded (DTensor); the same names in the same order on every rank.
+        named: gives names and tensors, whole or sharded (DTensor), an adapter merged or not; the same names in the same
+            order on every rank.
         dtype: in which they travel, whatever the learner computes in; integers stay what they are.
     """
 
-    def __init__(self, named: Callable[[], Named], dtype: torch.dtype):
+    def __init__(self, named: Callable[[bool], Named], dtype: torch.dtype):
         self._named, self._dtype = named, dtype
 
     def metadata(self) -> list[ParamMeta]:
         """Names, types and whole shapes, without gathering."""
-        return [ParamMeta(name, self._wire(value), tuple(value.shape)) for name, value in self._named()]
+        return [ParamMeta(name, self._wire(value), tuple(value.shape)) for name, value in self._named(False)]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors one by one; sharded ones are gathered, so all ranks must iterate."""
-        for name, value in self._named():
+        for name, value in self._named(True):
             full = value.full_tensor() if hasattr(value, "full_tensor") else value
             yield name, full.detach().to(self._wire(value)).contiguous()
 

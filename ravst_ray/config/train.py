@@ -147,6 +147,8 @@ class TrainConfig(StrictModel):
             raise ValueError("rollouts.prompts_per_step is no multiple of learner.workers; groups stay whole")
         if (rows // self.learner.workers) % self.learner.micro_batch:
             raise ValueError("a worker's completions in a step are no multiple of learner.micro_batch")
+        if self.save_every % self.learner.iterations:
+            raise ValueError("save_every is no multiple of learner.iterations; a checkpoint is between groups")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ import os
 import signal
 import threading
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from rich.console import Console
 
 from ravst_ray.backends.pretrained import model_source
 from ravst_ray.cluster import plain_error, start_ray
-from ravst_ray.config.base import dump_config
+from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
@@ -40,10 +41,13 @@ from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
+from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
 from ravst_ray.training.worker import work
 
 log = get_logger(__name__)
+_KEPT = ("data.annotations", "data.limit", "seed", "model", "rollouts.prompts_per_step", "learner.iterations")
+"""What a run keeps when it goes on: where it is in the questions depends on it, or what its weights are."""
 
 
 def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
@@ -56,15 +60,16 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
 
     Raises:
         ConfigError: a file, a model or the cluster can't be used, or the output is taken.
-        AbortError: the run can't go on; ``resume`` goes on from its last checkpoint.
+        AbortError: the run can't go on, or was asked to stop (SIGTERM); ``resume`` goes on from its last checkpoint.
     """
     setup_logging()
     output = Path(config.output).absolute()
     model_source(config.model, "model")
+    check_sinks(config.sinks)
     tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
-    start_ray(dashboard=True)
+    start_ray()
     check_cluster(config, cluster_capacity())
     questions = sum(len(task.questions) for task in tasks)
     console.print(
@@ -78,21 +83,23 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
         try:
             _attempt(_absolute(config), checkpoint, asked_to_stop, console)
             _report(output)
-            return output / "model"
+            break
         except WorkerDiedError as error:
-            died = error
             checkpoint = last_checkpoint(output)
             if restart == config.learner.max_restarts or asked_to_stop.is_set():
-                break
-            log.warning("%s; the run begins anew at %s", died, checkpoint.name if checkpoint else "its start")
+                used = f"restarts used: {restart} (learner.max_restarts = {config.learner.max_restarts})"
+                place = checkpoint.name if checkpoint else "the start"
+                raise AbortError(f"{error}, {used}; the same command with --resume goes on from {place}") from error
+            log.warning("%s; the run begins anew at %s", error, checkpoint.name if checkpoint else "its start")
         except AbortError:
             with contextlib.suppress(AbortError):  # no disk left, say: the first error is the one to tell
                 _report(output)  # what went before may show why
             raise
-    raise AbortError(
-        f"{died}, restarts used: {restart} (learner.max_restarts = {config.learner.max_restarts}); the same command "
-        f"with --resume goes on from {checkpoint.name if checkpoint else 'the start'}"
-    )
+    saved = last_checkpoint(output)
+    done = step_of(saved) if saved else 0
+    if asked_to_stop.is_set() and done < config.max_steps:
+        raise AbortError(f"stopped after step {done} of {config.max_steps}; the same command with --resume goes on")
+    return output / "model"
 
 
 def _report(output: Path) -> None:
@@ -145,20 +152,49 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     """With places that hold in every process."""
     places = {key: os.path.abspath(getattr(config.data, key)) for key in ("annotations", "videos")}
     model = os.path.abspath(config.model) if os.path.isdir(config.model) else config.model
-    data = config.data.model_copy(update=places)
-    return config.model_copy(update={"output": os.path.abspath(config.output), "data": data, "model": model})
+    names = config.reward.names
+    if names.vectors and os.path.exists(names.vectors):
+        names = names.model_copy(update={"vectors": os.path.abspath(names.vectors)})
+    return config.model_copy(
+        update={
+            "output": os.path.abspath(config.output),
+            "data": config.data.model_copy(update=places),
+            "model": model,
+            "reward": config.reward.model_copy(update={"names": names}),
+        }
+    )
 
 
 def _begin(output: Path, config: TrainConfig, resume: bool) -> Path | None:
     checkpoint = last_checkpoint(output) if resume else None
     if not resume and ((output / "metrics.jsonl").exists() or last_checkpoint(output)):
         raise ConfigError(f"{output} holds a run already; name another output, or go on with it by --resume")
+    saved = output / "config.yaml"
+    if checkpoint is not None and saved.exists():
+        _same(load_config(TrainConfig, saved), _absolute(config), checkpoint)
+    elif resume and checkpoint is None:
+        log.warning("there is no checkpoint under %s yet: the run begins with step 1", output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(_absolute(config)), encoding="utf-8")
+        saved.write_text(dump_config(_absolute(config)), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"output: can't write to {output}: {error}") from None
     return checkpoint
+
+
+def _same(before: TrainConfig, now: TrainConfig, checkpoint: Path) -> None:
+    """Refuse to go on in another order of questions, or with another model, than the checkpoint knows.
+
+    Raises:
+        ConfigError: with all settings that differ.
+    """
+    changed = []
+    for name in _KEPT:
+        was, given = (attrgetter(name)(one) for one in (before, now))
+        if was != given:
+            changed.append(f"{name} was {was!r} and is {given!r}")
+    if changed:
+        raise ConfigError(f"can't go on from {checkpoint.name}: {'; '.join(changed)}; name another output for that")
 
 
 def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:

@@ -132,10 +132,11 @@ def _lines(config: TrainConfig) -> list[str]:
     rollouts = config.rollouts
     gpus, cpus = needs(config)
     completions = rollouts.prompts_per_step * rollouts.group_size
+    samplings = math.ceil(config.max_steps / config.learner.iterations)
     lines = ["configuration: valid", f"resources: {gpus}", f"resources: {cpus}"]
     lines.append(
         f"tokens: a step samples at most {rollouts.prompts_per_step} prompts x {rollouts.group_size} completions x "
-        f"{rollouts.max_tokens} = {completions * rollouts.max_tokens}; the run {config.max_steps} times as many"
+        f"{rollouts.max_tokens} = {completions * rollouts.max_tokens}; the run {samplings} times as many"
     )
     fewest, most = rollouts.bounds
     lines.append(f"rollout actors: {fewest} to {most}" if most > fewest else f"rollout actors: {most}")
@@ -151,7 +152,7 @@ def _lines(config: TrainConfig) -> list[str]:
     by_task = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
     lines.append(f"data: {count} questions ({by_task}) on {len(tasks)} videos, {missing} of them without a file")
     epoch = math.ceil(count / rollouts.prompts_per_step)
-    epochs = config.max_steps * rollouts.prompts_per_step / max(count, 1)
+    epochs = samplings * rollouts.prompts_per_step / max(count, 1)
     lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
     try:
         tokenizer = load_tokenizer(config.model)

@@ -61,6 +61,10 @@ class RolloutPool:
         config: of the run.
         actor: class of the actors (:class:`~ravst_ray.training.rollout_actor.RolloutActor`).
         group: a placement group with a bundle for each of the first seats.
+
+    Attributes:
+        restarts: how often an actor took the place of a dead or stuck one.
+        drained_s: how long the last weights waited until groups that were being sampled had ended.
     """
 
     def __init__(self, config: TrainConfig, actor: type, group: Any = None):
@@ -76,6 +80,7 @@ class RolloutPool:
         self._changed = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
         self.restarts = 0
+        self.drained_s = 0.0
         fewest, most = config.rollouts.bounds
         self._most_at_once = float("inf")
         if most > fewest:  # else all prompts go to the engines at once: they queue them well
@@ -92,8 +97,10 @@ class RolloutPool:
         if most > fewest:
             self._do(self._watch())
 
-    async def sample(self, text: str, clip: Any, sampling: SamplingConfig) -> tuple[Generation, int]:
-        """Sample on the least busy actor; on its death, or when it takes too long, on another.
+    async def sample(
+        self, text: str, clip: Any, sampling: SamplingConfig, turn: int | None = None
+    ) -> tuple[Generation, int]:
+        """Sample on the least busy actor, or the one whose ``turn`` it is; on another when it dies or takes too long.
 
         Returns:
             The group, and how often it was asked again.
@@ -104,7 +111,7 @@ class RolloutPool:
         """
         retries = 0
         while True:
-            member = await self._pick()
+            member = await self._pick(turn)
             try:
                 work = member.handle.sample.remote(text, clip, sampling)
                 limit_s = self._config.rollouts.timeout_s
@@ -123,7 +130,7 @@ class RolloutPool:
         """Bring every actor to a new version; gives the share of time since the last one in which actors sampled."""
         self._weights = weights  # who is being started takes them from here
         self._asleep = None
-        await self._each("set_weights", weights)
+        self.drained_s = longest(await self._each("set_weights", weights))
         return await self._busy_share()
 
     async def party(self) -> list[int]:
@@ -137,7 +144,9 @@ class RolloutPool:
     async def transfer(self, call: str, payloads: Sequence[Any]) -> None:
         """Call a method of all in the party, each with its own payload; an error of one is raised."""
         calls = [getattr(one.handle, call).remote(given) for one, given in zip(self._party, payloads, strict=True)]
-        await asyncio.gather(*calls)
+        found = await asyncio.gather(*calls)
+        if call == "begin_transfer":
+            self.drained_s = longest(found)
 
     async def transferred(self) -> float:
         """The party has new weights; gives what :meth:`publish` gives."""
@@ -213,7 +222,7 @@ class RolloutPool:
         member.idle_since = member.measured_at = time.monotonic()
         await self._tell()
 
-    async def _pick(self) -> Member:
+    async def _pick(self, turn: int | None = None) -> Member:
         def free() -> list[Member]:
             return [one for one in self._staying() if one.current and one.load < self._most_at_once]
 
@@ -230,20 +239,27 @@ class RolloutPool:
             raise self._error
         if stranded():  # only the learner has the weights, and it may be waiting for this very group
             raise WorkerDiedError("no rollout actor with the current weights is left")
-        member = min(free(), key=lambda one: (one.load, one.seat))
+        if turn is None:
+            member = min(free(), key=lambda one: (one.load, one.seat))
+        else:
+            member = sorted(free(), key=lambda one: one.seat)[turn % len(free())]
         member.load += 1
         return member
 
-    async def _each(self, call: str, *arguments: Any) -> None:
-        """Call a method of all that are up; one that is dead is replaced."""
+    async def _each(self, call: str, *arguments: Any) -> list[Any]:
+        """Call a method of all that are up; one that is dead or stuck is replaced, and gives None."""
+        limit_s = 2 * self._config.rollouts.timeout_s  # what runs may take its time, then there is something to load
 
-        async def one(member: Member) -> None:
+        async def one(member: Member) -> Any:
             try:
-                await getattr(member.handle, call).remote(*arguments)
-            except ray.exceptions.RayActorError as error:
+                work = getattr(member.handle, call).remote(*arguments)
+                return await asyncio.wait_for(asyncio.wrap_future(work.future()), limit_s)
+            except (ray.exceptions.RayActorError, TimeoutError) as error:
                 self._lose(member, error)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else error from None
 
-        await asyncio.gather(*(one(member) for member in self._up()))
+        return await asyncio.gather(*(one(member) for member in self._up()))
 
     def _lose(self, member: Member, error: Exception) -> None:
         """Put another in the place of a dead or stuck member, once however many notice it."""
@@ -315,3 +331,8 @@ class RolloutPool:
         task = asyncio.create_task(guarded())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def longest(seconds: Sequence[float | None]) -> float:
+    """The longest of the times that there are."""
+    return max((one for one in seconds if one is not None), default=0.0)

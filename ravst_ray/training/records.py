@@ -6,7 +6,9 @@ prompts, completions and rewards.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,9 +68,6 @@ class RunRecord:
         sinks: ``tensorboard``, ``wandb``, ``mlflow``.
         resumed: the step that the run goes on from; what later steps of an earlier try wrote is dropped.
         settings: the configuration, for sinks that show it.
-
-    Raises:
-        ConfigError: the package of a sink isn't installed.
     """
 
     def __init__(self, output: Path, sinks: Sequence[str], resumed: int, settings: dict[str, Any]):
@@ -106,7 +105,7 @@ class RunRecord:
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Rows as Parquet; the file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # workers may write the same one
     pq.write_table(pa.Table.from_pylist(list(rows)), partial)
     partial.replace(path)
 
@@ -121,6 +120,7 @@ def rollout_rows(step: int, groups: Sequence[Group], texts: Sequence[str]) -> li
             "prompt": text,
             "completion": one.text,
             "tokens": len(one.token_ids),
+            "token_ids": list(one.token_ids),
             "truncated": one.truncated,
             "version": min(one.versions, default=0),
             "reward": reward.total,
@@ -130,6 +130,17 @@ def rollout_rows(step: int, groups: Sequence[Group], texts: Sequence[str]) -> li
         for group, text in zip(groups, texts, strict=True)
         for one, reward in zip(group.completions, group.rewards, strict=True)
     ]
+
+
+def check_sinks(sinks: Sequence[str]) -> None:
+    """Look whether what the sinks need is there, before anything is started.
+
+    Raises:
+        ConfigError: the package of a sink isn't installed.
+    """
+    for name in sinks:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise ConfigError(f"sinks: {name} is not installed; pip install {name}, or leave it out")
 
 
 def _step_of(line: str) -> float:
@@ -142,8 +153,8 @@ def _step_of(line: str) -> float:
 def _tensorboard(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     from tensorboardX import SummaryWriter
 
-    purge = resumed + 1 if resumed else None
-    writer = SummaryWriter(str(output / "tensorboard"), purge_step=purge, flush_secs=5)
+    # A try that was killed before its first checkpoint has left steps as well.
+    writer = SummaryWriter(str(output / "tensorboard"), purge_step=resumed + 1, flush_secs=5)
 
     def write(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
@@ -153,19 +164,15 @@ def _tensorboard(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
 
 
 def _wandb(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError("sinks: wandb is not installed; pip install wandb, or leave it out") from None
+    import wandb
+
     run = wandb.init(project="ravst_ray", dir=str(output), config=settings, resume="allow")
     return Sink(lambda step, numbers: run.log(numbers, step=step), run.finish)
 
 
 def _mlflow(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
-    try:
-        import mlflow
-    except ImportError:
-        raise ConfigError("sinks: mlflow is not installed; pip install mlflow, or leave it out") from None
+    import mlflow
+
     mlflow.start_run(run_name=output.name)
     return Sink(lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step), mlflow.end_run)
 

@@ -55,11 +55,12 @@ class StepRollouts:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A scored group, its clip as a reference, and how often it was asked again."""
+    """A scored group, its clip as a reference, how often it was asked again, and what was asked beside the video."""
 
     group: Group
     clip: Any = None
     retries: int = 0
+    text: str = ""
 
     @property
     def equal(self) -> bool:
@@ -92,7 +93,9 @@ class RolloutManager:
         self._next = start
         self._version = -1 if start else 0
         self._published = asyncio.Condition()
-        self._stopping = False
+        self._stopping, self._asked, self._stop_at = False, 0, 0
+        self._probe: tuple[int, asyncio.Task[Sampled]] | None = None
+        self._steps_in_all = -(-config.max_steps // config.learner.iterations)
         self._told: list[dict[str, float]] = []
 
     async def start(self) -> None:
@@ -110,9 +113,14 @@ class RolloutManager:
         """Ask the learner to save and end after its step."""
         self._stopping = True
 
-    def stopping(self) -> bool:
-        """Whether :meth:`stop` was called."""
-        return self._stopping
+    def stopping(self, step: int) -> bool:
+        """Whether to save and end after an optimizer step; all workers get the same answer, whenever they ask."""
+        if self._stopping and not self._stop_at:
+            # What was said of a step holds, and groups are used up first.
+            first = max(step, self._asked + 1)
+            self._stop_at = first + -first % self._config.learner.iterations
+        self._asked = max(self._asked, step)
+        return bool(self._stop_at) and step >= self._stop_at
 
     def tell(self, record: dict[str, float]) -> None:
         """The learner's record of a step, for whoever watches."""
@@ -143,7 +151,7 @@ class RolloutManager:
         return replace(whole, groups=whole.groups[rank::workers], clips=whole.clips[rank::workers])
 
     def _dispatch(self, last: int) -> None:
-        while self._next <= min(last, self._config.max_steps - 1):
+        while self._next <= min(last, self._steps_in_all - 1):
             self._steps[self._next] = asyncio.create_task(self._sample_step(self._next))
             self._next += 1
 
@@ -152,6 +160,10 @@ class RolloutManager:
         share = await self._pool.publish(weights)
         await self._reached(weights.version)
         return share
+
+    def drained_s(self) -> float:
+        """How long the last weights waited for groups that were being sampled."""
+        return self._pool.drained_s
 
     async def party(self) -> list[int]:
         """Who takes part in a transfer from the learner's card; :meth:`transfer` and :meth:`published` follow."""
@@ -172,12 +184,22 @@ class RolloutManager:
             self._version = version
             self._published.notify_all()
 
-    async def probe(self) -> tuple[Group, Any]:
-        """A few tokens on the first usable question with the current weights, for comparing log-probs."""
-        places = range(len(self._order))
-        place = next((one for one in places if self._order.at(one).video.video_id not in self._bad), 0)
-        made = await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS))
-        return made.group, made.clip
+    async def probe(self, version: int) -> Sampled:
+        """A few tokens on the first usable question with these weights, for comparing prompts and log-probs.
+
+        Every worker that asks gets the same; each version asks another engine.
+        """
+        if self._probe is None or self._probe[0] != version:
+            self._probe = version, asyncio.create_task(self._probed(version))
+        return await asyncio.shield(self._probe[1])
+
+    async def _probed(self, version: int) -> Sampled:
+        async with self._published:
+            await self._published.wait_for(lambda: self._version >= version)
+        for place in range(len(self._order)):
+            if await self._usable(place, Counter()):
+                break
+        return await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS), turn=version)
 
     async def _sample_step(self, step: int) -> StepRollouts:
         rollouts = self._config.rollouts
@@ -258,7 +280,9 @@ class RolloutManager:
             self._bad[task.video_id] = error
             return None
 
-    async def _group(self, step: int, place: int, sampling: SamplingConfig, tolerant: bool = False) -> Sampled:
+    async def _group(
+        self, step: int, place: int, sampling: SamplingConfig, tolerant: bool = False, turn: int | None = None
+    ) -> Sampled:
         """Sample and score; a ``tolerant`` caller gets a group without completions where the video can't be shown."""
         ask = self._order.at(place)
         shown = await self._shown(ask.video)
@@ -271,11 +295,12 @@ class RolloutManager:
         # vLLM counts on from it for each of the G samples, so the seeds of groups must be far apart.
         seed = int(np.random.SeedSequence([self._config.seed, step, place]).generate_state(1)[0]) % 2**31
         try:
-            generation, retries = await self._pool.sample(text, clip, sampling.model_copy(update={"seed": seed}))
+            drawn = sampling.model_copy(update={"seed": seed})
+            generation, retries = await self._pool.sample(text, clip, drawn, turn)
         except StepError as error:
             hint = "raise engine.max_model_len, or show fewer or smaller frames"
             raise AbortError(f"{ask.pair.qa_id} can't be asked: {error}; {hint}") from None
-        return Sampled(self._scored(ask, view, generation), clip, retries)
+        return Sampled(self._scored(ask, view, generation), clip, retries, text)
 
     def _scored(self, ask: Ask, view: VideoView, generation: Generation) -> Group:
         space = AnswerSpace.of(view, self._config.prompt)

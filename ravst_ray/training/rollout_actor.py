@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from ravst_ray.errors import AbortError
 from ravst_ray.logs import get_logger, setup_logging
 
 log = get_logger(__name__)
+_WEIGHTS = "ravst-weights-"
+_LEFT_S = 600.0
+"""After so long a file of weights whose process is gone was left behind by it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class RolloutActor:
 
     def __init__(self, config: TrainConfig):
         setup_logging()
+        remove_left_weights(weights_folder())
         engine = config.engine.model_copy(update={"model": config.model})
         self._engine = VideoLLM(engine, transport=config.transport, sleeps=config.rollouts.share_gpu)
         self._level = config.rollouts.sleep_level
@@ -48,48 +54,84 @@ class RolloutActor:
             self._since = time.monotonic()
         self._running += 1
         try:
-            return await self._engine.generate(text, clip, sampling, logprobs=True)
-        except AbortError as error:
-            log.error("%s", error)
-            os._exit(1)  # the pool starts another actor and gives it the prompt
+            with _ending_with_the_engine():
+                return await self._engine.generate(text, clip, sampling, logprobs=True)
         finally:
             self._running -= 1
             if not self._running:
                 self._busy_s += time.monotonic() - self._since
 
-    async def set_weights(self, weights: Weights) -> None:
-        """Load a version of the policy from the object store."""
+    async def set_weights(self, weights: Weights) -> float:
+        """Load a version of the policy from the object store; gives the seconds until running groups had ended."""
         from safetensors.numpy import save_file
 
         state = await weights.state[0]
-        folder = Path("/dev/shm") if os.path.isdir("/dev/shm") else Path("/tmp")
-        path = folder / f"ravst-weights-{os.getpid()}.safetensors"
+        path = weights_folder() / f"{_WEIGHTS}{os.getpid()}.safetensors"
         try:
             save_file(state, path)
-            await self._engine.set_weights(str(path), weights.version)
+            with _ending_with_the_engine():
+                return await self._engine.set_weights(str(path), weights.version)
         finally:
             path.unlink(missing_ok=True)
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
         """Get ready for weights that come from the learner's card; ``info`` is vLLM's, of its trainer's side."""
-        await self._engine.join_transfer(info)
+        with _ending_with_the_engine():
+            await self._engine.join_transfer(info)
 
-    async def begin_transfer(self, _: None) -> None:
-        """End what is running and get ready to load."""
-        await self._engine.begin_update()
+    async def begin_transfer(self, _: None) -> float:
+        """End what is running and get ready to load; gives the seconds until running groups had ended."""
+        with _ending_with_the_engine():
+            return await self._engine.begin_update()
 
     async def receive_transfer(self, info: dict[str, Any]) -> None:
         """Load what ``info`` (vLLM's) tells of."""
-        await self._engine.update(info)
+        with _ending_with_the_engine():
+            await self._engine.update(info)
 
     async def end_transfer(self, version: int) -> None:
         """Sample with the new weights from here on."""
-        await self._engine.end_update(version)
+        with _ending_with_the_engine():
+            await self._engine.end_update(version)
 
     async def sleep(self) -> None:
         """Give the card's memory to the learner; the next weights wake the engine."""
-        await self._engine.sleep(self._level)
+        with _ending_with_the_engine():
+            await self._engine.sleep(self._level)
 
     async def busy_s(self) -> float:
         """Seconds in which at least one group was being sampled."""
         return self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
+
+
+@contextmanager
+def _ending_with_the_engine() -> Iterator[None]:
+    """End this process when its engine is dead: the pool starts another actor and gives it what this one had."""
+    try:
+        yield
+    except AbortError as error:
+        log.error("%s", error)
+        os._exit(1)
+
+
+def weights_folder() -> Path:
+    """Where weights lie between the object store and the engine: in memory where there is such a folder."""
+    return Path("/dev/shm") if os.path.isdir("/dev/shm") else Path("/tmp")
+
+
+def remove_left_weights(folder: Path) -> None:
+    """Remove the weights that killed actors left on this machine; of a large model they take much of its memory."""
+    for path in folder.glob(f"{_WEIGHTS}*.safetensors"):
+        with suppress(OSError, ValueError):  # another's file, or somebody else was quicker
+            if time.time() - path.stat().st_mtime > _LEFT_S and not _alive(int(path.stem.removeprefix(_WEIGHTS))):
+                path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -91,9 +91,12 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
     tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
     if (output / "metrics.jsonl").exists():
         raise ConfigError(f"{output} holds a run already; name another output")
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    start_ray(dashboard=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"output: can't write to {output}: {error}") from None
+    start_ray()
     try:
         shown = _decode_all(tasks, config, console)
         console.print(f"{len(shown)} questions to learn: {output}", highlight=False, soft_wrap=True)

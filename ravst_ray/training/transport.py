@@ -25,7 +25,7 @@ import torch
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.logs import get_logger
 from ravst_ray.training.rollout_actor import Weights
-from ravst_ray.training.weights import merged_adapter, named_weights, policy_state
+from ravst_ray.training.weights import named_weights, policy_state
 
 log = get_logger(__name__)
 
@@ -53,7 +53,7 @@ class ObjectStoreTransport:
 
     def publish(self, model: Any, version: int) -> float:
         """See :class:`Transport`."""
-        state = policy_state(model, self._frozen)
+        state = policy_state(model, self._frozen, keep=self._rank == 0)
         if self._rank != 0:
             return 0.0
         share: float = ray.get(self._manager.publish.remote(Weights(version, [ray.put(state)])))
@@ -73,10 +73,9 @@ class CardTransport:
     def publish(self, model: Any, version: int) -> float:
         """See :class:`Transport`."""
         self._model = model
-        with merged_adapter(model):
-            self._connect()
-            self._client.version = version
-            self._sender.send_weights()
+        self._connect()
+        self._client.version = version
+        self._sender.send_weights()
         if self._rank != 0:
             return 0.0
         share: float = ray.get(self._manager.published.remote(version))
@@ -97,8 +96,8 @@ class CardTransport:
         address = ray.util.get_node_ip_address()
         self._sender = open_sender(self._transport, self._rank, source, self._client, workers, address)
 
-    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return named_weights(self._model, _frozen(self._config))
+    def _named(self, merged: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        return named_weights(self._model, _frozen(self._config), merged)
 
 
 class ManagerClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,39 @@ from ravst_ray.training.forward import Row, VideoForward, unwrapped
 from ravst_ray.training.groups import Group
 
 
-@contextmanager
-def merged_adapter(model: Any) -> Iterator[None]:
-    """An adapter's product is in the weights meanwhile; nothing happens to a model without one."""
-    adapted = getattr(model, "module", model)
-    if not hasattr(adapted, "merge_adapter"):
-        yield
-        return
-    adapted.merge_adapter()
-    try:
-        yield
-    finally:
-        adapted.unmerge_adapter()
+def named_weights(model: Any, frozen_vision: bool, merged: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """The policy's weights, whole or sharded, under their names in a Hugging Face checkpoint.
 
+    An adapter's own weights and a tied head are left out, and so is a frozen vision tower: the engine has it. The model
+    stays as it is: merging an adapter into it and out of it again would round its weights a little each time.
 
-def named_weights(model: Any, frozen_vision: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """The policy's weights where they are, whole or sharded, under their names in a Hugging Face checkpoint.
-
-    An adapter's own weights and a tied head are left out, and so is a frozen vision tower: the engine has it.
+    Args:
+        model: the policy, wrapped or not.
+        frozen_vision: whether the tower is left out.
+        merged: with an adapter's product in them (float32 then); of sharded weights all ranks must iterate together.
     """
     inner = unwrapped(model)
     tied = inner.config.tie_word_embeddings
-    for name, value in inner.state_dict().items():
-        name = name.replace(".base_layer.", ".")
+    adapted = {name: layer for name, layer in inner.named_modules() if hasattr(layer, "get_delta_weight")}
+    for key, value in inner.state_dict().items():
+        name = key.replace(".base_layer.", ".")
         if "lora_" in name or (frozen_vision and ".visual." in name) or (tied and name == "lm_head.weight"):
             continue
+        if merged and (layer := adapted.get(key.removesuffix(".base_layer.weight"))) is not None:
+            for adapter in layer.active_adapters:
+                value = value.detach().float() + layer.get_delta_weight(adapter).detach().float()
         yield name, value
 
 
-def policy_state(model: Any, frozen_vision: bool) -> dict[str, np.ndarray]:
-    """The weights of :func:`named_weights` as arrays on the host, an adapter merged.
+def policy_state(model: Any, frozen_vision: bool, keep: bool = True) -> dict[str, np.ndarray]:
+    """The weights of :func:`named_weights` as float32 arrays on the host.
 
-    Shards are gathered, so every rank must call this.
+    Shards are gathered, so every rank must call this; one that doesn't ``keep`` what it gathers gets an empty dict.
     """
     state = {}
-    with merged_adapter(model):
-        for name, value in named_weights(model, frozen_vision):
-            full = value.full_tensor() if hasattr(value, "full_tensor") else value
+    for name, value in named_weights(model, frozen_vision):
+        full = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if keep:
             state[name] = full.detach().to("cpu", torch.float32).numpy().copy()
     return state
 
@@ -62,7 +57,7 @@ def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> No
 
     The directory appears whole or not at all; one that is there is replaced.
     """
-    state = policy_state(model, frozen_vision=False)
+    state = policy_state(model, frozen_vision=False, keep=rank == 0)
     if rank != 0:
         return
     partial = target.with_name(f"{target.name}.partial")
@@ -96,3 +91,24 @@ def check_gap(gap: float, limit: float, engine_version: int, learner_version: in
     else:
         side = f"both have version {learner_version}: the engine did not take the weights, or computes otherwise"
     raise AbortError(f"after a weight sync log-probs differ by {gap:.4f} on average (sync.max_gap = {limit}); {side}")
+
+
+def check_prompt(group: Group, ids: Sequence[int]) -> None:
+    """Stop a run whose learner sees another prompt than the engine.
+
+    Args:
+        group: with the ids that the engine gave.
+        ids: what the learner's processor makes of the same question and frames.
+
+    Raises:
+        AbortError: they differ; the message says where.
+    """
+    theirs = list(group.prompt_ids)
+    if theirs == list(ids):
+        return
+    shorter = min(len(theirs), len(ids))
+    place = next((i for i in range(shorter) if theirs[i] != ids[i]), shorter)
+    raise AbortError(
+        f"{group.question_id}: engine and learner make different prompts of it ({len(theirs)} and {len(ids)} tokens, "
+        f"from token {place} on); vllm and transformers don't fit each other, constraints.txt has versions that do"
+    )

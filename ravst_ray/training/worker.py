@@ -23,7 +23,7 @@ from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
 from ravst_ray.training.rollout import StepRollouts
 from ravst_ray.training.transport import open_transport
-from ravst_ray.training.weights import check_gap, logprob_gap, save_policy_model
+from ravst_ray.training.weights import check_gap, check_prompt, logprob_gap, save_policy_model
 
 log = get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Worker:
         started = time.monotonic()
         self.rollouts = ray.get(self.manager.groups.remote(step, self.rank))
         clips = ray.get(list(self.rollouts.clips))
-        self.numbers["seconds/waiting"] = time.monotonic() - started
+        self._waited(time.monotonic() - started)
         return [replace(group, clip=clip) for group, clip in zip(self.rollouts.groups, clips, strict=True)]
 
     def publish(self, version: int) -> None:
@@ -121,23 +121,33 @@ class Worker:
         if self.config.rollouts.share_gpu:
             free_card()  # the engine wakes up now
         share = self.transport.publish(self.learner.model, version)
-        if self.rank != 0:
-            return
-        self.numbers["rollout/busy_share"] = share
-        self.numbers["seconds/sync"] = time.monotonic() - started
+        if self.rank == 0:
+            drained_s = ray.get(self.manager.drained_s.remote())
+            self._waited(drained_s)
+            self.numbers["rollout/busy_share"] = share
+            self.numbers["seconds/sync"] = max(time.monotonic() - started - drained_s, 0.0)
         every = self.config.sync.probe_every
-        if every and version % every == 0:
-            group, clip = ray.get(self.manager.probe.remote())
-            probe = replace(group, clip=ray.get(clip))
-            self.learner.model.eval()
-            forward = self.learner.forward_pass
-            kept, forward.temperature = forward.temperature, 1.0
-            gap = logprob_gap(self.learner.model, forward, [probe])
-            forward.temperature = kept
-            self.learner.model.train()
-            self.numbers["sync/logprob_gap_mean"] = gap
-            engine = min((min(one.versions) for one in probe.completions if one.versions), default=0)
-            check_gap(gap, self.config.sync.max_gap, engine, version)
+        # A sharded model computes on all ranks or on none.
+        if every and version % every == 0 and (self.rank == 0 or self.config.learner.shard):
+            self.prove(version)
+
+    def prove(self, version: int) -> None:
+        """Compare the prompt's ids and the log-probs with an engine's; a gap above the limit ends the run."""
+        sampled = ray.get(self.manager.probe.remote(version))
+        probe = replace(sampled.group, clip=ray.get(sampled.clip))
+        forward = self.learner.forward_pass
+        check_prompt(probe, forward.prompt_ids(sampled.text, probe.clip))
+        self.learner.model.eval()
+        kept, forward.temperature = forward.temperature, 1.0
+        gap = logprob_gap(self.learner.model, forward, [probe])
+        forward.temperature = kept
+        self.learner.model.train()
+        self.numbers["sync/logprob_gap_mean"] = gap
+        engine = min((min(one.versions) for one in probe.completions if one.versions), default=0)
+        check_gap(gap, self.config.sync.max_gap, engine, version)
+
+    def _waited(self, seconds: float) -> None:
+        self.numbers["seconds/waiting"] = self.numbers.get("seconds/waiting", 0.0) + seconds
 
     def on_step(self, step: int, numbers: dict[str, float]) -> None:
         """The record of a step."""
@@ -185,7 +195,7 @@ def _publishing(worker: Worker) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step % worker.config.learner.iterations == 0:
                 worker.publish(state.global_step // worker.config.learner.iterations)
-            if ray.get(worker.manager.stopping.remote()):
+            if ray.get(worker.manager.stopping.remote(state.global_step)):
                 log.warning("asked to stop: saving a checkpoint after step %d", state.global_step)
                 control.should_save = control.should_training_stop = True
 
