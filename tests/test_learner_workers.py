@@ -34,6 +34,7 @@ def run(model, out, loss, world, shard):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_workers_make_the_update_of_one(tmp_path):
     loss = "dapo"
     model = tiny_policy(tmp_path / "policy", seed=6)
