@@ -61,6 +61,8 @@ def stream_blocks() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1
+    # Else it advises every 30 s to reserve memory for actors that hold a model.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     context.custom_execution_callback_classes = [QueueLengths, LetGo]
 
 

