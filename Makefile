@@ -29,14 +29,14 @@ demo: $(READY)  ## annotate a toy world, train on it, evaluate; ends with the pa
 test: lint  ## every test that needs no GPU and kills no process
 	$(BIN)/python -m pytest -m "not gpu and not faults and not cluster"
 
-test-faults: $(READY)  ## tests that kill processes on purpose
+test-faults: $(READY)  ## tests that kill processes and nodes on purpose
 	$(BIN)/python -m pytest -m "faults and not slow and not gpu"
-
-test-cluster: $(READY)  ## faults on real clusters of several nodes (new: not run by .ci/run yet)
-	$(BIN)/python -m pytest -m "cluster and not gpu"
 
 test-faults-slow: $(READY)  ## those of them that take minutes each
 	$(BIN)/python -m pytest -m "faults and slow and not gpu"
+
+test-cluster: $(READY)  ## submitted jobs, and nodes that come and go, on real clusters
+	$(BIN)/python -m pytest -m "cluster and not faults and not gpu"
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
+from tests.short_world import free_port
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SMALL = {"cpu_worker": {"CPU": 2}, "gpu_worker": {"CPU": 1, "GPU": 1}}
@@ -70,8 +72,6 @@ class Cluster:
 
     def __init__(self, folder: Path):
         import ray
-
-        from tests.test_submit import free_port
 
         self.address = f"{ray.util.get_node_ip_address()}:{(port := free_port())}"
         path = folder / "cluster.yaml"

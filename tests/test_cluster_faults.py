@@ -24,7 +24,7 @@ from tests.s3_server import BUCKET, s3_server
 from tests.short_world import answering, write_short_world
 from tests.test_pipeline import LAPTOP, ROOT, content
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 VIDEOS = 5
 WITHIN_S = 200.0

@@ -45,6 +45,16 @@ def test_workers_come_when_there_is_work_and_go():
     assert spot == {"cpu_worker", "gpu_worker"}
 
 
+def test_an_annotation_fits_the_nodes_that_are_meant_for_it():
+    """Ray's autoscaler takes the costly training node for what the others have no room for."""
+    pools = load_config(AnnotateConfig, ROOT / "jobs" / "configs" / "annotate_cluster.yaml", []).actors
+    cpu, gpu = WORKERS["cpu_worker"], WORKERS["gpu_worker"]
+    on_cpus = sum(pool.max * pool.num_cpus for pool in (pools.decode, pools.llm))
+    assert on_cpus <= cpu["max_workers"] * cpu["resources"]["CPU"] * 0.75, "the rest is for Ray Data's tasks"
+    a_node = min(gpu["resources"]["CPU"] // pools.ground.num_cpus, gpu["resources"]["GPU"] // pools.ground.num_gpus)
+    assert pools.ground.max <= gpu["max_workers"] * a_node
+
+
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])
 def test_how_ray_is_started(key):
     stop, start = CLUSTER[key]

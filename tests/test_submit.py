@@ -238,7 +238,7 @@ def test_a_stopped_job_goes_on_where_it_was(head, world, local, tmp_path):
             assert time.monotonic() < until, head.ray("logs", "stopped").stdout
             time.sleep(0.2)
         assert head.ray("stop", "stopped").returncode == 0
-        assert "STOPPED" in head.ray("status", "stopped").stdout
+        assert "was stopped" in head.ray("status", "stopped").stdout
         assert "interrupted; the same command goes on from here" in head.ray("logs", "stopped").stdout
         status = read_status(str(output))
         assert status.state == "stopped" and 0 < status.done < VIDEOS and status.left == VIDEOS - status.done

@@ -192,7 +192,8 @@ def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Bui
     from ravst_ray.annotate.questions import MakeQuestions
 
     pools = config.actors.model_dump()
-    dataset = ray.data.from_arrow(
+    # Not from_arrow: that counts each block's rows in a task of a whole CPU, for which an autoscaler brings all nodes.
+    dataset = ray.data.from_blocks(
         [
             pa.Table.from_pylist([VideoItem(video).to_row() for video in chunk], schema=ROW)
             for chunk in _chunks(videos, min(len(videos), MAX_BLOCKS))

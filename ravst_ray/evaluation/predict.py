@@ -123,7 +123,7 @@ def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[s
     """The lines of all questions, as they are answered."""
     stream_blocks()
     rows = [{"state": json.dumps(asdict(task)), "frames": b""} for task in tasks]
-    dataset = ray.data.from_arrow([pa.Table.from_pylist([row], schema=ROW) for row in rows])
+    dataset = ray.data.from_blocks([pa.Table.from_pylist([row], schema=ROW) for row in rows])
     dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
     pool = config.actors.llm
     if ray.cluster_resources().get("GPU") and not pool.num_gpus:
