@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.metrics import Counter, Gauge
 
 from ravst_ray.config.annotate import PoolConfig
@@ -27,6 +28,10 @@ from ravst_ray.records import NodeCount
 log = get_logger(__name__)
 
 START_ATTEMPTS = 3
+NO_PROGRESS_S = 6 * 3600.0
+"""After so long without anything done a run ends. Ray's own half hour is less than spot GPUs may be away for."""
+GRAPH_ERRORS = (ray.exceptions.RayError, ExecutionTimeoutError)
+"""What an execution of a Ray dataset raises; for :func:`plain_error`."""
 _OWN_ERROR = re.compile(r"ravst_ray\.errors\.(?P<kind>\w+Error): (?P<message>.+?)(?:\n\n|\Z)", re.DOTALL)
 
 
@@ -61,6 +66,8 @@ def stream_blocks() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.max_consecutive_actor_init_deaths = 2  # a new node that can't fetch its model at once is no end of a run
     # Else it advises every 30 s to reserve memory for actors that hold a model.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     context.custom_execution_callback_classes = [QueueLengths, LetGo]
@@ -96,8 +103,41 @@ def pool_operator(
     )
 
 
+def check_room(pools: Mapping[str, PoolConfig]) -> None:
+    """Refuse a step that a Ray of this machine alone can't hold; on a cluster say that it waits for a node.
+
+    Args:
+        pools: by the names that they have in the configuration (``actors.<name>``).
+
+    Raises:
+        ConfigError: no cluster was joined, so no node will ever come.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    homeless = {
+        name: f"{pool.num_cpus:g} CPUs and {pool.num_gpus:g} GPUs"
+        for name, pool in pools.items()
+        if not any(node.get("CPU", 0) >= pool.num_cpus and node.get("GPU", 0) >= pool.num_gpus for node in nodes)
+    }
+    if not homeless:
+        return
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        name, needs = next(iter(homeless.items()))
+        has = f"{nodes[0].get('CPU', 0):g} CPUs and {nodes[0].get('GPU', 0):g} GPUs" if nodes else "none"
+        raise ConfigError(
+            f"actors.{name}: one process takes {needs}, this machine has {has}; lower actors.{name}.num_cpus or "
+            "num_gpus, or submit the run to a cluster"
+        )
+    waiting = "; ".join(f"{name} ({needs})" for name, needs in homeless.items())
+    log.warning("no node has room for these steps yet, they wait for one that an autoscaler brings: %s", waiting)
+
+
 def plain_error(error: BaseException) -> RavstError:
     """Our own error, of which Ray brings the traceback's text but not the object; else the last line of Ray's."""
+    if isinstance(error, ExecutionTimeoutError):
+        return AbortError(
+            f"nothing was done for {NO_PROGRESS_S / 3600:g} h: has the cluster room for each step, and are its nodes "
+            "well? The same command goes on"
+        )
     text = str(error)
     found = _OWN_ERROR.search(text)
     if found is None:

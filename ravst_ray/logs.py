@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 
 LOG_LEVEL_VARIABLE = "RAVST_LOG_LEVEL"
+SECRET_NAME = re.compile(r"KEY|TOKEN(?!IZER)|SECRET|PASSWORD|CREDENTIAL|SIGNATURE|^sig$", re.IGNORECASE)
+"""Environment variables, and names after the ``?`` of an address, whose values are neither shown nor kept."""
 _HARMLESS = (
     "TRL currently supports vLLM versions",  # it is used for its losses alone; no engine of its own is started
     "The given NumPy array is not writable",  # frames lie in shared memory, and are only read

@@ -1,7 +1,8 @@
 """cluster.yaml on one machine: Ray's real autoscaler, whose nodes are processes here and whose GPUs are only counted.
 
 Run as a program it starts such a cluster, annotates on it with the README's command, watches the nodes until they are
-gone, and prints what it saw. ``tests/test_autoscaling.py`` does so in a namespace of its own, where all ends with it.
+gone, asks for as many GPUs as a training takes, and prints what it saw. ``tests/test_autoscaling.py`` does so in a
+namespace of its own, where all ends with it.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from tests.short_world import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-SMALL = {"cpu_worker": {"CPU": 2}, "gpu_worker": {"CPU": 1, "GPU": 1}}
+SMALL = {"cpu_worker": {"CPU": 2}, "gpu_worker": {"CPU": 1, "GPU": 1}, "train_worker": {"CPU": 2, "GPU": 8}}
 """Fewer CPUs than in cluster.yaml: Ray starts a process for each."""
 MOST = 2
 """Nodes of a kind, for the same reason."""
@@ -122,8 +123,34 @@ class Cluster:
         self.process.kill()
 
 
+def nodes_left(within_s: float = 300.0) -> int:
+    """How many nodes there are when only the head is left, or when the time is over."""
+    import ray
+
+    until = time.monotonic() + within_s
+    while (left := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until:
+        time.sleep(0.5)
+    return left
+
+
+def gpus_of_a_training_node() -> float:
+    """GPUs of the node that takes what asks for eight at once."""
+    import ray
+
+    @ray.remote(num_cpus=1, num_gpus=8)
+    def here() -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    name = ray.get(here.remote(), timeout=300.0)
+    return next(node["Resources"]["GPU"] for node in ray.nodes() if node["NodeID"] == name)
+
+
 def main(output: str, command: list[str]) -> int:
-    """Annotate, then watch the nodes until only the head is left; gives the exit status of the annotation."""
+    """Annotate, then watch the nodes until only the head is left, and those of a task that wants eight GPUs.
+
+    Returns:
+        The exit status of the annotation.
+    """
     import ray
 
     from ravst_ray.cluster import NodeWatch
@@ -137,10 +164,9 @@ def main(output: str, command: list[str]) -> int:
             environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address}
             done = subprocess.run(command, cwd=ROOT, env=environment)
             with NodeLog(DatasetStore(output)) as counts, NodeWatch(counts.add, every_s=1.0):
-                until = time.monotonic() + 300.0
-                while (left := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until:
-                    time.sleep(0.5)
+                left = nodes_left()
             print(json.dumps({"left": left}))
+            print(json.dumps({"gpus": gpus_of_a_training_node(), "left": nodes_left()}))
             ray.shutdown()
         finally:
             cluster.end()

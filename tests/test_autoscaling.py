@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from ravst_ray.annotate.run import refresh_report
@@ -40,14 +41,16 @@ def test_the_nodes_are_those_of_the_cluster():
     validate_config(config)
     kinds = config["available_node_types"]
     assert set(kinds) == {"head", "cpu_worker", "gpu_worker", "train_worker"}
-    assert kinds["head"]["resources"] == {"CPU": 0} and kinds["train_worker"]["resources"]["GPU"] == 8
-    assert kinds["gpu_worker"]["resources"] == SMALL["gpu_worker"]
+    assert kinds["head"]["resources"] == {"CPU": 0} and kinds["gpu_worker"]["resources"] == SMALL["gpu_worker"]
+    found = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    gpus = {name: kind["resources"].get("GPU", 0) for name, kind in found.items()}
+    assert {name: kind["resources"].get("GPU", 0) for name, kind in kinds.items()} == gpus
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not may_be_alone(), reason="unshare may make no namespaces here (user, mount, process)")
 def test_nodes_come_with_the_work_and_go_after_it(tmp_path):
-    """It begins with the head, which has no CPU; ends with it; and never takes the node that trains."""
+    """It begins with the head, which has no CPU; ends with it; and takes the node that trains only for eight GPUs."""
     output = tmp_path / "out"
     write_short_world(tmp_path / "world", VIDEOS)
     with answering() as (endpoint, _):
@@ -66,7 +69,7 @@ def test_nodes_come_with_the_work_and_go_after_it(tmp_path):
         )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert f"{VIDEOS} videos done, 0 failed" in done.stdout
-    assert '{"left": 1}' in done.stdout.splitlines()
+    assert {'{"left": 1}', '{"gpus": 8.0, "left": 1}'} <= set(done.stdout.splitlines())
     counts = read_nodes(DatasetStore(str(output)))
     assert (counts[0].nodes, counts[0].gpu_nodes, counts[0].cpus) == (1, 0, 0.0), "the head alone"
     assert max(one.gpu_nodes for one in counts) in (1, 2) and max(one.gpus_used for one in counts) >= 1

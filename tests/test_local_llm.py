@@ -208,8 +208,11 @@ def test_command_and_environment(model_dir, monkeypatch):
     assert settings["--max-num-seqs"] == "20" and settings["--gpu-memory-utilization"] == "0.4"
     monkeypatch.setattr(local_llm, "runs_on_cpu", lambda: True)
     assert "--enforce-eager" in server_command(config, model_dir, 1234)
-    environment = server_environment({"OPENAI_API_KEY": "sk-secret", "HOME": "/h", "VLLM_CPU_KVCACHE_SPACE": "4"})
-    assert "OPENAI_API_KEY" not in environment and environment["HF_HUB_OFFLINE"] == "1"
+    secrets = dict.fromkeys(("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN"), "sk-secret")
+    kept = {"HOME": "/h", "VLLM_CPU_KVCACHE_SPACE": "4", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    environment = server_environment({**secrets, **kept})
+    assert "sk-secret" not in environment.values() and environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["TOKENIZERS_PARALLELISM"] == "false" and "OMP_NUM_THREADS" not in environment
     assert environment["HOME"] == "/h" and environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
 

@@ -15,18 +15,21 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data import DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 from rich.console import Console
 
+from ravst_ray import cluster
 from ravst_ray.annotate import pipeline
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.step import Step
-from ravst_ray.config.annotate import AnnotateConfig
+from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError, ConfigError, StepError
-from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Track, Video, VideoMeta
+from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Track, Video, VideoItem, VideoMeta
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = ROOT / "jobs" / "configs" / "annotate_laptop.yaml"
@@ -151,6 +154,97 @@ def test_attempts_find_the_one_at_fault():
     assert attempts.begin("decode", ["b"]) == [0]
 
 
+def counted(monkeypatch) -> SimpleNamespace:
+    """Attempts as the actor that counts them, without Ray."""
+    attempts = Attempts()
+    monkeypatch.setattr(pipeline.ray, "get", lambda found: found)
+    return SimpleNamespace(begin=SimpleNamespace(remote=attempts.begin), end=SimpleNamespace(remote=attempts.end))
+
+
+def rows_to_finish(name: str) -> pa.Table:
+    items = [VideoItem(*videos(name))]
+    for build in STUBS.values():
+        items = build()(items)
+    return pipeline._table(items)
+
+
+def test_what_kills_the_last_step_is_given_up_after_two_attempts(tmp_path, monkeypatch):
+    """Ray itself repeats such a task for ever."""
+
+    class Killing(Step):
+        stage = "questions"
+
+        def __call__(self, items):
+            if items[0].video.video_id == "kill":
+                raise SystemExit("as if the process were killed")
+            return list(items)
+
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    finish = pipeline.Finish(stub_config(tmp_path), [Killing()], counted(monkeypatch))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            finish(rows_to_finish("kill"))
+    assert finish(rows_to_finish("kill")).to_pylist() == [{"video_id": "kill", "reason": "process_died", "frames": 4.0}]
+    assert finish(rows_to_finish("good")).to_pylist() == [{"video_id": "good", "reason": None, "frames": 4.0}]
+    ledger = store.compact()
+    assert (ledger["good"].ok, ledger["kill"].ok, ledger["kill"].retryable) == (True, False, True)
+    assert [row["stage"] for row in store.rows("errors")] == ["finish"]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("CUDA error: an illegal memory access was encountered", None), ("CUDA out of memory.", "internal_error")],
+)
+def test_a_process_whose_card_is_sick_ends(monkeypatch, message, reason):
+    """Whatever it were given next would fail, too."""
+
+    class Sick(StubGround):
+        def process(self, item):
+            raise RuntimeError(message)
+
+    ended = []
+
+    def end(status):
+        ended.append(status)
+        raise SystemExit(status)
+
+    monkeypatch.setattr(pipeline.os, "_exit", end)
+    actor = pipeline.StepActor(Sick, counted(monkeypatch))
+    table = pipeline._table([VideoItem(*videos("a"))])
+    if reason is None:
+        with pytest.raises(SystemExit):
+            actor(table)
+        assert ended == [1]
+        return
+    assert [VideoItem.from_row(row).error.reason for row in actor(table).to_pylist()] == [reason] and not ended
+
+
+def test_room_for_each_step(monkeypatch, caplog):
+    pools = {"decode": PoolConfig(num_cpus=1), "ground": PoolConfig(num_cpus=2, num_gpus=1)}
+    node = lambda cpus, gpus, alive=True: {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}  # noqa: E731
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(8.0, 0.0), node(1.0, 4.0), node(8.0, 1.0, alive=False)])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"actors.ground: one process takes 2 CPUs and 1 GPUs, this machine has 8 CPUs"
+    ):
+        cluster.check_room(pools)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    cluster.check_room(pools)
+    assert "they wait for one that an autoscaler brings: ground (2 CPUs and 1 GPUs)" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(8.0, 0.0), node(2.0, 1.0)])
+    cluster.check_room(pools)
+    assert not caplog.text
+
+
+def test_a_graph_without_progress_ends_with_a_sentence():
+    """Ray's own guard, with more patience: it knows the name of the setting."""
+    assert DataContext.execution_no_progress_timeout_s > 0 and DataContext.max_consecutive_actor_init_deaths == 0
+    error = cluster.plain_error(ExecutionTimeoutError("no progress"))
+    assert isinstance(error, AbortError) and str(error).startswith("nothing was done for 6 h")
+
+
 def test_a_long_run_is_several_executions_one_after_the_other(tmp_path, monkeypatch):
     """What Ray notes of the blocks of one is let go before the next one begins."""
     executions, alive = [], []
@@ -173,6 +267,7 @@ def test_a_long_run_is_several_executions_one_after_the_other(tmp_path, monkeypa
     made: list[weakref.ref] = []
     monkeypatch.setattr(pipeline, "graph", graph)
     monkeypatch.setattr(pipeline, "_start_attempts", lambda: None)
+    monkeypatch.setattr(pipeline, "check_room", lambda pools: None)
     monkeypatch.setattr(pipeline, "RunMetrics", lambda total: SimpleNamespace(add=lambda reason, frames: None))
     monkeypatch.setattr(pipeline, "SHARD", 3)
     rows = list(stream(stub_config(tmp_path), videos(*"abcdefg"), STUBS))
@@ -189,6 +284,26 @@ def test_an_abort_ends_the_stream_with_its_message(tmp_path, local_ray):
     DatasetStore(str(tmp_path)).prepare()
     with pytest.raises(AbortError, match="the endpoint refuses the key"):
         list(stream(stub_config(tmp_path), videos("a"), {**STUBS, "captions": Refused}))
+
+
+def test_a_model_that_loads_at_the_second_try_ends_no_run(tmp_path, local_ray):
+    """As on a new node whose network isn't up yet; one that never loads ends it with its own message."""
+
+    def reluctant():
+        marker = tmp_path / "tried"
+        if not marker.exists():
+            marker.touch()
+            raise ConfigError("grounding.detector: can't be loaded, try 1")
+        return StubGround()
+
+    def never():
+        raise ConfigError("grounding.detector: can't be loaded at all")
+
+    DatasetStore(str(tmp_path / "out")).prepare()
+    rows = list(stream(stub_config(tmp_path / "out"), videos("a"), {**STUBS, "ground": reluctant}))
+    assert [(row["video_id"], row["reason"]) for row in rows] == [("a", None)]
+    with pytest.raises(ConfigError, match=r"^grounding.detector: can't be loaded at all$"):
+        list(stream(stub_config(tmp_path / "out"), videos("b"), {**STUBS, "ground": never}))
 
 
 @pytest.fixture(scope="session")

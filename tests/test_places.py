@@ -73,6 +73,9 @@ def test_resolve(tmp_path, monkeypatch):
     [
         ("s3://KEY:sk-1@bucket/x", "a key in the address would be saved"),
         ("s3://bucket/x?secret_key=sk-1", "a key in the address would be saved"),
+        ("s3://bucket/x?session_token=sk-1", "a key in the address would be saved"),
+        ("abfs://c@account.dfs.core.windows.net/x?sv=2024&sig=sk-1", "a key in the address would be saved"),
+        ("https://bucket.example/x?X-Amz-Credential=sk-1", "a key in the address would be saved"),
         ("nosuch://bucket/x", "nosuch"),
         ("s3://bucket/x?no_such_option=1", "can't be opened"),
         ("s3://[bucket/x", "not a URI"),
@@ -307,5 +310,5 @@ def test_writing_is_insisted_on(monkeypatch):
 
     assert places.insist(flaky, "s3://b/out") == "done" and len(calls) == 3
     calls.extend([1] * 10)
-    with pytest.raises(AbortError, match="s3://b/out: can't be written: no space"):
+    with pytest.raises(AbortError, match="s3://b/out: can't be read or written: no space"):
         places.insist(lambda: (_ for _ in ()).throw(OSError("no space")), "s3://b/out")

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from ravst_ray import cli
+from ravst_ray.annotate import pipeline
 from ravst_ray.annotate import status as statuses
 from ravst_ray.annotate.run import annotate, retry
 from ravst_ray.annotate.settings import saved_config
@@ -127,6 +128,25 @@ def test_a_store_that_is_away_costs_no_run(store, monkeypatch, caplog):
     assert read_status(store.root).done == 1
 
 
+def test_a_run_that_was_taken_over_writes_nothing_more(store):
+    with pytest.raises(AbortError, match="has taken it over"), OutputLock(store) as first, RunRecord(store, first):
+        store.delete(LOCK)  # as if it had been silent for long
+        with OutputLock(store) as second, RunRecord(store, second):
+            with pytest.raises(AbortError):
+                first.check(now=True)
+            assert read_status(store.root).run_id == second.own.run_id
+        first.check()
+    found = read_status(store.root)
+    assert (found.state, found.run_id) == ("finished", second.own.run_id)
+
+
+def test_how_it_ended_is_written_though_there_is_no_room_for_a_draft(store, monkeypatch):
+    with pytest.raises(AbortError), OutputLock(store) as lock, RunRecord(store, lock):
+        monkeypatch.setattr(DatasetStore, "replace_bytes", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        raise AbortError("no space left")
+    assert (read_status(store.root).state, read_status(store.root).message) == ("aborted", "no space left")
+
+
 def test_text():
     status = Status("out", "finished", "r1", "host", 7, 0.0, 3725.0, 1200, {"truncated": 2, "x": 1}, {}, 0, 0.5)
     assert status.to_text().splitlines() == [
@@ -227,9 +247,39 @@ def test_an_errors_row_stays_until_its_video_is_done_again(stubbed, monkeypatch)
     ledger = stubbed.ledger()
     assert ledger["ill1"].ok and ledger["ill2"].error["reason"] == "decode_deadline"
     found = read_status(stubbed.root)
-    assert (found.state, found.message, found.done) == ("aborted", "the power went", 3)
+    assert (found.state, found.message, found.done, found.left) == ("aborted", "the power went", 3, 1)
+    assert "the same `ravst retry` command goes on" in found.to_text()
     stubbed.compact()
     assert set(errors(stubbed)) == {"ill2", "cut1"}
+
+
+def test_a_video_that_was_damaged_after_its_commit_is_no_finished_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    run_without_ray(monkeypatch, tmp_path / "healed")
+    write_labels(tmp_path / "labels.json", "good1", "good2")
+    stream, units = pipeline.stream, tmp_path / "out" / "_commit" / "units"
+
+    def damaging(config, todo):
+        yield from stream(config, todo)
+        part = next(units.glob("good1*.parquet"))
+        part.write_bytes(part.read_bytes()[:-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "stream", damaging)
+        with pytest.raises(AbortError, match=r"of 1 videos was damaged \(good1\); the same command does them again"):
+            annotate(stub_config(tmp_path), QUIET)
+    store = DatasetStore(str(tmp_path / "out"))
+    assert read_status(store.root).state == "aborted" and set(healed(store)) == {"good2"}
+    annotate(stub_config(tmp_path), QUIET)
+    assert read_status(store.root).state == "finished" and set(healed(store)) == {"good1", "good2"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{: [", b"no mapping"])
+def test_a_configuration_that_was_cut_short_bars_no_output(stubbed, tmp_path, content, caplog):
+    stubbed.write_bytes("config.yaml", content)
+    annotate(stub_config(tmp_path), QUIET)
+    assert "config.yaml can't be read; it is written anew" in caplog.text
+    assert saved_config(stubbed.root) == stub_config(tmp_path)
 
 
 def test_two_runs_on_one_output(stubbed, tmp_path, capsys):

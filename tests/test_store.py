@@ -1,5 +1,6 @@
 """The commit protocol: whatever moment a run dies at, the next one ends with the same dataset."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -196,6 +197,29 @@ def test_any_power_cut_is_survived(tmp_path, monkeypatch):
         if not died:
             break
     assert not died and cut > 20, "every operation was cut once"
+
+
+def test_what_is_removed_is_on_the_disk_before(tmp_path, monkeypatch):
+    """A power cut may lose what was written last, and keep what was removed last."""
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    put(store, item("a"))
+    store.compact()
+    put(store, item("b"))
+    done = []
+    sync, delete = os.fsync, DatasetStore._delete
+    place = lambda handle: os.path.relpath(os.readlink(f"/proc/self/fd/{handle}"), tmp_path)  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(("sync", place(handle))), sync(handle))[1])
+    monkeypatch.setattr(DatasetStore, "_delete", lambda self, name: (done.append(("delete", name)), delete(self, name)))
+    store.compact()
+    first = next(place for place, (what, _) in enumerate(done) if what == "delete")
+    synced = [name for _, name in done[:first]]
+    files = {"annotations/part-000002-00000.parquet", "qa/part-000002-00000.parquet", "_commit/ledger-000002.parquet"}
+    manifest = synced.index("_commit/manifest-000002.json")
+    assert files == set(synced[:manifest]), "a manifest names what is safe already"
+    assert set(synced[manifest + 1 :]) == {"_commit", "annotations", "qa", "errors"}
+    assert ("delete", "annotations/part-000001-00000.parquet") in done[first:]
+    assert not any(what == "sync" for what, _ in done[first:])
 
 
 def test_unwritable_output_is_a_configuration_error(tmp_path):

@@ -2,7 +2,7 @@
 
     python -m ravst_ray.annotate.cost --videos 5237 1000000 --ground-fps 1 5 20 --usd-gpu-hour 2
 
-The defaults say where they come from; those of the GPU, of Ray and of prices are assumptions, no measurements. Not in
+The defaults say where they come from; those of the GPU and of prices are assumptions, no measurements. Not in
 the sum: the language model (``summary.json`` counts its tokens and dollars), storage, transfer, idle nodes.
 """
 
@@ -23,15 +23,16 @@ class Rates:
     """What one video, one frame and one hour cost.
 
     ``frames`` is the mean of the published R-AVST test videos whose answers tell when an event is: a frame a second
-    while it lasts. ``decode_s`` (CPU seconds a sampled frame, 360p, decord) was measured on 2 CPU cores, see README.md.
-    Assumptions are ``control_s`` (CPU seconds a video of the driver, the GCS and the raylets, which
-    ``tests/benchmarks/bench_scale.py`` measures), ``ground_fps`` (frames a second that the detector and the segmenter
-    do on a GPU) and both prices.
+    while it lasts. Measured on 2 CPU cores (README.md) are CPU seconds: ``decode_s`` of a sampled frame (360p, decord),
+    and of a video, with 10,000 of them and stubbed models on a simulated cluster of four nodes, ``control_s`` of the
+    driver, the GCS and the raylets and ``tasks_s`` of the processes that do the steps. Assumptions are ``ground_fps``
+    (frames a second that the detector and the segmenter do on a GPU) and both prices.
     """
 
     frames: float = 25.5
     decode_s: float = 0.025
-    control_s: float = 0.05
+    control_s: float = 0.037
+    tasks_s: float = 0.082
     ground_fps: float = 5.0
     usd_gpu_hour: float = 2.0
     usd_cpu_hour: float = 0.05
@@ -50,11 +51,12 @@ def cost(videos: int, rates: Rates) -> Cost:
     """What so many videos need.
 
     Example:
-        >>> cost(1000, Rates(frames=36, decode_s=0.1, control_s=0.4, ground_fps=10, usd_gpu_hour=3, usd_cpu_hour=0.5))
-        Cost(gpu_hours=1.0, cpu_hours=1.111111111111111, usd=3.5555555555555554)
+        >>> rates = Rates(36, decode_s=0.1, control_s=0.3, tasks_s=0.1, ground_fps=10, usd_gpu_hour=3, usd_cpu_hour=0.9)
+        >>> cost(900, rates)
+        Cost(gpu_hours=0.9, cpu_hours=1.0, usd=3.6)
     """
     gpu_hours = videos * rates.frames / rates.ground_fps / HOUR_S
-    cpu_hours = videos * (rates.frames * rates.decode_s + rates.control_s) / HOUR_S
+    cpu_hours = videos * (rates.frames * rates.decode_s + rates.control_s + rates.tasks_s) / HOUR_S
     return Cost(gpu_hours, cpu_hours, gpu_hours * rates.usd_gpu_hour + cpu_hours * rates.usd_cpu_hour)
 
 
@@ -92,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ground-fps", type=float, nargs="+", default=[1, 5, 20], help="frames/s on a GPU: assumed")
     parser.add_argument("--decode-ms", type=float, default=1000 * known.decode_s, help="CPU time of a sampled frame")
     parser.add_argument("--control-ms", type=float, default=1000 * known.control_s, help="CPU time of Ray for a video")
+    parser.add_argument("--tasks-ms", type=float, default=1000 * known.tasks_s, help="CPU time of its steps' processes")
     parser.add_argument("--usd-gpu-hour", type=float, default=known.usd_gpu_hour, help="assumed")
     parser.add_argument("--usd-cpu-hour", type=float, default=known.usd_cpu_hour, help="of a core; assumed")
     args = parser.parse_args(arguments)
@@ -99,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         frames=args.frames,
         decode_s=args.decode_ms / 1000,
         control_s=args.control_ms / 1000,
+        tasks_s=args.tasks_ms / 1000,
         usd_gpu_hour=args.usd_gpu_hour,
         usd_cpu_hour=args.usd_cpu_hour,
     )

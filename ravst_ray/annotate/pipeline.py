@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ravst_ray.annotate.attempts import MAX_ATTEMPTS, Attempts
 from ravst_ray.annotate.step import Step, failed
-from ravst_ray.cluster import RunMetrics, plain_error, pool_operator, stream_blocks
+from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
@@ -50,8 +50,9 @@ SHARD = 20_000
 """Videos of one execution of the graph. Ray Data notes every block in the driver until an execution ends, so a long run
 is several of them, one after the other; each starts its actors anew, which is minutes among hours."""
 DEATHS = 200
-"""How often an actor may die: two for each video that kills it, and then some; a model that always dies must end."""
+"""How often each actor may die: two for each video that kills it, and then some; a model that always dies must end."""
 Build = Callable[[], Step]
+Work = Callable[[list[VideoItem]], list[VideoItem]]
 
 
 class StepActor:
@@ -69,19 +70,32 @@ class StepActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One batch."""
-        return _table(self._attempt([VideoItem.from_row(row) for row in table.to_pylist()]))
+        items = [VideoItem.from_row(row) for row in table.to_pylist()]
+        return _table(attempted(self._attempts, self._step.stage, items, partial(_guarded, self._step)))
 
-    def _attempt(self, items: list[VideoItem]) -> list[VideoItem]:
-        stage, names = self._step.stage, [item.video.video_id for item in items]
-        before = ray.get(self._attempts.begin.remote(stage, names))
-        if len(items) > 1 and any(before):
-            return [done for item in items for done in self._attempt([item])]
-        if before[0] >= MAX_ATTEMPTS:
-            error = StepError("process_died", f"the process of step {stage} died in each of {before[0]} attempts", True)
-            return [failed(item, stage, error) for item in items]
-        done = _guarded(self._step, items)
-        ray.get(self._attempts.end.remote(stage, names))
-        return done
+
+def attempted(attempts: Any, stage: str, items: list[VideoItem], work: Work, give_up: Work = list) -> list[VideoItem]:
+    """What ``work`` makes of the items; of those that killed its process too often, what ``give_up`` makes of errors.
+
+    Args:
+        attempts: an actor of :class:`Attempts`; None where nothing is counted, because nothing is tried again.
+        stage: under which they are counted, and which the error names.
+        items: of one batch.
+        work: may end this process.
+        give_up: what is done with the items as errors.
+    """
+    if attempts is None:
+        return work(items)
+    names = [item.video.video_id for item in items]
+    before = ray.get(attempts.begin.remote(stage, names))
+    if len(items) > 1 and any(before):
+        return [done for item in items for done in attempted(attempts, stage, [item], work, give_up)]
+    if before[0] >= MAX_ATTEMPTS:
+        error = StepError("process_died", f"the process of step {stage} died in each of {before[0]} attempts", True)
+        return give_up([failed(item, stage, error) for item in items])
+    done = work(items)
+    ray.get(attempts.end.remote(stage, names))
+    return done
 
 
 def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
@@ -91,6 +105,9 @@ def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
     except RavstError:
         raise
     except Exception as error:
+        if is_sick_card(error):
+            log.exception("%s: the card fails this process, which ends; another tries again", items[0].video.video_id)
+            os._exit(1)
         if len(items) > 1:
             return [done for item in items for done in _guarded(step, [item])]
         log.exception("%s: unforeseen error in step %s", items[0].video.video_id, step.stage)
@@ -98,22 +115,30 @@ def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
         return [failed(items[0], step.stage, row)]
 
 
-class Finish:
-    """The last operator: the cheap steps, then the commit of each video."""
+def is_sick_card(error: Exception) -> bool:
+    """Whether CUDA raised it, which then goes on failing in this process, whatever the video (full memory doesn't)."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
-    def __init__(self, config: AnnotateConfig, steps: Sequence[Step]):
+
+class Finish:
+    """The last operator: the cheap steps, then the commit of each video.
+
+    Args:
+        config: of the run.
+        steps: before the commit.
+        attempts: as in :func:`attempted`; Ray repeats a task whose process died without end.
+    """
+
+    def __init__(self, config: AnnotateConfig, steps: Sequence[Step], attempts: Any = None):
         self._config = config
         self._steps = steps
+        self._attempts = attempts
         self._store = DatasetStore(config.output)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Commit the videos of one batch; gives one small row each for the driver's progress."""
         items = [VideoItem.from_row(row) for row in table.to_pylist()]
-        for step in self._steps:
-            items = _guarded(step, items)
-        for item in items:
-            rows = rows_of(item, self._config.seed, self._config.split.test_share)
-            insist(partial(self._store.commit, item.video.video_id, rows, item.stats), self._store.root)
+        items = attempted(self._attempts, "finish", items, self._work, self._commit)
         return pa.table(
             {
                 "video_id": [item.video.video_id for item in items],
@@ -121,6 +146,17 @@ class Finish:
                 "frames": [item.stats.get("frames_grounded", 0.0) for item in items],
             }
         )
+
+    def _work(self, items: list[VideoItem]) -> list[VideoItem]:
+        for step in self._steps:
+            items = _guarded(step, items)
+        return self._commit(items)
+
+    def _commit(self, items: list[VideoItem]) -> list[VideoItem]:
+        for item in items:
+            rows = rows_of(item, self._config.seed, self._config.split.test_share)
+            insist(partial(self._store.commit, item.video.video_id, rows, item.stats), self._store.root)
+        return items
 
 
 class Letting(Step):
@@ -172,6 +208,7 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed."""
     stream_blocks()
     builds = steps or build_steps(config)
+    check_room({name: PoolConfig(**pool) for name, pool in config.actors.model_dump().items()})
     attempts = _start_attempts()
     metrics = RunMetrics(len(videos))
     try:
@@ -182,7 +219,7 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
                     metrics.add(row["reason"], row["frames"])
                     yield row
             del dataset  # and with it, before the next one is made, what Ray noted of its blocks
-    except ray.exceptions.RayError as error:
+    except GRAPH_ERRORS as error:
         raise plain_error(error) from error
 
 
@@ -202,7 +239,7 @@ def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Bui
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
         pool = PoolConfig(**pools["llm" if name == "captions" else name])
         dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
-    finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
+    finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)], attempts)
     return dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
 
 

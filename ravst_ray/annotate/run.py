@@ -22,7 +22,7 @@ from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.node_log import NodeLog, read_nodes
-from ravst_ray.datasets.places import is_remote, local_copy, read_input
+from ravst_ray.datasets.places import insist, is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.splits import split_of
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
@@ -44,7 +44,7 @@ def annotate(config: AnnotateConfig, console: Console) -> dict[str, Any]:
         ConfigError: an input, a model or the output can't be used; nothing was started.
         AbortError: the run broke; what is committed stays, and the same call goes on from there.
     """
-    return _run(config, console, _not_settled)
+    return _run(config, console, "annotate", _not_settled)
 
 
 def retry(output: str, reasons: Sequence[str], overrides: Sequence[str], console: Console) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def retry(output: str, reasons: Sequence[str], overrides: Sequence[str], console
         ConfigError: no run has begun there, or no video failed for one of the reasons.
         AbortError: as :func:`annotate`.
     """
-    return _run(saved_config(output, overrides), console, partial(_failed, reasons=reasons))
+    return _run(saved_config(output, overrides), console, "retry", partial(_failed, reasons=reasons))
 
 
-def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, Any]:
+def _run(config: AnnotateConfig, console: Console, command: str, choose: Choose) -> dict[str, Any]:
     started = time.monotonic()
     config = absolute(config)
     videos, drops = _select(config, console)
@@ -73,13 +73,14 @@ def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, 
     store = DatasetStore(config.output)
     store.prepare()
     with _plain_os_errors(config.output), OutputLock(store) as lock:
-        ledger = store.ledger()
+        ledger = insist(store.ledger, store.root)
         check_same_settings(store, config, begun=bool(ledger))
         todo = choose(ledger, videos)
-        store.write_bytes("config.yaml", dump_config(config).encode())
-        with RunRecord(store, lock) as record:
+        store.replace_bytes("config.yaml", dump_config(config).encode())
+        with RunRecord(store, lock, command) as record:
             if any(video.video_id in ledger for video in todo):
-                store.compact(drops)  # so that what is known of them stays until they are done
+                # So that what is known of them stays until they are done.
+                insist(partial(store.compact, drops), store.root)
             if len(todo) < len(videos):
                 console.print(
                     f"{len(videos) - len(todo)} of {len(videos)} videos are left as they are", highlight=False
@@ -87,7 +88,8 @@ def _run(config: AnnotateConfig, console: Console, choose: Choose) -> dict[str, 
             record.plan(ledger, [video.video_id for video in todo], drops)
             _run_steps(config, todo, console, record, store)
             lock.check(now=True)
-            summary = finish(config, store, videos, drops, time.monotonic() - started)
+            wall_s = time.monotonic() - started
+            summary = insist(partial(finish, config, store, videos, drops, wall_s, todo), store.root)
     _tell(summary, config, console)
     return summary
 
@@ -118,9 +120,19 @@ def _failed(ledger: Mapping[str, LedgerEntry], videos: list[Video], reasons: Seq
 
 
 def finish(
-    config: AnnotateConfig, store: DatasetStore, videos: list[Video], drops: list[dict[str, Any]], wall_s: float
+    config: AnnotateConfig,
+    store: DatasetStore,
+    videos: list[Video],
+    drops: list[dict[str, Any]],
+    wall_s: float,
+    done_now: Sequence[Video],
 ) -> dict[str, Any]:
-    """Compact what is committed and write everything that is made from it."""
+    """Compact what is committed and write everything that is made from it; returns the summary.
+
+    Raises:
+        AbortError: of ``done_now``, which this run has committed, something was damaged since. It is in no table, and
+            the next run does it again.
+    """
     ledger = store.compact(drops)
     summary = summarise(store, ledger, drops, wall_s)
     summary["duration_groups_s"] = [config.filter.short_s, config.filter.medium_s]
@@ -128,6 +140,12 @@ def finish(
         write_questions(store, config, split)
     write_summary(store, summary)
     write_report(config, store, videos, summary)
+    lost = [video.video_id for video in done_now if video.video_id not in ledger]
+    if lost:
+        raise AbortError(
+            f"output {store.root}: what was committed of {len(lost)} videos was damaged ({', '.join(lost[:3])}"
+            f"{', …' if len(lost) > 3 else ''}); the same command does them again"
+        )
     return summary
 
 

@@ -16,6 +16,9 @@ from ravst_ray.config.base import load_config
 from ravst_ray.datasets.places import is_remote
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
+from ravst_ray.logs import get_logger
+
+log = get_logger(__name__)
 
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray gives it to a submitted job, and to nobody else
 
@@ -73,7 +76,14 @@ def check_same_settings(store: DatasetStore, config: AnnotateConfig, begun: bool
     before = store.read_bytes("config.yaml")
     if before is None or not begun:
         return
-    old, new = _shaping(yaml.safe_load(before)), _shaping(config.model_dump(mode="json"))
+    try:
+        saved = yaml.safe_load(before)
+    except yaml.YAMLError:
+        saved = None
+    if not isinstance(saved, dict):
+        log.warning("%s/config.yaml can't be read; it is written anew, without a comparison", config.output)
+        return
+    old, new = _shaping(saved), _shaping(config.model_dump(mode="json"))
     changed = [f"{key}: {old.get(key)!r} -> {value!r}" for key, value in new.items() if old.get(key) != value]
     if changed:
         raise ConfigError(

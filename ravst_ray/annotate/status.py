@@ -53,6 +53,7 @@ class Status:
     rate_per_s: float = 0.0
     expected_finish_at: float | None = None
     message: str = ""
+    command: str = "annotate"
     cluster: Mapping[str, float] | None = None
 
     def to_json(self) -> str:
@@ -81,7 +82,7 @@ class Status:
 
     def _advice(self) -> Iterable[str]:
         if self.state in ("died", "stopped", "aborted"):
-            yield "the same `ravst annotate` command goes on from here"
+            yield f"the same `ravst {self.command}` command goes on from here"
         if self.failed and self.state == "finished":
             yield f"`ravst retry {self.output}` does the failed videos again"
 
@@ -92,10 +93,11 @@ class RunRecord:
     Args:
         store: the output.
         lock: held by this run.
+        command: of ``ravst``, that began it.
     """
 
-    def __init__(self, store: DatasetStore, lock: OutputLock):
-        self._store, self._lock = store, lock
+    def __init__(self, store: DatasetStore, lock: OutputLock, command: str = "annotate"):
+        self._store, self._lock, self._command = store, lock, command
         self._before: tuple[int, Counter[str]] = (0, Counter())
         self._rejected: Counter[str] = Counter()
         self._todo = self._done = 0
@@ -141,6 +143,8 @@ class RunRecord:
             self._write("running")
 
     def _write(self, state: State, message: str = "") -> None:
+        if self._lock.is_lost:  # it is now the other run's to write
+            return
         own = self._lock.own
         worked = self._done + self._failed.total()
         running = state == "running"
@@ -161,12 +165,24 @@ class RunRecord:
             rate_per_s=round(rate, 4),
             expected_finish_at=time.time() + left / rate if running and rate and left else None,
             message=message,
+            command=self._command,
         )
         self._written = time.monotonic()
+        content = status.to_json().encode()
         try:
-            self._store.replace_bytes(RECORD, status.to_json().encode())
+            self._store.replace_bytes(RECORD, content)
+        except OSError as error:
+            log.warning("%s: how the run stands could not be written: %s", self._store.root, error)
+            if not running and self._store.local_root:  # on a full disk there is room only where the old record lies
+                self._overwrite(content)
         except Exception as error:  # a store that is away for a while costs no run; drivers raise what they like
             log.warning("%s: how the run stands could not be written: %s", self._store.root, error)
+
+    def _overwrite(self, content: bytes) -> None:
+        try:
+            self._store.write_bytes(RECORD, content)
+        except OSError as error:
+            log.warning("%s: nor how it ended: %s", self._store.root, error)
 
 
 def read_status(output: str) -> Status:
@@ -190,6 +206,8 @@ def read_status(output: str) -> Status:
     ledger = store.ledger()
     done, failed = counts(ledger.values())
     left = max(status.done + sum(status.failed.values()) + status.left - len(ledger), 0)
+    if status.command == "retry":  # the old errors rows of what is left are in the ledger, too
+        left = status.left
     status = replace(status, done=done, failed=dict(failed.most_common()), left=left)
     if status.state != "running":
         return status

@@ -6,18 +6,16 @@ A step knows nothing of Ray; ``pipeline.py`` gives it a place to run.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ravst_ray.errors import StepError
-from ravst_ray.logs import get_logger
+from ravst_ray.logs import SECRET_NAME, get_logger
 from ravst_ray.records import ErrorRow, VideoItem
 
 log = get_logger(__name__)
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 
 
@@ -38,7 +36,7 @@ def without_secrets(text: str) -> str:
         'no such key: $SOME_API_KEY'
     """
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+        if len(value) >= _SHORTEST_SECRET and SECRET_NAME.search(name):
             text = text.replace(value, f"${name}")
     return text
 

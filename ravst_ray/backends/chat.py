@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from ravst_ray.backends.protocols import ChatAnswer
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import Message
 from ravst_ray.errors import AbortError, ConfigError, StepError
-from ravst_ray.logs import get_logger
+from ravst_ray.logs import SECRET_NAME, get_logger
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -188,8 +188,8 @@ def endpoint_of(config: LLMConfig) -> tuple[str, str]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"llm.base_url: {url!r} is no endpoint; expected something like http://host:8000/v1")
-    if parts.username or parts.password:
-        raise ConfigError("llm.base_url: a user name or password in the address would be saved; use OPENAI_API_KEY")
+    if parts.username or parts.password or any(SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query)):
+        raise ConfigError("llm.base_url: a user name or a key in the address would be saved; use OPENAI_API_KEY")
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not is_loopback(url):
         raise ConfigError(f"llm.backend openai needs the environment variable OPENAI_API_KEY for {parts.hostname}")

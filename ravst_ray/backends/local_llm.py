@@ -26,7 +26,7 @@ from ravst_ray.backends import llm_server
 from ravst_ray.backends.smollm2 import SMOLLM2, find_gguf, is_prepared, prepare_smollm2
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.errors import AbortError, ConfigError
-from ravst_ray.logs import get_logger
+from ravst_ray.logs import SECRET_NAME, get_logger
 
 log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ GRACE_S = 15.0
 MAX_RESTARTS = 2
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
 _LOG_LINES = 25
-_KEEP_OUT = ("OPENAI_API_KEY", "OMP_NUM_THREADS")  # a secret; and Ray's limit, which vLLM would take for its own
+_KEEP_OUT = ("OMP_NUM_THREADS",)  # Ray's limit, which vLLM would take for its own
 
 
 class SupervisedServer:
@@ -217,7 +217,7 @@ def server_command(config: LLMConfig, model_dir: Path, port: int) -> list[str]:
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of the server: offline, without usage statistics, and without the keys of other services."""
-    kept = {key: value for key, value in environment.items() if key not in _KEEP_OUT}
+    kept = {key: value for key, value in environment.items() if key not in _KEEP_OUT and not SECRET_NAME.search(key)}
     kept.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     return kept | offline | {"VLLM_HOST_IP": HOST}

@@ -112,6 +112,11 @@ class OutputLock:
             if holder is not None and holder.run_id == self.own.run_id:
                 self._store.delete(LOCK)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another run has taken it over."""
+        return self._taken_by is not None
+
     def check(self, now: bool = False) -> None:
         """Raise ``AbortError`` when another run has taken the lock over; ``now`` looks instead of remembering."""
         if now:

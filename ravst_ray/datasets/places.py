@@ -2,7 +2,7 @@
 
 ``s3://``, ``gs://`` and what else pyarrow knows go through pyarrow, any other scheme through fsspec and its driver.
 Credentials, endpoints and regions come from the environment (``AWS_ENDPOINT_URL``, …) or follow a ``?`` in the URI as
-pyarrow defines them; a password in a URI is refused, because the configuration is kept beside the results.
+pyarrow defines them; a password or a signature in a URI is refused: the configuration is kept beside the results.
 A name in a URI is percent-encoded; :func:`join` does that.
 """
 
@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pyarrow import fs
 
 from ravst_ray.datasets.unav import UnavInput, read_unav, video_path
 from ravst_ray.errors import AbortError, ConfigError, StepError
-from ravst_ray.logs import get_logger
+from ravst_ray.logs import SECRET_NAME, get_logger
 
 log = get_logger(__name__)
 
@@ -50,9 +50,10 @@ def resolve(place: str) -> tuple[fs.FileSystem, str]:
     try:
         parts = urlsplit(place)
         named, password = parts.scheme, parts.password
+        asked = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     except ValueError as error:
         raise ConfigError(f"{place}: not a URI: {error}") from None
-    if password or "access_key" in parts.query.lower() or "secret" in parts.query.lower():
+    if password or any(SECRET_NAME.search(name) for name in asked):
         raise ConfigError(f"{named}://…: a key in the address would be saved; put it into the nodes' environment")
     try:
         if named not in _PYARROW_SCHEMES:
@@ -63,6 +64,9 @@ def resolve(place: str) -> tuple[fs.FileSystem, str]:
         if named == "s3" and "allow_delayed_open" not in parts.query:
             options.append("allow_delayed_open=true")  # a small file is one request, not the three of a large one
         query = "?" + "&".join(options) if options else ""
+        if named.startswith("abfs"):  # the container may stand before the account
+            found, base = fs.FileSystem.from_uri(f"{named}://{parts.netloc}{parts.path}{query}")
+            return found, base.rstrip("/")
         found, _ = fs.FileSystem.from_uri(f"{named}://{parts.netloc}{query}")
         bucket = parts.netloc.rpartition("@")[2] if named in ("s3", "gs", "gcs") else ""
         return found, f"{bucket}{unquote(parts.path)}".rstrip("/")
@@ -189,7 +193,7 @@ def _patiently(action: Callable[[], T], place: str) -> T:
 
 
 def insist(action: Callable[[], T], place: str) -> T:
-    """Write to a place, again after a pause where it fails: what is lost there costs the run.
+    """Read or write in a place, again after a pause where it fails: what is lost there costs the run.
 
     Raises:
         AbortError: it failed to the end.
@@ -199,8 +203,8 @@ def insist(action: Callable[[], T], place: str) -> T:
             return action()
         except OSError as error:
             if attempt == ATTEMPTS:
-                raise AbortError(f"{place}: can't be written: {_one_line(error)}") from None
-            log.warning("%s: attempt %d to write failed, trying again: %s", place, attempt, _one_line(error))
+                raise AbortError(f"{place}: can't be read or written: {_one_line(error)}") from None
+            log.warning("%s: attempt %d failed, trying again: %s", place, attempt, _one_line(error))
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 

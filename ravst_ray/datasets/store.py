@@ -119,8 +119,12 @@ class DatasetStore:
         if not self.local_root:  # a put is whole by itself
             return self.write_bytes(name, data)
         draft = f"{name}.{os.getpid()}.draft"
-        self.write_bytes(draft, data)
-        self._fs.move(f"{self._base}/{draft}", f"{self._base}/{name}")
+        try:
+            self.write_bytes(draft, data)
+            self._fs.move(f"{self._base}/{draft}", f"{self._base}/{name}")
+        except OSError:
+            self._delete(draft)
+            raise
 
     def delete(self, name: str) -> None:
         """Remove a file; none there is fine."""
@@ -240,8 +244,11 @@ class DatasetStore:
         errors.sort(key=lambda row: (row["video_id"], row["stage"]))
         tables |= self._write_parts(number, ("errors",), [{"errors": errors}])
         self._write_ledger(number, ledger)
+        living = Generation(number, tables)
+        self._settle([name for name in self._files(living) if f"-{number:06d}" in name and "/manifest-" not in name])
         self.write_bytes(f"_commit/manifest-{number:06d}.json", _sealed({"number": number, "tables": tables}))
-        self._sweep(Generation(number, tables), units)
+        self._settle([f"_commit/manifest-{number:06d}.json", "_commit", *TABLES])
+        self._sweep(living, units)
         return ledger
 
     def _fold(
@@ -302,10 +309,28 @@ class DatasetStore:
         pq.write_table(pa.Table.from_pylist(rows, schema=_LEDGER), sink, compression="zstd")
         self.write_bytes(f"_commit/ledger-{number:06d}.parquet", sink.getvalue().to_pybytes())
 
+    def _files(self, living: Generation) -> set[str]:
+        parts = {part for parts in living.tables.values() for part in parts}
+        return parts | {f"_commit/{kind}-{living.number:06d}.{end}" for kind, end in _KINDS}
+
+    def _settle(self, names: Iterable[str]) -> None:
+        """Have files and folders on the disk itself: a power cut may lose what was written before what was removed."""
+        if self.local_root is None:  # an object store has what it has confirmed
+            return
+        for name in names:
+            path = os.path.join(self.local_root, name)
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            except OSError:
+                if not os.path.isdir(path):  # some network file systems don't sync folders
+                    raise
+            finally:
+                os.close(handle)
+
     def _sweep(self, living: Generation, units: Mapping[str, Any]) -> None:
         """Remove what the newest manifest has made superfluous."""
-        keep = {part for parts in living.tables.values() for part in parts}
-        keep |= {f"_commit/{kind}-{living.number:06d}.{end}" for kind, end in _KINDS}
+        keep = self._files(living)
         for folder in ("_commit", *TABLES):
             for name in self._list(folder):
                 if name not in keep and ("/part-" in name or "/ledger-" in name or "/manifest-" in name):

@@ -33,7 +33,7 @@ from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.protocols import Clip, Generation
 from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster import plain_error, pool_operator, start_ray, stream_blocks
+from ravst_ray.cluster import GRAPH_ERRORS, plain_error, pool_operator, start_ray, stream_blocks
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
@@ -132,7 +132,7 @@ def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[s
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             yield from map(json.loads, batch.column("line").to_pylist())
-    except ray.exceptions.RayError as error:
+    except GRAPH_ERRORS as error:
         raise plain_error(error) from error
 
 

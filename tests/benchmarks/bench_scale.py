@@ -1,10 +1,12 @@
 """What a run costs beside its models, against the number of videos: the real graph, store, lock and report.
 
-    python -m tests.benchmarks.bench_scale [--items 1000 2000 4000] [--gpu-nodes 3] [--alone 10000 100000]
+    python -m tests.benchmarks.bench_scale [--items 1000 2000] [--gpu-nodes 3] [--alone 10000 100000] [--shard 1000]
 
 Decoder and models are stubs that do next to nothing, so that what is left is Ray and our own bookkeeping. The cluster
 is a simulated one: a head without work, a node that decodes and nodes with a logical GPU, all of them on this machine.
 ``--alone`` runs without Ray, one video after the other: the store, the lock, the exports and the report for many more.
+``--shard`` is the most videos of one execution of the graph. Everything is written to the temporary directory: with
+``TMPDIR`` on a disk that is slow to sync, that is most of the time.
 Every size runs in a process of its own: one annotates, a second repeats the finished run. Costs are CPU seconds (of the
 driver, of Ray's control processes, of the workers) and the driver's own memory, which a busy machine disturbs little.
 """
@@ -30,6 +32,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+from ravst_ray.annotate.pipeline import SHARD
 
 COUNTS, ALONE = (100, 200), (1000, 2000)
 SAMPLE_S = 2.0
@@ -160,7 +164,7 @@ def run_config(folder: Path, gpu_nodes: int) -> Any:
     return stub_config(folder, "actors.decode.max=2", ground)
 
 
-def first_run(count: int, folder: Path, gpu_nodes: int) -> dict[str, float]:
+def first_run(count: int, folder: Path, gpu_nodes: int, shard: int) -> dict[str, float]:
     """Annotate so many videos; what it cost."""
     from ravst_ray import cluster
     from ravst_ray.annotate import pipeline, run
@@ -170,6 +174,7 @@ def first_run(count: int, folder: Path, gpu_nodes: int) -> dict[str, float]:
     write_labels(folder / "labels.json", *(f"video_{number:07d}" for number in range(count)))
     config = run_config(folder, gpu_nodes)
     pipeline.build_steps = lambda _: STUBS
+    pipeline.SHARD = shard
     if not gpu_nodes:
         pipeline.stream, cluster.start_ray = partial(stream_without_ray, STUBS), lambda: None
     finished: dict[str, float] = {}
@@ -182,6 +187,7 @@ def first_run(count: int, folder: Path, gpu_nodes: int) -> dict[str, float]:
     return {
         "videos": count,
         "gpu_nodes": gpu_nodes,
+        "shard": shard,
         "start_mib": watch.start_mib,
         "streamed_mib": finished.pop("streamed_mib"),
         "end_mib": own_mib(),
@@ -229,7 +235,7 @@ def cpu_of(action: Callable[[], Any]) -> float:
     return time.process_time() - before
 
 
-def second_run(count: int, folder: Path, gpu_nodes: int) -> dict[str, float]:
+def second_run(count: int, folder: Path, gpu_nodes: int, shard: int) -> dict[str, float]:
     """The same command again, with nothing left to do."""
     from ravst_ray.annotate import run
 
@@ -243,12 +249,13 @@ def second_run(count: int, folder: Path, gpu_nodes: int) -> dict[str, float]:
 PHASES = {"first": first_run, "second": second_run}
 
 
-def measure(count: int, gpu_nodes: int) -> dict[str, float]:
+def measure(count: int, gpu_nodes: int, shard: int) -> dict[str, float]:
     """Both phases, each in a fresh process."""
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="ravst-scale-") as folder:
         for phase in PHASES:
-            own = ["--gpu-nodes", str(gpu_nodes), "--items", str(count), "--phase", phase, "--folder", folder]
+            sizes = ["--gpu-nodes", str(gpu_nodes), "--items", str(count), "--shard", str(shard)]
+            own = [*sizes, "--phase", phase, "--folder", folder]
             command = [sys.executable, "-m", "tests.benchmarks.bench_scale", *own]
             for _ in range(START_ATTEMPTS):
                 done = subprocess.run(command, capture_output=True, text=True)
@@ -296,16 +303,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="*", default=list(COUNTS), help="videos, on the cluster")
     parser.add_argument("--alone", type=int, nargs="*", default=list(ALONE), help="videos, without Ray")
     parser.add_argument("--gpu-nodes", type=int, default=2, help="nodes with a logical GPU")
+    parser.add_argument("--shard", type=int, default=SHARD, help="most videos of one execution")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.phase:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is shut down
-        sys.stdout.write("RESULT " + json.dumps(PHASES[args.phase](args.items[0], args.folder, args.gpu_nodes)) + "\n")
+        result = PHASES[args.phase](args.items[0], args.folder, args.gpu_nodes, args.shard)
+        sys.stdout.write("RESULT " + json.dumps(result) + "\n")
         return
     rows = []
     for count, nodes in [(count, 0) for count in args.alone] + [(count, args.gpu_nodes) for count in args.items]:
-        rows.append(measure(count, nodes))
+        rows.append(measure(count, nodes, args.shard))
         print(json.dumps(rows[-1]), flush=True)
     for table in tables(rows):
         Console().print(table)
