@@ -103,7 +103,7 @@ def test_a_new_actor_has_the_current_weights_before_it_samples(slow):
     assert len({process for _, process, _ in later}) == 2 and {version for _, _, version in later} == {"1"}
 
 
-def test_actors_join_while_prompts_wait_and_idle_ones_leave(slow):
+def test_actors_join_while_prompts_wait_and_idle_ones_leave(slow, monkeypatch):
     async def work():
         bounds = ["rollouts.min_actors=1", "rollouts.max_actors=3", "rollouts.idle_s=1.5"]
         one = slow(*bounds, "engine.max_num_seqs=2", "rollouts.prompts_per_step=24", "max_steps=1")
@@ -118,11 +118,8 @@ def test_actors_join_while_prompts_wait_and_idle_ones_leave(slow):
         return most, len(one._pool), await asking
 
     # Slow enough for an actor to start meanwhile: 24 groups of 0.3 s, 3 at once on one actor, would take 2.4 s.
-    SlowActor.sample, fast = _slower(SlowActor.sample), SlowActor.sample
-    try:
-        most, left, step = run(work())
-    finally:
-        SlowActor.sample = fast
+    monkeypatch.setattr(SlowActor, "sample", _slower(SlowActor.sample))
+    most, left, step = run(work())
     assert most in (2, 3) and left == 1
     assert sorted(ids(step)) == NAMES and sorted(name for name, _, _ in slow.asked()) == NAMES
     assert len({process for _, process, _ in slow.asked()}) >= 2
@@ -156,6 +153,15 @@ def test_a_pool_is_never_emptied(slow):
 
     with pytest.raises(ValueError, match="needs an actor"):
         run(work())
+
+
+async def kill(member):
+    """Kill an actor; it is gone when this gives control back (Ray only asks for the kill, and it may answer on)."""
+    ray.kill(member.handle)
+    async with asyncio.timeout(60):
+        with pytest.raises(ray.exceptions.RayActorError):
+            while True:
+                await member.handle.busy_s.remote()
 
 
 async def transfer(one, version):
@@ -195,7 +201,7 @@ def test_without_any_actor_that_has_the_weights_the_run_begins_anew(slow):
         await one.start()
         await one.groups(0, 0)
         await transfer(one, 1)
-        ray.kill(one._pool._members[0].handle)
+        await kill(one._pool._members[0])
         await one.groups(1, 0)
 
     with pytest.raises(WorkerDiedError, match="no rollout actor with the current weights is left"):
@@ -209,7 +215,7 @@ def test_a_dead_actor_is_replaced_before_a_transfer(slow):
         await one.start()
         await one.groups(0, 0)
         before = await transfer(one, 1)
-        ray.kill(one._pool._members[0].handle)
+        await kill(one._pool._members[0])
         after = await transfer(one, 2)
         return before, after, await one.groups(1, 0)
 
@@ -219,7 +225,9 @@ def test_a_dead_actor_is_replaced_before_a_transfer(slow):
 
 
 @pytest.mark.faults
-def test_an_actor_that_dies_as_it_leaves_costs_no_group(slow):
+def test_an_actor_that_dies_as_it_leaves_costs_no_group(slow, monkeypatch):
+    monkeypatch.setattr(SlowActor, "sample", _slower(SlowActor.sample))  # it is dead before its groups are done
+
     async def work():
         one = slow("rollouts.max_staleness=0", "rollouts.actors=2", "rollouts.max_restarts=0")
         await one.start()
@@ -227,7 +235,7 @@ def test_an_actor_that_dies_as_it_leaves_costs_no_group(slow):
         await asyncio.sleep(0.1)
         shrinking = asyncio.create_task(one.resize(1))
         await asyncio.sleep(0.05)
-        ray.kill(next(member for member in one._pool._members if member.leaving).handle)
+        await kill(next(member for member in one._pool._members if member.leaving))
         step = await asking
         await shrinking
         return step, len(one._pool)
