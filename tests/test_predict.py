@@ -94,6 +94,12 @@ def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotat
     assert "AVSR: 100.0% of 4 true answers are longer than sampling.max_tokens = 24" in shown.getvalue()
 
 
+def test_a_model_that_this_machine_cannot_hold_is_refused_at_once(folder, annotations, tmp_path, local_ray):
+    settings, quiet = config(folder, "actors.llm.num_gpus=2"), Console(file=io.StringIO())
+    with pytest.raises(ConfigError, match=r"actors.llm: one process takes 1 CPUs and 2 GPUs, this machine has 4 CPUs"):
+        predict(annotations(question("a", "AVTR")), tmp_path, tmp_path / "answers.jsonl", settings, quiet)
+
+
 def test_other_settings_are_refused(folder, annotations, tmp_path):
     out = tmp_path / "answers.jsonl"
     out.write_text('{"id": "a/1/AVTR/0", "prediction": ""}\n')

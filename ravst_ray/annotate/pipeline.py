@@ -34,7 +34,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ravst_ray.annotate.attempts import MAX_ATTEMPTS, Attempts
 from ravst_ray.annotate.step import Step, failed
 from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
-from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
+from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
@@ -208,7 +208,7 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
     """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed."""
     stream_blocks()
     builds = steps or build_steps(config)
-    check_room({name: PoolConfig(**pool) for name, pool in config.actors.model_dump().items()})
+    check_room(dict(config.actors))
     attempts = _start_attempts()
     metrics = RunMetrics(len(videos))
     try:
@@ -228,7 +228,7 @@ def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Bui
     from ravst_ray.annotate.quality import CheckQuality
     from ravst_ray.annotate.questions import MakeQuestions
 
-    pools = config.actors.model_dump()
+    pools = dict(config.actors)
     # Not from_arrow: that counts each block's rows in a task of a whole CPU, for which an autoscaler brings all nodes.
     dataset = ray.data.from_blocks(
         [
@@ -237,7 +237,7 @@ def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Bui
         ]
     )
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
-        pool = PoolConfig(**pools["llm" if name == "captions" else name])
+        pool = pools["llm" if name == "captions" else name]
         dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
     finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)], attempts)
     return dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)

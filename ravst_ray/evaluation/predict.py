@@ -33,7 +33,7 @@ from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.protocols import Clip, Generation
 from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster import GRAPH_ERRORS, plain_error, pool_operator, start_ray, stream_blocks
+from ravst_ray.cluster import GRAPH_ERRORS, check_room, plain_error, pool_operator, start_ray, stream_blocks
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
@@ -122,12 +122,13 @@ def asked_as_in(training: TrainConfig, model: str) -> PredictConfig:
 def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[str, Any]]:
     """The lines of all questions, as they are answered."""
     stream_blocks()
-    rows = [{"state": json.dumps(asdict(task)), "frames": b""} for task in tasks]
-    dataset = ray.data.from_blocks([pa.Table.from_pylist([row], schema=ROW) for row in rows])
-    dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
     pool = config.actors.llm
     if ray.cluster_resources().get("GPU") and not pool.num_gpus:
         pool = pool.model_copy(update={"num_gpus": float(config.engine.tensor_parallel)})
+    check_room({"decode": config.actors.decode, "llm": pool})
+    rows = [{"state": json.dumps(asdict(task)), "frames": b""} for task in tasks]
+    dataset = ray.data.from_blocks([pa.Table.from_pylist([row], schema=ROW) for row in rows])
+    dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
     dataset = pool_operator(dataset, "answer", AnswerQuestions, (config,), pool, config.videos_per_batch)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
