@@ -72,9 +72,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path):
-        import ray
-
-        self.address = f"{ray.util.get_node_ip_address()}:{(port := free_port())}"
+        self.address = f"127.0.0.1:{(port := free_port())}"
         path = folder / "cluster.yaml"
         path.write_text(yaml.safe_dump(cloud_config(self.address)))
         environment = os.environ | {
@@ -86,14 +84,16 @@ class Cluster:
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
             "RAY_NODE_TYPE_NAME": "head",
         }
-        command = [BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=0", "--num-gpus=0"]
+        command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
         more = [
+            "--num-cpus=0",
+            "--num-gpus=0",
             f"--autoscaling-config={path}",
             f"--temp-dir={folder}",
             "--include-dashboard=false",
             "--disable-usage-stats",
         ]
-        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+        ports = ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"]
         self._start = {"args": [*command, *more, *ports], "env": environment, "stdout": sys.stderr}
         self.process = subprocess.Popen(**self._start)
 

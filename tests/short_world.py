@@ -16,6 +16,9 @@ from ravst_ray.toyworld.world import scene_labels, scene_truth, write_video
 from tests.fake_endpoint import FakeEndpoint, error, objects
 
 LENGTH_S = 3.0
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For the environment of nodes and drivers: 127.0.0.1 means itself. Ray on Linux else takes it for another address of
+the machine, one that others reach."""
 
 
 def write_short_world(root: Path, count: int) -> int:

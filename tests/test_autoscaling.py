@@ -14,7 +14,7 @@ from ravst_ray.annotate.settings import saved_config
 from ravst_ray.datasets.node_log import read_nodes
 from ravst_ray.datasets.store import DatasetStore
 from tests.fake_cloud import ROOT, SMALL, cloud_config
-from tests.short_world import answering, job, write_short_world
+from tests.short_world import LOOPBACK, answering, job, write_short_world
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -32,7 +32,7 @@ def may_be_alone() -> bool:
 
 def environment() -> dict[str, str]:
     """With a token on purpose: who has one at home would get a head that asks for it and drivers that don't give it."""
-    kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN_PATH"} | LOOPBACK
     return kept | {"OPENAI_API_KEY": "none", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 

@@ -20,7 +20,7 @@ from ravst_ray.annotate.status import read_status
 from ravst_ray.datasets.lock import LOCK
 from tests.proc import ancestor, command_line, environment, open_files, pids
 from tests.s3_server import BUCKET, s3_server
-from tests.short_world import answering, write_short_world
+from tests.short_world import LOOPBACK, answering, write_short_world
 from tests.test_pipeline import LAPTOP, ROOT, content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1500)]
@@ -35,14 +35,11 @@ DRIVERS = []
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
-    """Of nodes and drivers: the code and the models of this tree, and loopback addresses that mean what they say.
-
-    Without the last, Ray's drivers on Linux take 127.0.0.1 for the machine's other address, where no such head listens.
-    """
+    """Of nodes and drivers: the code and the models of this tree, and loopback addresses that mean what they say."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        for name, value in {"PYTHONPATH": str(ROOT), **LOOPBACK}.items():
+            patch.setenv(name, value)
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ravst_ray.annotate.status import read_status
 from ravst_ray.datasets.lock import LOCK
-from tests.short_world import answering, free_port, job, write_short_world
+from tests.short_world import LOOPBACK, answering, free_port, job, write_short_world
 from tests.test_pipeline import ROOT, content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -39,29 +39,57 @@ def answers(asked: urllib.request.Request) -> bool:
 
 
 class Head:
-    """A cluster of one node, as ``cluster.yaml`` starts its head, and a user who has the token to it."""
+    """A cluster of one node on loopback, as ``cluster.yaml`` starts its head, and a user who has the token to it."""
 
-    def __init__(self, home: Path, ray_files: str):
-        port = free_port()
+    STARTS = 3
+    START_S = 90.0
+    """For one that takes no job until then. Ray gives its own processes 30 s to start, a busy machine may need more."""
+
+    def __init__(self, home: Path, ray_files: Path):
         command = [BIN / "ray", "get-auth-token", "--generate"]
         subprocess.run(command, env=OWN | {"HOME": str(home)}, check=True, capture_output=True, timeout=WITHIN_S)
         token = home / ".ray" / "auth_token"
         token.chmod(0o600)  # Ray lets everybody read it
         self.user = OWN | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self._token = token.read_text().strip()
+        self._log, self._ray_files, self.process = home / "ray_start.log", ray_files, None
+
+    def start(self) -> None:
+        """Until it takes jobs."""
+        for number in range(self.STARTS):
+            # With nothing of the last start, neither ports nor files: what is left of it may still hold them.
+            self._start(self._ray_files / str(number))
+            if self._takes_jobs():
+                return
+            self.end()
+        logs = sorted(self._ray_files.glob("*/session_2*/logs/dashboard_agent.log"))
+        raise AssertionError("\n".join(path.read_text()[-3000:] for path in [self._log, *logs]))
+
+    def _start(self, ray_files: Path) -> None:
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         path = f"{BIN}{os.pathsep}{OWN['PATH']}"  # a node's `python` is the one with the project's libraries
-        of_nodes = {"PATH": path, "OPENAI_API_KEY": KEY, "RAY_JOB_STOP_WAIT_TIME_S": "300"}
+        of_node = {"PATH": path, "OPENAI_API_KEY": KEY, "RAY_JOB_STOP_WAIT_TIME_S": "300", **LOOPBACK}
         start = [BIN / "ray", "start", "--head", "--block", "--port=0", "--node-ip-address=127.0.0.1", "--num-cpus=3"]
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+        ports = ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"]
         files = [f"--temp-dir={ray_files}", "--disable-usage-stats"]
-        self._log = home / "ray_start.log"
-        log = self._log.open("a")
-        self._start = {
-            "args": [*start, *dashboard, *ports, *files], "env": self.user | of_nodes, "cwd": home,
-            "stdout": log, "stderr": log,
-        }  # fmt: skip
-        self.process = subprocess.Popen(**self._start)
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*start, *dashboard, *ports, *files], env=self.user | of_node, cwd=self._log.parent, stdout=log,
+                stderr=log,
+            )  # fmt: skip
+
+    def _takes_jobs(self) -> bool:
+        """Whether it took a first one. A dashboard answers before that, and without any agent that could run one."""
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        first = urllib.request.Request(f"{self.address}/api/jobs/", b'{"entrypoint": "true"}', headers)
+        until = time.monotonic() + self.START_S
+        while self.process.poll() is None and time.monotonic() < until:
+            if "Ray runtime started" in self._log.read_text() and answers(first):
+                return True
+            time.sleep(0.5)
+        return False
 
     def ray(self, *arguments, cwd=ROOT, environment=None, timeout=WITHIN_S):
         """``ray job …``; gives what ``subprocess.run`` gives, the output as one text."""
@@ -73,31 +101,12 @@ class Head:
 
     def submit(self, *command, cwd=ROOT, options=()):
         """``ray job submit --working-dir . -- COMMAND``."""
-        for _ in range(20):
-            done = self.ray("submit", "--working-dir", ".", *options, "--", *map(str, command), cwd=cwd)
-            if "No available agent" not in done.stdout:  # Ray's, while the node is starting
-                return done
-            time.sleep(5.0)
-        return done
-
-    def wait(self) -> None:
-        """Until the head answers. Ray gives its own processes 30 s to start, which a busy machine may exceed."""
-        token = Path(self.user["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
-        asked = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-        starts = 1
-        while "Ray runtime started" not in self.said() or not answers(asked):
-            if self.process.poll() is not None:
-                assert "timed out during startup" in self.said() and starts < 5, self.said()
-                self._log.write_text("")
-                self.process = subprocess.Popen(**self._start)
-                starts += 1
-            time.sleep(0.5)
-
-    def said(self) -> str:
-        return self._log.read_text()
+        return self.ray("submit", "--working-dir", ".", *options, "--", *map(str, command), cwd=cwd)
 
     def end(self) -> None:
         """``ray start --block`` ends what it started."""
+        if self.process is None:
+            return
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(100.0)
@@ -108,9 +117,9 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     with tempfile.TemporaryDirectory(prefix="ravst", dir="/tmp", ignore_cleanup_errors=True) as ray_files:
-        made = Head(tmp_path_factory.mktemp("home"), ray_files)
+        made = Head(tmp_path_factory.mktemp("home"), Path(ray_files))
         try:
-            made.wait()
+            made.start()
             yield made
         finally:
             made.end()
