@@ -18,7 +18,8 @@ from ravst_ray.datasets.lock import LOCK
 from tests.short_world import LOOPBACK, answering, free_port, job, write_short_world
 from tests.test_pipeline import ROOT, content
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1000)]
+"""The first test's time holds the head's starts."""
 
 VIDEOS = 5
 WITHIN_S = 580.0
