@@ -1,7 +1,6 @@
 """For runs on real clusters: videos of three seconds, a language model that reads their captions, and the command."""
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -92,9 +91,3 @@ def job(endpoint, annotations, videos, output, *more):
     }
     places = [f"{key}={value}" for key, value in settings.items()]
     return ["python", "jobs/annotate.py", "--config", "jobs/configs/annotate_cluster.yaml", *places, *more]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]

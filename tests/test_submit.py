@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from ravst_ray.annotate.status import read_status
+from ravst_ray.backends.local_llm import free_port
 from ravst_ray.datasets.lock import LOCK
-from tests.short_world import LOOPBACK, answering, free_port, job, write_short_world
+from tests.short_world import LOOPBACK, answering, job, write_short_world
 from tests.test_pipeline import ROOT, content
 
+# The first test's time holds the starts of the head.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1000)]
-"""The first test's time holds the head's starts."""
 
 VIDEOS = 5
 WITHIN_S = 580.0
@@ -44,7 +45,7 @@ class Head:
 
     STARTS = 3
     START_S = 90.0
-    """For one that takes no job until then. Ray gives its own processes 30 s to start, a busy machine may need more."""
+    """Seconds until a start must take jobs. Ray itself gives up after 30 s without its agent, as on a busy machine."""
 
     def __init__(self, home: Path, ray_files: Path):
         command = [BIN / "ray", "get-auth-token", "--generate"]
@@ -53,20 +54,21 @@ class Head:
         token.chmod(0o600)  # Ray lets everybody read it
         self.user = OWN | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self._token = token.read_text().strip()
-        self._log, self._ray_files, self.process = home / "ray_start.log", ray_files, None
+        self._home, self._ray_files, self.process = home, ray_files, None
 
     def start(self) -> None:
         """Until it takes jobs."""
         for number in range(self.STARTS):
             # With nothing of the last start, neither ports nor files: what is left of it may still hold them.
-            self._start(self._ray_files / str(number))
-            if self._takes_jobs():
+            log = self._ray_files / f"{number}.log"
+            self._start(self._ray_files / str(number), log)
+            if self._takes_jobs(log):
                 return
             self.end()
-        logs = sorted(self._ray_files.glob("*/session_2*/logs/dashboard_agent.log"))
-        raise AssertionError("\n".join(path.read_text()[-3000:] for path in [self._log, *logs]))
+        logs = [*self._ray_files.glob("*.log"), *self._ray_files.glob("*/session_2*/logs/dashboard_agent.log")]
+        raise AssertionError("\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in sorted(logs)))
 
-    def _start(self, ray_files: Path) -> None:
+    def _start(self, ray_files: Path, log: Path) -> None:
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         path = f"{BIN}{os.pathsep}{OWN['PATH']}"  # a node's `python` is the one with the project's libraries
@@ -75,19 +77,18 @@ class Head:
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
         ports = ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"]
         files = [f"--temp-dir={ray_files}", "--disable-usage-stats"]
-        with self._log.open("w") as log:
+        with log.open("w") as out:
             self.process = subprocess.Popen(
-                [*start, *dashboard, *ports, *files], env=self.user | of_node, cwd=self._log.parent, stdout=log,
-                stderr=log,
-            )  # fmt: skip
+                [*start, *dashboard, *ports, *files], env=self.user | of_node, cwd=self._home, stdout=out, stderr=out
+            )
 
-    def _takes_jobs(self) -> bool:
+    def _takes_jobs(self, log: Path) -> bool:
         """Whether it took a first one. A dashboard answers before that, and without any agent that could run one."""
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         first = urllib.request.Request(f"{self.address}/api/jobs/", b'{"entrypoint": "true"}', headers)
         until = time.monotonic() + self.START_S
         while self.process.poll() is None and time.monotonic() < until:
-            if "Ray runtime started" in self._log.read_text() and answers(first):
+            if "Ray runtime started" in log.read_text() and answers(first):
                 return True
             time.sleep(0.5)
         return False
