@@ -22,17 +22,23 @@ Status = Literal["accepted", "suspect", "rejected"]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A named object of an event; audible means that it makes the event's sound and is visible."""
+    """A named object of an event; audible means that it makes a sound while the event lasts and is visible.
+
+    ``heard_in`` are the events of the video (by ``event_num``) in whose sound it takes part, of those that intersect
+    this one, itself included; it is filled in where the events of a video are united.
+    """
 
     name: str
     audible: bool
+    heard_in: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Event:
-    """A labelled interval; ``event_num`` counts from 1 within one video after merging.
+    """A labelled interval; ``event_num`` counts from 1 within one video, by start.
 
-    ``given_objects`` are objects that the input already names; then no language model is asked.
+    ``given_objects`` are objects that the input already names; then no language model is asked. An event that isn't
+    ``asked`` about has no frames, no questions and no row; what sounds in it still counts where it meets another.
     """
 
     event_num: int
@@ -42,6 +48,7 @@ class Event:
     label_id: int | None = None
     caption: str | None = None
     given_objects: tuple[SceneObject, ...] | None = None
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,11 @@ class Loudness:
 
 @dataclass(frozen=True)
 class Track:
-    """One object followed through an event; the four lists have one entry per second in which it is seen."""
+    """One object followed through an event; the lists have one entry per time of the event's grid at which it is seen.
+
+    ``detected`` tells where the detector found it (its score is the detector's there, elsewhere the segmenter's);
+    empty where that isn't known. ``shot`` counts the cuts of the event before it appeared.
+    """
 
     track_id: int
     name: str
@@ -86,11 +97,16 @@ class Track:
     boxes_xyxy_px: tuple[Box, ...]
     scores: tuple[float, ...]
     masks_rle: tuple[str, ...] | None = None
+    detected: tuple[bool, ...] = ()
+    shot: int = 0
 
 
 @dataclass(frozen=True)
 class EventAnnotation:
-    """An annotated event: one row of ``annotations/``. ``frame_times_s`` is the grid on which frames were sampled."""
+    """An annotated event: one row of ``annotations/``. ``frame_times_s`` is the grid of the answers' times.
+
+    An event that is set aside before its frames are looked at is rejected with its reason from then on.
+    """
 
     event: Event
     objects: tuple[SceneObject, ...] = ()
@@ -98,6 +114,11 @@ class EventAnnotation:
     tracks: tuple[Track, ...] = ()
     status: Status = "accepted"
     reasons: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is asked about and not set aside."""
+        return self.event.asked and self.status != "rejected"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_full_frame_box(height_px, full):
     assert verdict(annotation(track(boxes=boxes))) == expected
 
 
-@pytest.mark.parametrize(("score", "low"), [(0.44, True), (0.46, False)])
+@pytest.mark.parametrize(("score", "low"), [(0.49, True), (0.51, False)])
 def test_low_score(score, low):
     tracks = (track(), track("vase", audible=False, score=score))
     assert verdict(annotation(*tracks)) == (("suspect", ("low_score",)) if low else ("accepted", ()))

@@ -26,12 +26,14 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray gives it to a submitted job
 SHAPING = {
     "seed": None,
     "split": None,
+    "filter": ("merge_overlapping", "events_per_video"),
+    "questions": None,
     "quality": None,
     "decode": ("backend", "step_s", "max_side_px", "jpeg_quality"),
     "llm": ("backend", "model", "model_dir", "max_tokens", "write_captions", "caption_frames"),
     "grounding": (
         "detector", "segmenter", "box_threshold", "text_threshold", "nms_iou", "detect_every", "match_iou",
-        "keep_score", "max_missed", "chunk_frames", "masks",
+        "keep_score", "max_missed", "chunk_frames", "masks", "track_step_s", "max_instances", "cut_score", "reidentify",
     ),
 }  # fmt: skip
 

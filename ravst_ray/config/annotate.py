@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ravst_ray.config.base import StrictModel
+from ravst_ray.records import Task
 
 
 class InputConfig(StrictModel):
@@ -24,16 +25,21 @@ class FilterConfig(StrictModel):
     max_duration_s: float = Field(60.0, gt=0)
     short_s: float = Field(20.0, gt=0, description="videos up to this long are 'short'")
     medium_s: float = Field(40.0, gt=0, description="… up to this long 'medium', longer ones 'long'")
-    max_events: int = Field(3, ge=1)
+    max_events: int = Field(3, ge=1, description="videos with more are left out; what is counted says count")
+    count: Literal["labels", "events"] = Field("labels", description="distinct labels (the paper's), or single events")
     min_event_share: float = Field(0.08, ge=0, le=1, description="union of the events / duration")
-    balance: bool = Field(False, description="keep equally many videos of 1, 2 and 3 events")
+    merge_overlapping: bool = Field(False, description="make overlapping events of one label one (the paper doesn't)")
+    events_per_video: Literal["all", "first"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="which events are asked about: all, the first, or the first N by start"
+    )
+    balance: bool = Field(False, description="keep equally many videos of 1, 2 and 3 (as counted by count)")
 
 
 class DecodeConfig(StrictModel):
     """Reading of sampled frames and of the sound level."""
 
     backend: Literal["decord", "pyav"] = "decord"
-    step_s: float = Field(1.0, gt=0, description="frames at S, S + step, … up to E of each event")
+    step_s: float = Field(1.0, gt=0, description="boxes are given at S, S + step, … up to E of each event")
     max_side_px: int = Field(1024, ge=32, description="larger frames are scaled down; boxes are scaled back")
     jpeg_quality: int = Field(95, ge=50, le=100, description="frames travel between actors as JPEG")
     deadline_s: float = Field(120.0, gt=0, description="a video that takes longer becomes an errors row")
@@ -77,7 +83,34 @@ class GroundingConfig(StrictModel):
     keep_score: float = Field(0.5, ge=0, le=1, description="an undetected track lives on while its mask is this sure")
     max_missed: int = Field(4, ge=1, description="detections in a row that a track may miss before it is let go")
     chunk_frames: int = Field(64, ge=2, description="frames that are in memory at once")
+    track_step_s: float | None = Field(
+        None, gt=0, description="seconds between tracked frames; a whole part of decode.step_s, which is the default"
+    )
+    max_instances: int = Field(13, ge=1, description="more than so many of one name at once are a crowd")
+    cut_score: float = Field(0.5, ge=0, le=1, description="unlikeness of two frames from which a cut lies between them")
+    reidentify: float | None = Field(
+        None, ge=0, le=1, description="likeness of colours from which a track goes on across a cut; null: never"
+    )
     masks: bool = Field(False, description="keep masks (COCO RLE) beside the boxes")
+
+
+class QuestionsConfig(StrictModel):
+    """Step 4: what is asked. A question that can't be answered without doubt is left out and counted."""
+
+    when: Literal["event", "visible"] = Field(
+        "event", description="<when> is the event (the paper's), or from the first to the last time it is seen in it"
+    )
+    repeated: Literal["ordinal", "window", "skip"] = Field(
+        "ordinal",
+        description="a name that sounds several times: ask for the first, second … time, or within a stretch of time "
+        "that holds only the one meant, or don't ask",
+    )
+    max_answer_tokens: int = Field(
+        8192, ge=64, description="longer answers aren't asked for; a digit, a word and a sign are a token each"
+    )
+    per_event: dict[Task, Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="how many questions of each task an event gets on average; null: all"
+    )
 
 
 class QualityConfig(StrictModel):
@@ -86,9 +119,14 @@ class QualityConfig(StrictModel):
     max_jump: float = Field(0.5, gt=0, description="centre moved by this share of the diagonal in one step: jump")
     min_area_share: float = Field(0.0005, ge=0, description="median box smaller than this share of the picture: tiny")
     max_area_share: float = Field(0.95, gt=0, le=1, description="median box larger than this: full frame")
-    min_score: float = Field(0.45, ge=0, le=1, description="mean score below this: low score")
-    silence_db: float = Field(-60.0, description="sound below this level during the whole event: silent")
+    min_score: float = Field(0.5, ge=0, le=1, description="mean score of the detections below this: low score")
+    suspect_visible_share: float = Field(0.5, ge=0, le=1, description="a source seen in less of its event: suspect")
+    reject_visible_share: float = Field(0.2, ge=0, le=1, description="… in less than this: rejected")
+    silence_db: float = Field(-60.0, description="sound below this level is silence")
+    min_sound_s: float = Field(0.3, gt=0, description="sound shorter than this (or half the event) is a click")
+    sound_margin_db: float = Field(6.0, ge=0, description="sound less than this above the track's own floor: faint")
     overrun_s: float = Field(0.5, ge=0, description="how far an event may reach beyond the video")
+    skip: list[str] = Field([], description="checks that are not made, by name")
 
 
 class SplitConfig(StrictModel):
@@ -131,7 +169,18 @@ class AnnotateConfig(StrictModel):
     decode: DecodeConfig = DecodeConfig()
     llm: LLMConfig = LLMConfig()
     grounding: GroundingConfig = GroundingConfig()
+    questions: QuestionsConfig = QuestionsConfig()
     quality: QualityConfig = QualityConfig()
     split: SplitConfig = SplitConfig()
     actors: ActorsConfig = ActorsConfig()
     report_videos: int = Field(8, ge=0, description="sample videos shown in the report")
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> AnnotateConfig:
+        dense = self.grounding.track_step_s
+        parts = self.decode.step_s / dense if dense else 1.0
+        if parts < 1 - 1e-9 or abs(parts - round(parts)) > 1e-6:
+            raise ValueError(
+                f"grounding.track_step_s = {dense:g} is no whole part of decode.step_s = {self.decode.step_s:g}"
+            )
+        return self

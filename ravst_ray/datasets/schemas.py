@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from ravst_ray.datasets.splits import split_of
 from ravst_ray.records import ErrorRow, EventAnnotation, QAPair, VideoItem
 
-_OBJECT = pa.struct([("name", pa.string()), ("audible", pa.bool_())])
+_OBJECT = pa.struct([("name", pa.string()), ("audible", pa.bool_()), ("heard_in", pa.list_(pa.int32()))])
 _TRACK = pa.struct(
     [
         ("track_id", pa.int32()),
@@ -27,6 +27,8 @@ _TRACK = pa.struct(
         ("boxes_xyxy_px", pa.list_(pa.list_(pa.float64()))),
         ("scores", pa.list_(pa.float64())),
         ("masks_rle", pa.list_(pa.string())),
+        ("detected", pa.list_(pa.bool_())),
+        ("shot", pa.int32()),
     ]
 )
 
@@ -38,7 +40,7 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
 ANNOTATIONS = _schema(
     ("annotation_id", pa.string(), "{video_id}/{event_num}; stable over reruns"),
     ("video_id", pa.string(), "as in the input"),
-    ("event_num", pa.int32(), "counts from 1 within the video, by start, after merging"),
+    ("event_num", pa.int32(), "counts from 1 within the video, by start"),
     ("label", pa.string(), "event category"),
     ("label_id", pa.int32(), "its number, where the input has one"),
     ("caption", pa.string(), "what the language model read; null where only the label was known"),
@@ -48,8 +50,8 @@ ANNOTATIONS = _schema(
     ("fps", pa.float64(), "of the video"),
     ("width", pa.int32(), "of the displayed picture, pixels"),
     ("height", pa.int32(), "of the displayed picture, pixels"),
-    ("objects", pa.list_(_OBJECT), "what the caption names, and whether it makes the event's sound"),
-    ("frame_times_s", pa.list_(pa.float64()), "the grid of sampled seconds"),
+    ("objects", pa.list_(_OBJECT), "named by the caption, or heard meanwhile (in which events: heard_in)"),
+    ("frame_times_s", pa.list_(pa.float64()), "the grid of the answers' times, seconds"),
     ("tracks", pa.list_(_TRACK), "objects found, boxes as x1, y1, x2, y2 in pixels of the original video"),
     ("status", pa.string(), "accepted | suspect | rejected"),
     ("reasons", pa.list_(pa.string()), "why not accepted"),
@@ -81,8 +83,9 @@ def rows_of(item: VideoItem, seed: int, test_share: float) -> dict[str, list[dic
     if item.error is not None:
         return {"annotations": [], "qa": [], "errors": [asdict(item.error)]}
     split = split_of(item.video.video_id, seed, test_share)
+    asked = [annotation for annotation in item.annotations if annotation.event.asked]
     return {
-        "annotations": [_annotation_row(item, annotation, split) for annotation in item.annotations],
+        "annotations": [_annotation_row(item, annotation, split) for annotation in asked],
         "qa": [{**asdict(pair), "split": split} for pair in item.qa],
         "errors": [],
     }
@@ -91,7 +94,7 @@ def rows_of(item: VideoItem, seed: int, test_share: float) -> dict[str, list[dic
 def _annotation_row(item: VideoItem, annotation: EventAnnotation, split: str) -> dict[str, Any]:
     row = asdict(annotation)
     event = row.pop("event")
-    event.pop("given_objects")
+    del event["given_objects"], event["asked"]
     meta = item.meta
     return {
         **row,
