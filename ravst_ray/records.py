@@ -18,6 +18,7 @@ Box = tuple[float, float, float, float]
 Task = Literal["AVTR", "AVSR", "AVSTR"]
 TASKS: tuple[Task, ...] = ("AVTR", "AVSR", "AVSTR")
 Status = Literal["accepted", "suspect", "rejected"]
+STATUSES: tuple[Status, ...] = ("accepted", "suspect", "rejected")  # from the best to the worst
 
 
 @dataclass(frozen=True)

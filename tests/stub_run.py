@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ravst_ray.annotate.pipeline import ROW, Finish
-from ravst_ray.annotate.quality import CheckQuality
-from ravst_ray.annotate.questions import MakeQuestions
+from ravst_ray.annotate.pipeline import ROW, Finish, finishing_steps
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.errors import StepError
@@ -40,7 +38,7 @@ def stub_steps(healed: Path) -> dict:
 def stream_without_ray(builds: dict, config: AnnotateConfig, videos: Sequence[Video]) -> Iterator[dict]:
     """What ``pipeline.stream`` yields: the same steps and commits, one video after the other in this process."""
     steps = [build() for build in builds.values()]
-    finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)])
+    finish = Finish(config, finishing_steps(config))
     for video in videos:
         items = [VideoItem(video)]
         for step in steps:

@@ -1,4 +1,4 @@
-"""Step 1: merging, thresholds at their bounds, balancing, counts."""
+"""Step 1: what counts as an event, thresholds at their bounds, which events are asked about, balancing, counts."""
 
 from collections import Counter
 
@@ -20,8 +20,9 @@ def video(*spans, video_id="v", duration_s=50.0):
     return Video(video_id, f"/x/{video_id}.mp4", duration_s, events)
 
 
-def apart(count, video_id="v"):
-    return video(*((10.0 * i, 10.0 * i + 5, "dog") for i in range(count)), video_id=video_id)
+def apart(count, video_id="v", labels=9):
+    """Events of 5 s, of as many labels, in a video of 50 s."""
+    return video(*((7.0 * i, 7.0 * i + 5, f"sound {i % labels}") for i in range(count)), video_id=video_id)
 
 
 def spans(events):
@@ -114,9 +115,36 @@ def test_at_the_bounds_a_video_is_kept(kept):
     assert result.rejected == [] and result.reasons == {}
 
 
-def test_kept_videos_have_their_merged_events():
-    (kept,) = filter_videos([video((5, 9, "dog"), (0, 6, "dog"), (20, 30, "cat"))], CONFIG, seed=0).videos
+def test_segments_are_kept_as_they_are_and_numbered_by_start():
+    (kept,) = filter_videos(
+        [video((5, 9, "dog"), (20, 30, "cat"), (0, 6, "dog"), (5, 9, "dog"))], CONFIG, seed=0
+    ).videos
+    assert spans(kept.events) == [(1, 0, 6, "dog"), (2, 5, 9, "dog"), (3, 20, 30, "cat")]
+    assert all(one.asked for one in kept.events)
+
+
+def test_merging_is_a_setting():
+    config = FilterConfig(merge_overlapping=True)
+    (kept,) = filter_videos([video((5, 9, "dog"), (0, 6, "dog"), (20, 30, "cat"))], config, seed=0).videos
     assert spans(kept.events) == [(1, 0, 9, "dog"), (2, 20, 30, "cat")]
+
+
+def test_labels_are_counted_or_events():
+    many_of_three, four = apart(7, "seven of three labels", labels=3), apart(4, "four")
+    by_labels = filter_videos([many_of_three, four], CONFIG, seed=0)
+    assert [v.video_id for v in by_labels.videos] == ["seven of three labels"]
+    assert by_labels.rejected[0].message == "4 labels, above 3."
+    by_events = filter_videos([many_of_three, four], FilterConfig(count="events", max_events=4), seed=0)
+    assert [v.video_id for v in by_events.videos] == ["four"]
+    assert by_events.rejected[0].message == "7 events, above 4."
+
+
+@pytest.mark.parametrize(("which", "asked"), [("all", 4), ("first", 1), (1, 1), (3, 3), (9, 4)])
+def test_events_that_are_asked_about(which, asked):
+    config = FilterConfig(events_per_video=which)
+    (kept,) = filter_videos([apart(4, labels=2)], config, seed=0).videos
+    assert [one.asked for one in kept.events] == [True] * asked + [False] * (4 - asked)
+    assert [one.event_num for one in kept.events] == [1, 2, 3, 4]
 
 
 def test_thresholds_are_configuration():

@@ -7,6 +7,7 @@ import pytest
 from ravst_ray.annotate.quality import CheckQuality
 from ravst_ray.annotate.questions import MakeQuestions
 from ravst_ray.config.annotate import QualityConfig
+from ravst_ray.errors import ConfigError
 from ravst_ray.records import Event, EventAnnotation, Loudness, SceneObject, Track, Video, VideoItem, VideoMeta
 
 META = VideoMeta(duration_s=20.0, fps=25.0, width=300, height=400, has_audio=True, decoder="pyav")  # diagonal 500
@@ -19,9 +20,9 @@ def square(x, y, side=50.0):
     return (x, y, x + side, y + side)
 
 
-def track(name="dog", audible=True, boxes=None, times_s=TIMES, score=0.8):
+def track(name="dog", audible=True, boxes=None, times_s=TIMES, score=0.8, detected=(), shot=0):
     boxes = tuple(boxes) if boxes is not None else (square(10, 10),) * len(times_s)
-    return Track(0, name, audible, times_s, boxes, (score,) * len(times_s))
+    return Track(0, name, audible, times_s, boxes, (score,) * len(times_s), detected=detected, shot=shot)
 
 
 def annotation(*tracks, objects=(DOG,), start_s=2.0, end_s=5.2, event_num=1):
@@ -30,7 +31,7 @@ def annotation(*tracks, objects=(DOG,), start_s=2.0, end_s=5.2, event_num=1):
 
 def check(*annotations, meta=META, loudness=LOUD, **config):
     item = VideoItem(Video("v", "v.mp4", 20.0, ()), meta=meta, loudness=loudness, annotations=annotations)
-    (done,) = CheckQuality(QualityConfig(**config))(MakeQuestions()([item]))
+    (done,) = MakeQuestions()(CheckQuality(QualityConfig(**config))([item]))
     assert done.error is None
     return done
 
@@ -96,6 +97,75 @@ def test_low_score(score, low):
     assert verdict(annotation(*tracks)) == (("suspect", ("low_score",)) if low else ("accepted", ()))
 
 
+def test_low_score_is_of_detections_alone():
+    """A track that was detected once at 0.41 and then followed by a sure mask: its mean of all is 0.83."""
+    scores, found = (0.41, 0.97, 0.97, 0.97), (True, False, False, False)
+    followed = replace(track(detected=found), scores=scores)
+    assert verdict(annotation(followed)) == ("suspect", ("low_score",))
+    assert verdict(annotation(followed), min_score=0.4) == ("accepted", ())
+    assert verdict(annotation(replace(followed, scores=(0.51, 0.3, 0.3, 0.3)))) == ("accepted", ())
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(1, "rejected"), (2, "suspect"), (4, "suspect"), (5, "accepted")])
+def test_rarely_visible_is_a_source_that_is_seen_in_little_of_its_event(seen, expected):
+    """Of 9 seconds: 0.11 is below 0.2, 0.22 and 0.44 below 0.5, 0.56 above it."""
+    times = tuple(float(time_s) for time_s in range(2, 11))
+    one = replace(annotation(track(times_s=times[:seen]), end_s=10.0), frame_times_s=times)
+    assert verdict(one) == (expected, ("rarely_visible",) if expected != "accepted" else ())
+    silent = replace(annotation(track(times_s=times), track("vase", False, times_s=times[:1])), frame_times_s=times)
+    assert verdict(silent) == ("accepted", ())
+
+
+def test_rarely_visible_counts_a_second_once_and_only_own_sources():
+    both = annotation(track(times_s=TIMES[:2]), track(times_s=TIMES[:2], boxes=[square(90, 90)] * 2))
+    assert verdict(both, skip=["which_one"]) == ("accepted", ())  # 2 of 4 seconds
+    other = (replace(DOG, heard_in=(1,)), SceneObject("man", True, heard_in=(2,)))
+    later = annotation(track("man"), objects=(other[1],), event_num=2)
+    for passing in (
+        annotation(track(), track("man", times_s=TIMES[:1]), objects=other),
+        annotation(track(), objects=other),
+    ):
+        assert check(passing, later).annotations[0].reasons == ()
+
+
+@pytest.mark.parametrize(("count", "crowded"), [(13, False), (14, True)])
+def test_crowd_is_more_of_a_name_at_once_than_are_followed(count, crowded):
+    people = [track("men", boxes=[square(number, 10)] * 4) for number in range(count)]
+    reasons = ("crowd",) if crowded else ()
+    assert verdict(annotation(*people, objects=(SceneObject("men", True),)))[1] == reasons
+    waiting = [replace(one, name="man", audible=False) for one in people]
+    assert verdict(annotation(track(), *waiting))[1] == reasons
+    one_by_one = [replace(one, times_s=(2.0 + n / 100,) * 1, boxes_xyxy_px=(square(1, 1),), scores=(0.9,))
+                  for n, one in enumerate(waiting)]  # fmt: skip
+    assert verdict(annotation(track(), *one_by_one)) == ("accepted", ())
+
+
+def test_which_one_of_several_instances_sounds():
+    two = (track(times_s=TIMES), track(times_s=TIMES[2:], boxes=[square(200, 200)] * 2))
+    assert verdict(annotation(*two)) == ("suspect", ("which_one",))
+    assert verdict(annotation(*two), skip=["which_one"]) == ("accepted", ())
+    silent = [replace(one, name="vase", audible=False) for one in two]
+    assert verdict(annotation(track(), *silent)) == ("accepted", ())
+
+
+@pytest.mark.parametrize("name", ["dogs", "two dogs", "group of people"])
+def test_a_name_that_means_several_may_have_several_boxes(name):
+    two = (track(name), track(name, boxes=[square(200, 200)] * 4, shot=0))
+    assert verdict(annotation(*two, objects=(SceneObject(name, True),))) == ("accepted", ())
+
+
+def test_across_a_cut_a_source_may_be_another_one():
+    before, after = track(times_s=TIMES[:2]), track(times_s=TIMES[2:], shot=1)
+    assert verdict(annotation(before, after)) == ("suspect", ("across_cut",))
+    vases = [replace(one, name="vase", audible=False) for one in (before, after)]
+    assert verdict(annotation(track(), *vases)) == ("accepted", ())
+
+
+def test_a_check_that_there_is_not_cannot_be_left_out():
+    with pytest.raises(ConfigError, match=r"quality.skip: no check whichone; there are no_box, .*faint"):
+        CheckQuality(QualityConfig(skip=["whichone"]))
+
+
 def test_never_visible():
     assert verdict(annotation(track(), objects=(DOG, SceneObject("cat", True)))) == ("suspect", ("never_visible",))
     assert verdict(annotation(track(), objects=(DOG, VASE))) == ("accepted", ())
@@ -134,10 +204,45 @@ def test_silence_during_a_claimed_sound(loud_windows, silent):
     assert verdict(annotation(track()), loudness=loudness(loud_windows)) == expected
 
 
-def test_silence_threshold_is_configuration():
-    quiet = Loudness(0.5, (-55.0,) * 40)
-    assert verdict(annotation(track()), loudness=quiet) == ("accepted", ())
+def levels(inside, outside, loud_windows):
+    """In steps of 0.1 s, 20 s of them."""
+    return Loudness(0.1, tuple(inside if i in loud_windows else outside for i in range(200)))
+
+
+@pytest.mark.parametrize(("windows", "expected"), [(2, ("rejected", ("silence",))), (3, ("accepted", ()))])
+def test_a_click_is_no_sound(windows, expected):
+    assert verdict(annotation(track()), loudness=levels(-10.0, -100.0, range(30, 30 + windows))) == expected
+
+
+def test_a_sound_as_short_as_its_event_is_one():
+    short = annotation(track(), start_s=2.0, end_s=2.3)  # three windows; half of them are enough
+    assert verdict(short, loudness=levels(-10.0, -100.0, range(20, 22)))[0] == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "status"),
+    [
+        (-58.0, -58.0, "suspect"),  # nothing but a noise floor
+        (-53.0, -58.0, "suspect"),  # 5 dB above it
+        (-52.0, -58.0, "accepted"),  # 6 dB above it
+        (-20.0, -20.0, "accepted"),  # a sound that goes on all the time is no floor: that ends at -45 dB
+        (-40.0, -40.0, "suspect"),  # ... a faint one may be
+        (-59.0, -100.0, "accepted"),
+        (-61.0, -100.0, "rejected"),
+    ],
+)
+def test_a_sound_rises_above_the_floor_of_its_own_track(inside, outside, status):
+    heard = levels(inside, outside, range(20, 52))
+    reasons = {"accepted": (), "suspect": ("faint",), "rejected": ("silence",)}[status]
+    assert verdict(annotation(track()), loudness=heard) == (status, reasons)
+
+
+def test_sound_thresholds_are_configuration():
+    quiet = levels(-55.0, -58.0, range(20, 52))
+    assert verdict(annotation(track()), loudness=quiet, sound_margin_db=3.0) == ("accepted", ())
     assert verdict(annotation(track()), loudness=quiet, silence_db=-50.0) == ("rejected", ("silence",))
+    click = levels(-10.0, -100.0, range(30, 31))
+    assert verdict(annotation(track()), loudness=click, min_sound_s=0.1) == ("accepted", ())
 
 
 def test_silence_needs_a_claim():
@@ -163,13 +268,34 @@ def test_the_worst_verdict_wins_and_all_reasons_stand_in_the_order_of_the_regist
     )
 
 
-def test_questions_inherit_the_verdict_of_their_own_event():
+def test_questions_inherit_the_verdicts_of_the_events_that_they_rest_on():
+    cat, cow = (SceneObject(name, True) for name in ("cat", "cow"))
     done = check(
-        annotation(track()), annotation(track(score=0.1), event_num=2), annotation(track(), event_num=3, end_s=40.0)
+        annotation(track()),
+        annotation(track("cat", score=0.1), objects=(cat,), event_num=2),
+        annotation(track("cow"), objects=(cow,), event_num=3, end_s=40.0),
     )
     assert [a.status for a in done.annotations] == ["accepted", "suspect", "rejected"]
     assert {(p.event_num, p.status) for p in done.qa} == {(1, "accepted"), (2, "suspect"), (3, "rejected")}
     assert len(done.qa) == 9
+
+
+def test_an_answer_that_needs_another_event_is_as_good_as_that():
+    """A cow moos meanwhile, in an event whose track is weak: the answer about both is suspect, the dog's is not."""
+    both = (SceneObject("dog", True, (1,)), SceneObject("cow", True, (2,)))
+    weak = annotation(track("cow", score=0.1), objects=(SceneObject("cow", True, (2,)),), start_s=3.0, event_num=2)
+    done = check(annotation(track(), track("cow"), objects=both), weak)
+    assert [(p.qa_id[2:], p.status) for p in done.qa if p.event_num == 1] == [
+        ("1/AVTR/0", "accepted"),
+        ("1/AVSR/0", "suspect"),
+        ("1/AVSTR/0", "accepted"),
+    ]
+
+
+def test_events_that_are_not_asked_about_or_were_set_aside_are_not_judged():
+    aside = replace(annotation(objects=()), status="rejected", reasons=("nothing_visible",))
+    context = replace(annotation(), event=replace(annotation().event, asked=False))
+    assert check(aside, context, meta=None).annotations == (aside, context)
 
 
 def test_undecoded_items_are_a_fault_of_the_pipeline():

@@ -1,8 +1,12 @@
-"""Step 4: wording and answers, character by character, and ids."""
+"""Step 4: wording and answers, character by character; what is asked of a whole video; what is left out, and ids."""
+
+from dataclasses import replace
 
 import pytest
 
-from ravst_ray.annotate.questions import MakeQuestions
+from ravst_ray.annotate.questions import MakeQuestions, answer_tokens
+from ravst_ray.annotate.unite import unite
+from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.core.answers import parse
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track, Video, VideoItem
 
@@ -18,11 +22,37 @@ def annotation(*tracks, start_s=1.39314, end_s=4.31906, event_num=1, objects=())
     return EventAnnotation(Event(event_num, start_s, end_s, "label"), objects, (1.4, 2.4, 3.4), tracks)
 
 
-def ask(*annotations, video_id="2WTFdWkL9Hs"):
-    item = VideoItem(Video(video_id, "x.mp4", 28.0, ()), annotations=annotations)
-    (done,) = MakeQuestions()([item])
+def made(*annotations, video_id="2WTFdWkL9Hs", end_s=100.0, max_instances=13, seed=0, **rules):
+    """The item with its questions."""
+    item = VideoItem(Video(video_id, "x.mp4", end_s, ()), annotations=annotations)
+    (done,) = MakeQuestions(QuestionsConfig(**rules), max_instances, seed)([item])
     assert done.error is None and done.annotations == annotations
-    return done.qa
+    return done
+
+
+def ask(*annotations, **given):
+    return made(*annotations, **given).qa
+
+
+def left_out(*annotations, **given):
+    stats = made(*annotations, **given).stats
+    return {key.partition("/")[2]: count for key, count in stats.items() if key.startswith("left_out/")}
+
+
+def event_at(number, start_s, end_s, *heard, silent=(), step_s=1.0, size=5.0):
+    """An event of which every object is seen each second."""
+    times = tuple(start_s + step_s * k for k in range(int((end_s - start_s) / step_s) + 1))
+    named = [(name, True) for name in heard] + [(name, False) for name in silent]
+    boxes = {name: ((float(k), 0.0, k + size, size),) * len(times) for k, (name, _) in enumerate(named)}
+    tracks = [track(name, audible, times, boxes[name], k) for k, (name, audible) in enumerate(named)]
+    objects = tuple(SceneObject(*one) for one in named)
+    return EventAnnotation(Event(number, start_s, end_s, "label"), objects, times, tuple(tracks))
+
+
+def told(pair):
+    """What an answer says: names, when, and the times of each object's boxes."""
+    objects = parse(pair.answer).objects
+    return [(one.name, one.when, [time_s for time_s, _ in one.where] if one.where else None) for one in objects]
 
 
 def test_an_audible_object_gets_all_three_tasks_in_the_published_style():
@@ -46,7 +76,7 @@ def test_a_silent_object_gets_only_the_silent_question():
 
 def test_ids_count_within_video_event_and_task():
     first = annotation(track("dog"), track("cat"), track("vase", audible=False), event_num=1)
-    second = annotation(track("dog"), event_num=2)
+    second = annotation(track("cow"), event_num=2)
     pairs = ask(first, second, video_id="a b")
     assert [p.qa_id for p in pairs] == [
         "a b/1/AVTR/0",
@@ -64,9 +94,180 @@ def test_ids_count_within_video_event_and_task():
     }
 
 
-def test_the_index_runs_on_where_an_event_comes_twice():
-    pairs = ask(annotation(track("dog")), annotation(track("cat")))
-    assert [p.qa_id for p in pairs if p.task == "AVTR"] == ["2WTFdWkL9Hs/1/AVTR/0", "2WTFdWkL9Hs/1/AVTR/1"]
+def test_a_name_that_sounds_twice_is_asked_for_by_its_place():
+    """Before, both were asked for by the same words, with two different answers."""
+    pairs = ask(event_at(1, 0.0, 3.0, "dog"), event_at(2, 8.0, 10.0, "dog"), end_s=20.0)
+    temporal = [(p.question, told(p)[0][1]) for p in pairs if p.task == "AVTR"]
+    assert temporal == [
+        ("When is the first moment dog makes sound and is visible?", (0.0, 3.0)),
+        ("When is the second moment dog makes sound and is visible?", (8.0, 10.0)),
+    ]
+    last = pairs[-1]
+    assert last.question == 'When is the second moment dog makes sound and is visible, and where is the "dog"?'
+    assert told(last) == [("dog", (8.0, 10.0), [8.0, 9.0, 10.0])]
+
+
+def test_or_within_a_stretch_of_time_that_holds_no_other():
+    three = (event_at(1, 1.0, 3.0, "dog"), event_at(2, 8.0, 10.0, "dog"), event_at(3, 12.0, 13.0, "dog"))
+    pairs = ask(*three, end_s=20.04, repeated="window")
+    assert [(p.question, told(p)[0][1]) for p in pairs if p.task == "AVTR"] == [
+        ("Between 0.0 and 8.0, when is the moment dog makes sound and is visible?", (1.0, 3.0)),
+        ("Between 3.0 and 12.0, when is the moment dog makes sound and is visible?", (8.0, 10.0)),
+        ("Between 10.0 and 20.0, when is the moment dog makes sound and is visible?", (12.0, 13.0)),
+    ]
+    assert pairs[2].question == (
+        'Between 0.0 and 8.0, when is the moment dog makes sound and is visible, and where is the "dog"?'
+    )
+
+
+def test_or_not_at_all_and_then_it_is_counted():
+    twice = (event_at(1, 0.0, 3.0, "dog"), event_at(2, 8.0, 10.0, "dog", "cat"))
+    assert [(p.task, p.event_num) for p in ask(*twice, repeated="skip")] == [
+        ("AVSR", 1),
+        ("AVTR", 2),
+        ("AVSR", 2),
+        ("AVSTR", 2),
+    ]
+    assert left_out(*twice, repeated="skip") == {"repeated": 4}
+
+
+def test_a_place_is_told_only_where_the_moments_before_are_seen():
+    """In the first it sounds but isn't seen, so the other may be called the first or the second: a stretch is told."""
+    unseen = replace(event_at(1, 0.0, 3.0, "dog", "cat"), tracks=(track("cat", times_s=(0.0,)),))
+    question = next(p.question for p in ask(unseen, event_at(2, 8.0, 10.0, "dog"), end_s=20.0) if "dog" in p.question)
+    assert question == "Between 3.0 and 20.0, when is the moment dog makes sound and is visible?"
+
+
+def test_a_place_rests_on_the_moments_before_it():
+    first = replace(event_at(1, 0.0, 3.0, "dog"), status="suspect")
+    status = {(p.task, p.event_num): p.status for p in ask(first, event_at(2, 8.0, 10.0, "dog"))}
+    assert status["AVTR", 2] == status["AVSTR", 2] == "suspect" and status["AVSR", 2] == "accepted"
+    status = {p.qa_id[-8:]: p.status for p in ask(first, event_at(2, 8.0, 10.0, "dog"), repeated="window")}
+    assert set(status.values()) == {"suspect", "accepted"} and status["2/AVTR/0"] == "accepted"
+
+
+def test_events_of_one_name_that_meet_are_one_moment():
+    pairs = ask(event_at(1, 0.0, 4.0, "dog"), event_at(2, 3.5, 7.5, "dog"))
+    assert [(p.question, told(p)) for p in pairs if p.task == "AVTR"] == [
+        ("When is the moment dog makes sound and is visible?", [("dog", (0.0, 7.5), None)])
+    ]
+    (both,) = [p for p in pairs if p.task == "AVSTR"]
+    assert told(both) == [("dog", (0.0, 7.5), [0.0, 1.0, 2.0, 3.0, 4.0, 4.5, 5.5, 6.5, 7.5])]
+    assert both.event_num == 1 and [p.event_num for p in pairs if p.task == "AVSR"] == [1, 2]
+
+
+def test_what_is_heard_meanwhile_is_in_the_answer_and_not_silent():
+    """Before, asked about 0 to 10 s, the man was left out of what sounds and listed as silent."""
+    named = (
+        replace(event_at(1, 0.0, 10.0, "dog", silent=("man", "vase")), tracks=()),
+        replace(event_at(2, 2.0, 8.0, "man"), tracks=()),
+    )
+    first, second = unite(named)
+    assert first.objects == (
+        SceneObject("dog", True, (1,)),
+        SceneObject("man", True, (2,)),
+        SceneObject("vase", False),
+    )
+    assert second.objects == (SceneObject("man", True, (2,)), SceneObject("dog", True, (1,)))
+    seen = event_at(1, 0.0, 10.0, "dog", "man", silent=("vase",)).tracks
+    also = event_at(2, 2.0, 8.0, "man", "dog").tracks
+    pairs = ask(replace(first, tracks=seen), replace(second, tracks=also))
+    answers = {(p.event_num, p.question[:11], p.task): [name for name, *_ in told(p)] for p in pairs}
+    assert answers == {
+        (1, "When is the", "AVTR"): ["dog"],
+        (1, "What visibl", "AVSR"): ["dog", "man"],
+        (1, "What silent", "AVSR"): ["vase"],
+        (1, "When is the", "AVSTR"): ["dog"],
+        (2, "When is the", "AVTR"): ["man"],
+        (2, "What visibl", "AVSR"): ["man", "dog"],
+        (2, "When is the", "AVSTR"): ["man"],
+    }
+    assert {told(p)[0][1] for p in pairs if p.task == "AVTR"} == {(0.0, 10.0), (2.0, 8.0)}
+
+
+def test_names_that_may_mean_the_same_are_not_asked_for():
+    pairs = (event_at(1, 0.0, 3.0, "man"), event_at(2, 8.0, 10.0, "old man", "dog"))
+    assert [(p.task, told(p)[0][0]) for p in ask(*pairs)] == [
+        ("AVSR", "man"),
+        ("AVTR", "dog"),
+        ("AVSR", "old man"),
+        ("AVSTR", "dog"),
+    ]
+    assert left_out(*pairs) == {"ambiguous_name": 4}
+
+
+def test_events_that_are_not_asked_about_count_as_moments():
+    context = replace(event_at(2, 8.0, 10.0, "dog"), tracks=(), event=Event(2, 8.0, 10.0, "label", asked=False))
+    pairs = ask(event_at(1, 0.0, 3.0, "dog"), context)
+    assert [p.question for p in pairs if p.task == "AVTR"] == [
+        "When is the first moment dog makes sound and is visible?"
+    ]
+    before = replace(context, event=Event(1, 0.0, 3.0, "label", asked=False))
+    pairs = ask(before, event_at(2, 8.0, 10.0, "dog"), end_s=20.0)
+    assert pairs[0].question == "Between 3.0 and 20.0, when is the moment dog makes sound and is visible?"
+    meets = replace(context, event=Event(2, 2.0, 6.0, "label", asked=False))
+    pairs = ask(event_at(1, 0.0, 3.0, "dog"), meets)
+    assert [(p.task, told(p)[0][1]) for p in pairs] == [("AVTR", (0.0, 6.0)), ("AVSR", None)]
+    assert left_out(event_at(1, 0.0, 3.0, "dog"), meets) == {"half_tracked": 1}
+
+
+def test_when_is_the_event_or_what_is_seen_of_it():
+    """One box in 60 s: the event says "makes sound and is visible" of all of them."""
+    once = replace(event_at(1, 0.0, 60.0, "dog"), tracks=(track("dog", times_s=(20.0, 31.0)),))
+    assert told(ask(once)[0]) == [("dog", (0.0, 60.0), None)]
+    assert told(ask(once, when="visible")[0]) == [("dog", (20.0, 31.0), None)]
+    assert told(ask(once, when="visible")[-1]) == [("dog", (20.0, 31.0), [20.0, 31.0])]
+
+
+def test_intervals_end_with_the_file():
+    pairs = ask(event_at(1, 2.0, 9.0, "dog"), end_s=8.27)
+    assert [told(pairs[0])[0][1], pairs[1].question[:55]] == [
+        (2.0, 8.2),
+        "What visible object(s) make sound between 2.0 and 8.2, ",
+    ]
+
+
+def test_an_interval_that_rounds_to_nothing_is_not_asked_about():
+    """3.02 to 3.04 s: the truth would be [3.0, 3.0], of which no answer earns the temporal reward."""
+    blink = replace(event_at(1, 3.02, 3.04, "dog"), tracks=(track("dog", times_s=(3.0,)),))
+    assert ask(blink) == () and left_out(blink) == {"no_length": 1}
+    glimpse = replace(event_at(1, 0.0, 9.0, "dog"), tracks=(track("dog", times_s=(3.0,)),))
+    assert [p.task for p in ask(glimpse, when="visible")] == ["AVSR"]
+    assert left_out(glimpse, when="visible") == {"no_length": 2}
+
+
+def test_of_a_crowd_no_boxes_are_asked_for():
+    crowd = [track("people", times_s=(1.4, 2.4), track_id=number) for number in range(14)]
+    assert [p.task for p in ask(annotation(*crowd, track("vase", audible=False)))] == ["AVTR", "AVSR"]
+    assert left_out(annotation(*crowd)) == {"crowd": 2}
+    assert [p.task for p in ask(annotation(*crowd), max_instances=14)] == ["AVTR", "AVSR", "AVSTR"]
+
+
+def test_answers_above_the_token_limit_are_left_out_and_counted():
+    """By hand: <answer> is 3 tokens and a line break, …; of a line "1.4: [1.0, 2.0, 3.0, 4.0]" 22 with its break."""
+    assert answer_tokens("1.4: [1.0, 2.0, 3.0, 4.0]\n") == 3 + 1 + 2 + 4 * 3 + 3 + 1
+    pairs = ask(annotation(track("dog", times_s=tuple(float(t) for t in range(60)))))
+    assert [answer_tokens(p.answer) > 1300 for p in pairs] == [False, True, True]
+    long = annotation(track("dog", times_s=tuple(float(t) for t in range(60))))
+    assert [p.task for p in ask(long, max_answer_tokens=1300)] == ["AVTR"]
+    assert left_out(long, max_answer_tokens=1300) == {"too_long": 2}
+
+
+def test_questions_are_balanced_by_hash():
+    """Of 400 events with two sources: 0.61 questions an event of each of two tasks, 0.275 of the third."""
+    shares = {"AVTR": 0.61, "AVSR": 0.61, "AVSTR": 0.275}
+
+    def chosen(names):
+        return {p.question + p.qa_id for name in names for p in ask(event_at(1, 0.0, 3.0, "dog", "cat"), video_id=name,
+                                                                     per_event=shares)}  # fmt: skip
+
+    names = [f"v{number}" for number in range(400)]
+    found = chosen(names)
+    for task, share in shares.items():
+        assert abs(sum(f"/{task}/" in one for one in found) / 400 - share) < 0.06  # 2.5 standard deviations
+    assert chosen(names[:100]) <= found  # other videos don't matter
+    assert left_out(event_at(1, 0.0, 3.0, "dog"), per_event={"AVTR": 0.0, "AVSTR": 0.0}) == {"balance": 2}
+    assert len(ask(event_at(1, 0.0, 3.0, "dog", "cat"), per_event={"AVTR": 2.0})) == 2 + 1 + 2
 
 
 def test_several_objects_share_the_spatial_answer():

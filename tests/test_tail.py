@@ -103,7 +103,7 @@ def test_cards_are_free_while_other_videos_and_later_steps_are_at_work(tmp_path,
 
     ray.shutdown()
     grounded, finished = tmp_path / "grounded", tmp_path / "finished"
-    monkeypatch.setattr("ravst_ray.annotate.quality.CheckQuality", lambda _: Waits("quality", None, "slow", finished))
+    monkeypatch.setattr("ravst_ray.annotate.quality.CheckQuality", lambda *_: Waits("quality", None, "slow", finished))
     DatasetStore(str(tmp_path / "out")).prepare()
     config = stub_config(tmp_path / "out")
     pool = config.actors.ground.model_copy(update={"max": 2, "num_cpus": 0.1, "num_gpus": 1.0})

@@ -11,7 +11,7 @@
          │                                     ▼
          │                    ground    GPU actors   detector + segmenter ─► tracks; frames end here
          │                                     ▼
-         │                    finish    CPU tasks    questions, quality, commit of the video
+         │                    finish    CPU tasks    quality, questions, commit of the video
          │                                     ▼
          └─ rejections ──────► driver: progress, then compaction, JSON, summary, report
 
@@ -196,6 +196,15 @@ def build_steps(config: AnnotateConfig) -> dict[str, Build]:
     return {"decode": decode, "captions": captions, "ground": ground}
 
 
+def finishing_steps(config: AnnotateConfig) -> list[Step]:
+    """The cheap steps after grounding: events are judged, then asked about."""
+    from ravst_ray.annotate.quality import CheckQuality
+    from ravst_ray.annotate.questions import MakeQuestions
+
+    most = config.grounding.max_instances
+    return [CheckQuality(config.quality, most), MakeQuestions(config.questions, most, config.seed)]
+
+
 def cache_path(config: AnnotateConfig) -> str:
     """Where the LLM's answers are kept between runs."""
     if config.llm.cache:
@@ -225,9 +234,6 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
 
 def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any) -> Any:
     """The lazy Ray dataset whose rows are videos that are committed."""
-    from ravst_ray.annotate.quality import CheckQuality
-    from ravst_ray.annotate.questions import MakeQuestions
-
     pools = dict(config.actors)
     # Not from_arrow: that counts each block's rows in a task of a whole CPU, for which an autoscaler brings all nodes.
     dataset = ray.data.from_blocks(
@@ -239,7 +245,7 @@ def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Bui
     for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
         pool = pools["llm" if name == "captions" else name]
         dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
-    finish = Finish(config, [MakeQuestions(), CheckQuality(config.quality)], attempts)
+    finish = Finish(config, finishing_steps(config), attempts)
     return dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
 
 

@@ -1,24 +1,27 @@
 """Step 5, quality control: automatic checks on every annotated event.
 
 Each check is a small function from an event to a verdict; ``CHECKS`` names them all, and the name is the reason that
-is stored. The worst verdict wins, and an event's questions inherit it. Rejected means that a claim of the annotation
-is contradicted or has nothing behind it; suspect, that a person should look.
+is stored. The worst verdict wins, and the questions that rest on an event inherit it. Rejected means that a claim of
+the annotation is contradicted or has nothing behind it; suspect, that a person should look.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import median
+from statistics import median, quantiles
 
+from ravst_ray.annotate.seen import NameKey, heard_here, most_at_once, seen_share, tracks_by_name
 from ravst_ray.annotate.step import Step
 from ravst_ray.config.annotate import QualityConfig
-from ravst_ray.records import Box, EventAnnotation, Loudness, Status, Track, VideoItem, VideoMeta
+from ravst_ray.core.names import is_plural
+from ravst_ray.errors import ConfigError
+from ravst_ray.records import STATUSES, Box, EventAnnotation, Loudness, Status, Track, VideoItem, VideoMeta
 
-_SEVERITY: dict[Status, int] = {"accepted": 0, "suspect": 1, "rejected": 2}
 _SAME_STEP = 1.5  # boxes further apart than this many grid steps have a gap between them: no jump can be told
+_LOUDEST_FLOOR_DB = -45.0  # what never falls below this is no noise floor but a sound that goes on
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Case:
     meta: VideoMeta
     loudness: Loudness | None
     config: QualityConfig
+    max_instances: int = 13
 
     @property
     def claims_sound(self) -> bool:
@@ -40,34 +44,60 @@ class Case:
         """The tracks that have boxes."""
         return [track for track in self.annotation.tracks if track.boxes_xyxy_px]
 
+    @property
+    def sources(self) -> dict[NameKey, list[Track]]:
+        """The tracks that have boxes of each name that is said to sound."""
+        return tracks_by_name(self.annotation, audible=True)
+
+    @property
+    def single_sources(self) -> list[list[Track]]:
+        """Those of names that mean one thing ("man", not "men" or "two boys")."""
+        return [tracks for tracks in self.sources.values() if not is_plural(tracks[0].name)]
+
 
 Check = Callable[[Case], Status]
 
 
 class CheckQuality(Step):
-    """Sets status and reasons of each event, and the status of its questions."""
+    """Sets status and reasons of each event that is asked about and was not set aside.
+
+    Args:
+        config: thresholds.
+        max_instances: more of one name at once are a crowd.
+    """
 
     stage = "quality"
 
-    def __init__(self, config: QualityConfig):
+    def __init__(self, config: QualityConfig, max_instances: int = 13):
+        check_skip(config)
         self._config = config
+        self._max_instances = max_instances
 
     def process(self, item: VideoItem) -> VideoItem:
-        """One video; needs the ``meta`` that decoding left."""
+        """One video; needs the ``meta`` that decoding left, if there was anything to decode."""
+        return replace(
+            item, annotations=tuple(self._judged(item, one) if one.live else one for one in item.annotations)
+        )
+
+    def _judged(self, item: VideoItem, annotation: EventAnnotation) -> EventAnnotation:
         if item.meta is None:
             raise ValueError(f"{item.video.video_id}: quality is checked after decoding")
-        cases = [Case(found, item.meta, item.loudness, self._config) for found in item.annotations]
-        checked = tuple(judge(case) for case in cases)
-        status = {found.event.event_num: found.status for found in checked}
-        qa = tuple(replace(pair, status=status[pair.event_num]) for pair in item.qa)
-        return replace(item, annotations=checked, qa=qa)
+        return judge(Case(annotation, item.meta, item.loudness, self._config, self._max_instances))
+
+
+def check_skip(config: QualityConfig) -> None:
+    """Raise ``ConfigError`` when ``quality.skip`` names a check that there isn't."""
+    unknown = sorted(set(config.skip) - set(CHECKS))
+    if unknown:
+        raise ConfigError(f"quality.skip: no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
 
 
 def judge(case: Case) -> EventAnnotation:
     """The event with the worst verdict of all checks, and as reasons the names of those that object."""
-    verdicts = {name: check(case) for name, check in CHECKS.items()}
+    verdicts = {name: check(case) for name, check in CHECKS.items() if name not in case.config.skip}
     reasons = tuple(name for name, verdict in verdicts.items() if verdict != "accepted")
-    return replace(case.annotation, status=max(verdicts.values(), key=_SEVERITY.__getitem__), reasons=reasons)
+    status: Status = max(verdicts.values(), key=STATUSES.index, default="accepted")
+    return replace(case.annotation, status=status, reasons=reasons)
 
 
 def no_box(case: Case) -> Status:
@@ -98,20 +128,46 @@ def full_frame_box(case: Case) -> Status:
 
 
 def low_score(case: Case) -> Status:
-    """A track's mean score is below ``min_score``."""
-    means = [sum(track.scores) / len(track.scores) for track in case.seen]
+    """The detector's mean score of a track is below ``min_score``; what the segmenter added doesn't raise it."""
+    means = [sum(scores) / len(scores) for track in case.seen if (scores := _detector_scores(track))]
     return _flag("suspect", any(mean < case.config.min_score for mean in means))
 
 
 def never_visible(case: Case) -> Status:
-    """An object that is said to be audible and visible has no box."""
-    seen = {(track.name, track.audible) for track in case.seen}
-    return _flag("suspect", any(o.audible and (o.name, o.audible) not in seen for o in case.annotation.objects))
+    """An object that is said to make this event's sound and to be visible has no box."""
+    return _flag("suspect", bool(heard_here(case.annotation).keys() - case.sources.keys()))
+
+
+def rarely_visible(case: Case) -> Status:
+    """A source of this event's sound is seen in too small a share of it: the answer would be the event all the same."""
+    own = heard_here(case.annotation)
+    shares = [seen_share(case.annotation, tracks) for key, tracks in case.sources.items() if key in own]
+    least = min(shares, default=1.0)
+    if least < case.config.reject_visible_share:
+        return "rejected"
+    return _flag("suspect", least < case.config.suspect_visible_share)
+
+
+def crowd(case: Case) -> Status:
+    """More of one name are in view at once than are followed, so no answer that lists them is complete."""
+    groups = (group for audible in (True, False) for group in tracks_by_name(case.annotation, audible).values())
+    return _flag("suspect", any(most_at_once(group) > case.max_instances for group in groups))
+
+
+def which_one(case: Case) -> Status:
+    """Several of an audible name are in view, and nothing tells which of them sounds."""
+    shots = ([track.shot for track in tracks] for tracks in case.single_sources)
+    return _flag("suspect", any(len(set(one)) < len(one) for one in shots))
+
+
+def across_cut(case: Case) -> Status:
+    """What sounds is seen before and after a cut, and nothing tells that it is the same one."""
+    return _flag("suspect", any(len({track.shot for track in tracks}) > 1 for tracks in case.single_sources))
 
 
 def nothing_audible(case: Case) -> Status:
     """No object is said to make the event's sound: its source was overlooked or can't be seen."""
-    return _flag("suspect", bool(case.annotation.objects) and not case.claims_sound)
+    return _flag("suspect", bool(case.annotation.objects) and not heard_here(case.annotation))
 
 
 def no_audio(case: Case) -> Status:
@@ -125,12 +181,17 @@ def unread_audio(case: Case) -> Status:
 
 
 def silence(case: Case) -> Status:
-    """A sound is claimed, but the audio stays below ``silence_db`` from the event's start to its end."""
-    if not case.claims_sound or not case.meta.has_audio or case.loudness is None:
-        return "accepted"
-    event = case.annotation.event
-    levels = _levels_db(case.loudness, event.start_s, event.end_s)
-    return _flag("rejected", all(level < case.config.silence_db for level in levels))
+    """A sound is claimed, but the audio is above ``silence_db`` for less than ``min_sound_s`` of the event: a click."""
+    return _flag("rejected", not _sounds_above(case, case.config.silence_db))
+
+
+def faint(case: Case) -> Status:
+    """A sound is claimed, but it hardly rises above the track's own floor, the level that 90% of it exceed."""
+    levels = case.loudness.level_db_T if case.loudness else ()
+    lowest = quantiles(levels, n=10)[0] if len(levels) > 1 else -math.inf
+    floor_db = min(lowest, _LOUDEST_FLOOR_DB)
+    rises = _sounds_above(case, max(floor_db + case.config.sound_margin_db, case.config.silence_db))
+    return _flag("suspect", not rises and _sounds_above(case, case.config.silence_db))
 
 
 CHECKS: dict[str, Check] = {
@@ -143,10 +204,15 @@ CHECKS: dict[str, Check] = {
         full_frame_box,
         low_score,
         never_visible,
+        rarely_visible,
+        crowd,
+        which_one,
+        across_cut,
         nothing_audible,
         no_audio,
         unread_audio,
         silence,
+        faint,
     )
 }
 
@@ -178,7 +244,24 @@ def _area_share(track: Track, meta: VideoMeta) -> float:
     return median(areas) / (meta.width * meta.height)
 
 
-def _levels_db(loudness: Loudness, start_s: float, end_s: float) -> tuple[float, ...]:
+def _detector_scores(track: Track) -> list[float]:
+    """The scores where it was detected; all where that isn't known."""
+    if not track.detected:
+        return list(track.scores)
+    return [score for score, found in zip(track.scores, track.detected, strict=True) if found]
+
+
+def _sounds_above(case: Case, level_db: float) -> bool:
+    """Whether the event is that loud for long enough; true where no sound is claimed or its level isn't known."""
+    if not case.claims_sound or not case.meta.has_audio or case.loudness is None:
+        return True
+    event = case.annotation.event
+    levels = _levels_db(case.loudness, event.start_s, event.end_s)
+    wanted_s = min(case.config.min_sound_s, case.loudness.step_s * len(levels) / 2)
+    return bool(levels) and case.loudness.step_s * sum(level >= level_db for level in levels) >= wanted_s - 1e-9
+
+
+def _levels_db(loudness: Loudness, start_s: float, end_s: float) -> Sequence[float]:
     """Levels of the windows whose middle lies in [start, end], so that a neighbour's sound doesn't leak in.
 
     An event shorter than a window gets the one that it starts in; past the end of the track there is none.

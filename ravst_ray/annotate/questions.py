@@ -1,90 +1,237 @@
 """Step 4, questions: tracks become question-answer pairs of the three tasks, in the published wording.
 
+A question looks at the whole video, not at one event: what sounds in several events is one answer, or is asked for so
+that only one time can be meant. What can't be answered without doubt is left out, and counted by reason.
+
 Times are rounded to 0.1 s in questions as in answers, so that no ``<where>`` line lies outside the asked interval
 (in the published data some do). An object without any box is left out: it can't be shown to be visible.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ravst_ray.annotate.moments import Moment, asked_as, is_ambiguous, moments_by_name
+from ravst_ray.annotate.seen import NameKey, heard_here, lines_of, most_at_once, tracks_by_name
 from ravst_ray.annotate.step import Step
+from ravst_ray.annotate.unite import interval_of
+from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.core.answers import BoxLine, ObjectAnswer, render
-from ravst_ray.core.frame_times import round_to_tenth
-from ravst_ray.core.intervals import Interval
+from ravst_ray.core.intervals import Interval, length
+from ravst_ray.core.names import normal_words
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
-from ravst_ray.records import EventAnnotation, QAPair, Task, Track, VideoItem
+from ravst_ray.datasets.splits import hash_share
+from ravst_ray.records import STATUSES, EventAnnotation, QAPair, Task, VideoItem
+
+_TEMPORAL_TASKS: dict[Task, str] = {"AVTR": TEMPORAL, "AVSTR": SPATIO_TEMPORAL}
+_TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A question before it has an id."""
+    """A question before it has an id. ``rests_on`` are the events (``event_num``) whose claims the answer needs."""
 
     task: Task
+    event_num: int
     question: str
     objects: tuple[ObjectAnswer, ...]
+    rests_on: tuple[int, ...]
 
 
 class MakeQuestions(Step):
-    """Writes the questions of every event; ids count from 0 within (video, event, task)."""
+    """Writes the questions of every event; ids count from 0 within (video, event, task).
+
+    It comes after quality control: a question is as good as the worst of the events that it rests on.
+
+    Args:
+        rules: what is asked.
+        max_instances: more of one name at once are a crowd, of which no complete answer can be given.
+        seed: of the run; decides, with the ids, which questions are kept where ``rules.per_event`` is set.
+    """
 
     stage = "questions"
 
+    def __init__(self, rules: QuestionsConfig | None = None, max_instances: int = 13, seed: int = 0):
+        self._rules = rules or QuestionsConfig()
+        self._max_instances = max_instances
+        self._seed = seed
+
     def process(self, item: VideoItem) -> VideoItem:
         """One video; questions come in the order of its events, AVTR before AVSR before AVSTR."""
-        return replace(item, qa=questions_of(item.video.video_id, item.annotations))
+        end_s = item.meta.duration_s if item.meta else item.video.duration_s
+        pairs, left_out = questions_of(
+            item.video.video_id, item.annotations, end_s, self._rules, self._max_instances, self._seed
+        )
+        counted = {f"left_out/{reason}": float(count) for reason, count in left_out.items()}
+        return replace(item, qa=pairs).with_stats(**counted)
 
 
-def questions_of(video_id: str, annotations: Sequence[EventAnnotation]) -> tuple[QAPair, ...]:
-    """The questions of a video, with their ids."""
+def questions_of(
+    video_id: str,
+    annotations: Sequence[EventAnnotation],
+    end_s: float,
+    rules: QuestionsConfig | None = None,
+    max_instances: int = 13,
+    seed: int = 0,
+) -> tuple[tuple[QAPair, ...], Counter[str]]:
+    """The questions of a video with their ids, and how many were left out for which reason.
+
+    Reasons: ``no_length`` (an interval that rounds to nothing can't be answered rightly), ``repeated`` (a name that
+    sounds several times), ``ambiguous_name``, ``crowd``, ``half_tracked`` (the moment goes on in an event that isn't
+    asked about), ``too_long`` (``max_answer_tokens``), ``balance`` (``per_event``).
+    """
+    rules = rules or QuestionsConfig()
+    found, left_out = drafts(annotations, end_s, rules, max_instances)
+    kept = _balanced(video_id, found, rules, seed)
+    left_out["balance"] += len(found) - len(kept)
+    status = {one.event.event_num: one.status for one in annotations}
     asked: Counter[tuple[int, Task]] = Counter()
     pairs: list[QAPair] = []
-    for annotation in annotations:
-        number = annotation.event.event_num
-        for draft in drafts(annotation):
-            index = asked[number, draft.task]
-            asked[number, draft.task] += 1
-            qa_id = f"{video_id}/{number}/{draft.task}/{index}"
-            answer = render(draft.objects)
-            pairs.append(QAPair(qa_id, video_id, number, draft.task, draft.question, answer, annotation.status))
-    return tuple(pairs)
+    for draft in kept:
+        worst = max((status[number] for number in draft.rests_on), key=STATUSES.index)
+        index = asked[draft.event_num, draft.task]
+        asked[draft.event_num, draft.task] += 1
+        qa_id = f"{video_id}/{draft.event_num}/{draft.task}/{index}"
+        answer = render(draft.objects)
+        pairs.append(QAPair(qa_id, video_id, draft.event_num, draft.task, draft.question, answer, worst))
+    return tuple(pairs), +left_out
 
 
-def drafts(annotation: EventAnnotation) -> Iterator[Draft]:
-    """The questions of one event.
+def drafts(
+    annotations: Sequence[EventAnnotation], end_s: float, rules: QuestionsConfig, max_instances: int = 13
+) -> tuple[list[Draft], Counter[str]]:
+    """All questions of a video, and how many were left out for which reason (see :func:`questions_of`).
 
-    AVTR and AVSTR: one each per audible object. AVSR: one for all audible and one for all silent objects, where there
-    are any. Objects of one name count as one, with several boxes a second.
+    AVTR and AVSTR: one each per audible name and moment. AVSR: one per event for all that sounds and one for all that
+    is silent. Objects of one name count as one, with several boxes a second.
     """
-    when = _rounded(annotation)
-    start, end = when
-    audible, silent = (_lines_by_name(annotation.tracks, audible=flag) for flag in (True, False))
-    for name in audible:
-        yield Draft("AVTR", TEMPORAL.format(name=name), (ObjectAnswer(name, when=when),))
-    for wording, found in ((SPATIAL_AUDIBLE, audible), (SPATIAL_SILENT, silent)):
-        if found:
-            objects = tuple(ObjectAnswer(name, where=lines) for name, lines in found.items())
-            yield Draft("AVSR", wording.format(start=start, end=end), objects)
-    for name, lines in audible.items():
-        yield Draft("AVSTR", SPATIO_TEMPORAL.format(name=name), (ObjectAnswer(name, when=when, where=lines),))
+    writer = _Writer(annotations, end_s, rules, max_instances)
+    return writer.drafts(), writer.left_out
 
 
-def _rounded(annotation: EventAnnotation) -> Interval:
-    event = annotation.event
-    return float(round_to_tenth(event.start_s)), float(round_to_tenth(event.end_s))
+def answer_tokens(answer: str) -> int:
+    """About how many tokens an answer has for a model that splits numbers into digits; never fewer than it needs.
+
+    >>> answer_tokens("1.4: [158.0, 3.0]")
+    16
+    """
+    return sum(1 for _ in _TOKEN.finditer(answer))
 
 
-def _lines_by_name(tracks: Sequence[Track], audible: bool) -> dict[str, tuple[BoxLine, ...]]:
-    """The ``<where>`` lines of each name in the order of the tracks; of one second, the older track comes first."""
-    lines: defaultdict[str, list[BoxLine]] = defaultdict(list)
-    for track in tracks:
-        if track.audible == audible:
-            lines[track.name] += _lines(track)
-    return {name: tuple(sorted(found, key=lambda line: line[0])) for name, found in lines.items() if found}
+class _Writer:
+    """The drafts of one video."""
+
+    def __init__(
+        self, annotations: Sequence[EventAnnotation], end_s: float, rules: QuestionsConfig, max_instances: int
+    ):
+        self._annotations = annotations
+        self._end_s = math.floor(end_s * 10 + 1e-6) / 10
+        self._rules = rules
+        self._max_instances = max_instances
+        self._moments = moments_by_name(annotations)
+        self.left_out: Counter[str] = Counter()
+
+    def drafts(self) -> list[Draft]:
+        """Of all events that are asked about and weren't set aside."""
+        found = []
+        for one in self._annotations:
+            if not (one.event.asked and one.tracks):
+                continue
+            if length(self._within_video(interval_of(one.event))) <= 0:
+                self.left_out["no_length"] += 1
+                continue
+            temporal = [draft for key, name in heard_here(one).items() for draft in self._temporal(one, key, name)]
+            found += [draft for draft in temporal if draft.task == "AVTR"]
+            found += self._spatial(one)
+            found += [draft for draft in temporal if draft.task == "AVSTR"]
+        return [draft for draft in found if self._fits(draft)]
+
+    def _within_video(self, interval_s: Interval) -> Interval:
+        return min(interval_s[0], self._end_s), min(interval_s[1], self._end_s)
+
+    def _fits(self, draft: Draft) -> bool:
+        fits = answer_tokens(render(draft.objects)) <= self._rules.max_answer_tokens
+        self.left_out["too_long"] += not fits
+        return fits
+
+    def _spatial(self, one: EventAnnotation) -> Iterator[Draft]:
+        """AVSR: one question for all that sounds and one for all that is silent, where there is any."""
+        start, end = self._within_video(interval_of(one.event))
+        for wording, audible in ((SPATIAL_AUDIBLE, True), (SPATIAL_SILENT, False)):
+            tracks = tracks_by_name(one, audible)
+            if any(most_at_once(found) > self._max_instances for found in tracks.values()):
+                self.left_out["crowd"] += 1
+            elif tracks:
+                objects = tuple(ObjectAnswer(found[0].name, where=lines_of(found)) for found in tracks.values())
+                heard_in = [n for thing in one.objects if normal_words(thing.name) in tracks for n in thing.heard_in]
+                rests_on = tuple(sorted({one.event.event_num, *heard_in}))
+                yield Draft("AVSR", one.event.event_num, wording.format(start=start, end=end), objects, rests_on)
+
+    def _temporal(self, one: EventAnnotation, key: NameKey, name: str) -> Iterator[Draft]:
+        """AVTR and AVSTR of the moment of which this is the first event that is asked about."""
+        moments = self._moments[key]
+        moment = next(moment for moment in moments if any(event is one for event in moment.events))
+        lines = _lines_of_moment(moment, key)
+        if one is not next((event for event in moment.events if event.event.asked and event.tracks), None) or not lines:
+            return
+        when = self._when(moment, lines)
+        seen = [bool(_lines_of_moment(other, key)) for other in moments]
+        for task, published in _TEMPORAL_TASKS.items():
+            asked = asked_as(published, moment, moments, seen, self._rules, self._end_s)
+            reason = self._against(task, moment, key, when)
+            if asked is None or reason:
+                self.left_out[reason or "repeated"] += 1
+                continue
+            wording, others = asked
+            objects = (ObjectAnswer(name, when=when, where=lines if task == "AVSTR" else None),)
+            rests_on = tuple(event.event.event_num for other in others for event in other.events)
+            yield Draft(task, one.event.event_num, wording.format(name=name), objects, rests_on)
+
+    def _against(self, task: Task, moment: Moment, key: NameKey, when: Interval) -> str | None:
+        """Why a moment isn't asked for."""
+        if length(when) <= 0:
+            return "no_length"
+        if is_ambiguous(key, self._moments):
+            return "ambiguous_name"
+        if task == "AVTR":
+            return None
+        if not all(event.event.asked for event in moment.events):
+            return "half_tracked"
+        crowded = (most_at_once(tracks_by_name(event, True).get(key, [])) for event in moment.events)
+        return "crowd" if any(count > self._max_instances for count in crowded) else None
+
+    def _when(self, moment: Moment, lines: Sequence[BoxLine]) -> Interval:
+        start, end = self._within_video(moment.interval_s)
+        if self._rules.when == "visible":
+            return max(start, lines[0][0]), min(end, lines[-1][0])
+        return start, end
 
 
-def _lines(track: Track) -> Iterator[BoxLine]:
-    for time_s, (x1, y1, x2, y2) in zip(track.times_s, track.boxes_xyxy_px, strict=True):
-        yield float(round_to_tenth(time_s)), (round(x1, 1), round(y1, 1), round(x2, 1), round(y2, 1))
+def _lines_of_moment(moment: Moment, key: NameKey) -> tuple[BoxLine, ...]:
+    """The boxes of a name over a moment: each event's own from where the one before ends."""
+    lines: list[BoxLine] = []
+    until_s = -math.inf
+    for one in moment.events:
+        lines += [line for line in lines_of(tracks_by_name(one, True).get(key, [])) if line[0] > until_s]
+        until_s = max(until_s, interval_of(one.event)[1])
+    return tuple(lines)
+
+
+def _balanced(video_id: str, found: Sequence[Draft], rules: QuestionsConfig, seed: int) -> list[Draft]:
+    """Of each event and task as many drafts as ``per_event`` wants on average, by hash: other videos don't matter."""
+    if rules.per_event is None:
+        return list(found)
+    groups: defaultdict[tuple[int, Task], list[Draft]] = defaultdict(list)
+    for draft in found:
+        groups[draft.event_num, draft.task].append(draft)
+    kept: set[int] = set()
+    for (number, task), group in groups.items():
+        place = f"{video_id}/{number}/{task}"
+        wanted = math.floor(rules.per_event.get(task, len(group)) + hash_share(seed, place, "per_event"))
+        ordered = sorted(group, key=lambda draft: hash_share(seed, f"{video_id}/{draft.question}", "question"))
+        kept |= {id(draft) for draft in ordered[:wanted]}
+    return [draft for draft in found if id(draft) in kept]

@@ -175,8 +175,10 @@ def _select(config: AnnotateConfig, console: Console) -> tuple[list[Video], list
 
 def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.captions import check_llm
+    from ravst_ray.annotate.quality import check_skip
     from ravst_ray.backends.pretrained import model_source
 
+    check_skip(config.quality)
     check_llm(config.llm)
     model_source(config.grounding.detector, "grounding.detector")
     model_source(config.grounding.segmenter, "grounding.segmenter")

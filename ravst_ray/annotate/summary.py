@@ -8,6 +8,8 @@ from typing import Any
 
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 
+_LEFT_OUT = "left_out/"
+
 
 def summarise(
     store: DatasetStore, ledger: Mapping[str, LedgerEntry], drops: Iterable[Mapping[str, Any]], wall_s: float
@@ -36,6 +38,9 @@ def summarise(
         "errors": dict(Counter(row["reason"] for row in failed).most_common()),
         **_annotation_counts(store),
         **_question_counts(store),
+        "questions_left_out": {
+            key.removeprefix(_LEFT_OUT): int(count) for key, count in stats.most_common() if key.startswith(_LEFT_OUT)
+        },
         "frames": int(stats["frames_decoded"]),
         "seconds_per_stage": {k.partition("/")[2]: round(v, 3) for k, v in stats.items() if k.startswith("seconds/")},
         "frames_per_s": round(stats["frames_grounded"] / stats["seconds/ground"], 3) if stats["seconds/ground"] else 0,

@@ -15,6 +15,15 @@ def round_to_tenth(time_s: float) -> Decimal:
     return Decimal(str(time_s)).quantize(_TENTH, ROUND_HALF_UP)
 
 
+def rounded_interval(start_s: float, end_s: float) -> tuple[float, float]:
+    """An event as questions and answers tell it, both ends to 0.1 s.
+
+    >>> rounded_interval(1.39314, 4.31906)
+    (1.4, 4.3)
+    """
+    return float(round_to_tenth(start_s)), float(round_to_tenth(end_s))
+
+
 def event_times(start_s: float, end_s: float, step_s: float = 1.0) -> tuple[float, ...]:
     """The grid of one event: S, S + step, … <= E, after S and E are rounded to 0.1 s.
 

@@ -62,6 +62,24 @@ _SINGULAR = {
     "zombies": "zombie",
     "selfies": "selfie",
 }
+_SEVERAL = frozenset(
+    [
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "several",
+        "many",
+        "some",
+        "group",
+        "crowd",
+    ]
+)
 _NOT_PLURAL = frozenset(["news", "lens", "gas", "series", "species", "canvas"])
 
 
@@ -76,6 +94,16 @@ def singular(word: str) -> str:
     if word.endswith(("sses", "shes", "ches", "xes", "zzes")):
         return word[:-2]
     return word[:-1]
+
+
+def is_plural(name: str) -> bool:
+    """Whether a name means several things: its last word is a plural, or a number above one stands in it.
+
+    >>> is_plural("two young boys"), is_plural("a crowd of people"), is_plural("red drum")
+    (True, True, False)
+    """
+    words = _WORD.findall(name.lower())
+    return bool(words) and (singular(words[-1]) != words[-1] or bool(_SEVERAL.intersection(words)))
 
 
 @lru_cache(maxsize=65536)

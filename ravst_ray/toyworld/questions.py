@@ -13,6 +13,7 @@ from ravst_ray.annotate.questions import Draft, drafts, questions_of
 from ravst_ray.backends.clips import resized
 from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
+from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.datasets.ravst_json import dump_questions
@@ -21,6 +22,8 @@ from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
 
 SEEN_SHARE = 0.5
+RULES = QuestionsConfig(repeated="skip")
+"""The toy policy is taught the published wording alone."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def scene_questions(seed: int, index: int, config: FramesConfig, noisy: bool = F
     size = view_size(SIZE_PX, SIZE_PX, len(times), config)
     frames = np.stack([_shown(render(scene, time_s).image, size, rng if noisy else None) for time_s in times])
     view = VideoView(len(times), step_s, *size, scene.duration_s, SIZE_PX, SIZE_PX)
-    asked = tuple(draft for one in scene_annotations(scene) for draft in drafts(one))
-    return SceneQuestions(Clip(f"toy_{seed}_{index:04d}", frames, step_s), view, asked)
+    asked, _ = drafts(scene_annotations(scene), scene.duration_s, RULES)
+    return SceneQuestions(Clip(f"toy_{seed}_{index:04d}", frames, step_s), view, tuple(asked))
 
 
 def scene_annotations(scene: Scene) -> list[EventAnnotation]:
@@ -84,7 +87,7 @@ def write_questions(path: str | Path, videos: int, seed: int) -> int:
         scene = random_scene(np.random.default_rng([seed, index]))
         video_id = f"toy_{seed}_{index:04d}"
         durations[video_id] = scene.duration_s
-        pairs += questions_of(video_id, scene_annotations(scene))
+        pairs += questions_of(video_id, scene_annotations(scene), scene.duration_s, RULES)[0]
     Path(path).write_text(dump_questions(pairs, durations), encoding="utf-8")
     return len(pairs)
 

@@ -215,13 +215,13 @@ def watched_finish(finish: Callable[..., Any], found: dict[str, float], config: 
 
 def commit_again(config: Any, store: Any) -> None:
     """Commit a video that is in the store already: a file is removed, two are written."""
-    from ravst_ray.annotate.questions import MakeQuestions
+    from ravst_ray.annotate.pipeline import finishing_steps
     from ravst_ray.datasets.schemas import rows_of
     from ravst_ray.records import VideoItem
     from tests.test_pipeline import STUBS, videos
 
     items = [VideoItem(*videos("video_0000000"))]
-    for step in (*(build() for build in STUBS.values()), MakeQuestions()):
+    for step in (*(build() for build in STUBS.values()), *finishing_steps(config)):
         items = step(items)
     rows = rows_of(items[0], config.seed, config.split.test_share)
     for _ in range(COMMITS):

@@ -1,0 +1,74 @@
+"""When does a name sound in a video? Its events that meet make one moment; asked for one of several, say which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ravst_ray.annotate.seen import NameKey, heard_here
+from ravst_ray.annotate.unite import interval_of, may_be_same
+from ravst_ray.config.annotate import QuestionsConfig
+from ravst_ray.core.intervals import Interval
+from ravst_ray.core.wording import ORDINALS, nth, within
+from ravst_ray.records import EventAnnotation
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time in which a name sounds: the events that make it, by start, and the interval of their union in seconds."""
+
+    events: tuple[EventAnnotation, ...]
+    interval_s: Interval
+
+
+def moments_by_name(annotations: Sequence[EventAnnotation]) -> dict[NameKey, list[Moment]]:
+    """The moments of each name in a video, by start. Events that are only context count, too."""
+    hearing: dict[NameKey, list[EventAnnotation]] = {}
+    for one in sorted(annotations, key=lambda one: interval_of(one.event)):
+        for key in heard_here(one):
+            hearing.setdefault(key, []).append(one)
+    return {key: _chained(events) for key, events in hearing.items()}
+
+
+def _chained(events: Sequence[EventAnnotation]) -> list[Moment]:
+    moments: list[Moment] = []
+    for one in events:
+        start_s, end_s = interval_of(one.event)
+        if moments and start_s <= moments[-1].interval_s[1]:
+            last = moments.pop()
+            first_s, until_s = last.interval_s
+            moments.append(Moment((*last.events, one), (first_s, max(until_s, end_s))))
+        else:
+            moments.append(Moment((one,), (start_s, end_s)))
+    return moments
+
+
+def is_ambiguous(key: NameKey, moments: dict[NameKey, list[Moment]]) -> bool:
+    """Whether another name that sounds in the video may mean the same thing ("man", "old man")."""
+    return any(other != key and may_be_same(key, other) for other in moments)
+
+
+def asked_as(
+    wording: str, moment: Moment, moments: Sequence[Moment], seen: Sequence[bool], rules: QuestionsConfig, end_s: float
+) -> tuple[str, Sequence[Moment]] | None:
+    """How just this moment is asked for, and on which moments the answer then rests; None: it isn't.
+
+    Args:
+        wording: the published one, which stays where the name sounds once.
+        moment: the one that is meant.
+        moments: all of its name.
+        seen: for each of them, whether the name is known to be visible in it. What is counted are moments in which
+            it sounds *and* is visible, so a place among them is told only where all before it are known to be.
+        rules: whether to ask by place, by a stretch of time, or not at all.
+        end_s: of the video.
+    """
+    place = moments.index(moment)
+    if len(moments) == 1:
+        return wording, moments
+    if rules.repeated == "skip":
+        return None
+    if rules.repeated == "ordinal" and all(seen[: place + 1]) and place < len(ORDINALS):
+        return nth(wording, place), moments[: place + 1]
+    before = [one.interval_s[1] for one in moments[:place]]
+    after = [one.interval_s[0] for one in moments[place + 1 :]]
+    return within(wording, max(before, default=0.0), min(after, default=end_s)), [moment]
