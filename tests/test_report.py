@@ -58,6 +58,7 @@ SUMMARY = {
         "test": {"videos": 1, "AVTR": 1, "AVSR": 1, "AVSTR": 3},
     },
     "quality_reasons": {"low_score": 2, "no_box": 1},
+    "questions_left_out": {"repeated": 4, "crowd": 2},
 }
 
 
@@ -242,6 +243,8 @@ def test_page_shows_the_numbers_it_was_given():
         "file_not_found": 2,
         "no_video_stream": 1,
         "low_score": 2,
+        "repeated": 4,
+        "crowd": 2,
         "dog barking": 2,
         "rapping": 1,
         "short · ≤ 20 s": 1,
@@ -263,7 +266,8 @@ def test_counts_stand_in_for_missing_keys():
     assert page.value("Audible objects") == pytest.approx(4 / 6)
     assert page.value("Hours of video") == pytest.approx(100 / 3600)
     assert "Cost" not in page.texts and "Tokens" not in page.texts
-    assert {"Not measured.", "Not split.", "Nothing was left out.", "No video failed."} <= set(page.texts)
+    empty = {"Not measured.", "Not split.", "Nothing was left out.", "No video failed.", "Every question was asked."}
+    assert empty <= set(page.texts)
 
 
 def test_duration_groups_follow_the_configuration():

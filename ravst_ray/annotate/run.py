@@ -17,7 +17,7 @@ from rich.console import Console
 from ravst_ray.annotate.filter import filter_videos
 from ravst_ray.annotate.settings import absolute, check_same_settings, saved_config
 from ravst_ray.annotate.status import RunRecord, counts
-from ravst_ray.annotate.summary import summarise
+from ravst_ray.annotate.summary import own_objects, summarise
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
@@ -253,8 +253,8 @@ def _report_events(store: DatasetStore) -> Iterator[Any]:
             label=row["label"],
             start_s=row["start_s"],
             end_s=row["end_s"],
-            object_names=tuple(found["name"] for found in row["objects"]),
-            audible=tuple(found["audible"] for found in row["objects"]),
+            object_names=tuple(found["name"] for found in own_objects(row)),
+            audible=tuple(found["audible"] for found in own_objects(row)),
             status=row["status"],
             reasons=tuple(row["reasons"]),
         )

@@ -55,6 +55,12 @@ def summarise(
     }
 
 
+def own_objects(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The objects of a row of ``annotations/`` without those that are heard only in other events that it meets."""
+    number = row["event_num"]
+    return [found for found in row["objects"] if not found["heard_in"] or number in found["heard_in"]]
+
+
 def _annotation_counts(store: DatasetStore) -> dict[str, Any]:
     events = objects = audible = 0
     status: Counter[str] = Counter()
@@ -62,8 +68,9 @@ def _annotation_counts(store: DatasetStore) -> dict[str, Any]:
     durations: dict[str, float] = {}
     for row in store.rows("annotations"):
         events += 1
-        objects += len(row["objects"])
-        audible += sum(found["audible"] for found in row["objects"])
+        own = own_objects(row)
+        objects += len(own)
+        audible += sum(found["audible"] for found in own)
         status[row["status"]] += 1
         reasons.update(row["reasons"])
         durations[row["video_id"]] = row["duration_s"]

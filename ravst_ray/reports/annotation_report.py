@@ -201,6 +201,7 @@ def _run_figures(summary: Mapping[str, Any], statistics: Statistics) -> dict[str
         "seconds": figures.bars(summary.get("seconds_per_stage") or {}),
         "drops": figures.ranked(summary.get("drops") or {}),
         "errors": figures.ranked(summary.get("errors") or {}),
+        "left_out": figures.ranked(summary.get("questions_left_out") or {}),
         "quality": figures.ranked(summary.get("quality_reasons") or statistics.reasons),
     }
 
