@@ -16,6 +16,7 @@ from ravst_ray.backends.grounding_dino import (
     name_boxes,
     suppress,
 )
+from ravst_ray.backends.pretrained import resolve_dtype
 from ravst_ray.backends.protocols import Detection
 from ravst_ray.errors import ConfigError, StepError
 from tests.tiny_models import save_detector
@@ -190,3 +191,18 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match=r"grounding\.detector: .* can't be loaded"):
         GroundingDino(str(tmp_path), device="cpu")
+
+
+def test_numbers_that_overflow_end_the_run_with_a_way_out(folder: str, frames: list[np.ndarray]):
+    """Such a model would find nothing anywhere, and say so of each video."""
+    detector = GroundingDino(folder, device="cpu", box_threshold=0.2, text_threshold=0.1)
+    with torch.no_grad():
+        detector.model.model.encoder.layers[0].deformable_layer.fc1.weight.fill_(torch.inf)
+    with pytest.raises(ConfigError, match=r"overflow in torch.float32; set grounding.dtype=float32 or bfloat16"):
+        detector.detect(frames[:1], ["red drum"])
+
+
+def test_auto_is_float16_on_a_gpu():
+    assert resolve_dtype("auto", "cuda", on_gpu="float16") == torch.float16
+    assert resolve_dtype("auto", "cuda") == torch.bfloat16
+    assert resolve_dtype("auto", "cpu", on_gpu="float16") == torch.float32

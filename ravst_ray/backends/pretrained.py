@@ -28,12 +28,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """``auto`` becomes float32 on a CPU and bfloat16 on a GPU, whatever the checkpoint was saved as."""
+def resolve_dtype(dtype: str, device: str, on_gpu: str = "bfloat16") -> torch.dtype:
+    """``auto`` becomes float32 on a CPU and ``on_gpu`` on a GPU, whatever the checkpoint was saved as."""
     import torch
 
     if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        dtype = "float32" if device == "cpu" else on_gpu
     return getattr(torch, dtype)
 
 

@@ -73,7 +73,9 @@ class GroundingConfig(StrictModel):
     detector: str = "IDEA-Research/grounding-dino-base"
     segmenter: str = "facebook/sam2.1-hiera-large"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU; on a GPU float16 for the detector, bfloat16 for the segmenter"
+    )
     box_threshold: float = Field(0.4, ge=0, le=1)
     text_threshold: float = Field(0.3, ge=0, le=1)
     nms_iou: float = Field(0.6, gt=0, le=1)
