@@ -96,6 +96,37 @@ def test_overrides_are_yaml_and_reach_any_depth(load):
     assert config.seed == 7
 
 
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("output=/data/run #2", "output", "/data/run #2"),
+        ("output=2024: the second", "output", "2024: the second"),
+        ("output=010", "output", "010"),
+        ("output=true", "output", "true"),
+        ("output=~/x", "output", str(Path.home() / "x")),
+        ("llm.cache=~/c", "llm.cache", str(Path.home() / "c")),
+        ("llm.model=[odd]", "llm.model", "[odd]"),
+        ("llm.model_dir=null", "llm.model_dir", None),
+        ("seed=010", "seed", 10),
+        ("decode.step_s=0.5", "decode.step_s", 0.5),
+        ("decode.backend=pyav", "decode.backend", "pyav"),
+        ("filter.events_per_video=2", "filter.events_per_video", 2),
+        ("filter.events_per_video=first", "filter.events_per_video", "first"),
+        ("questions.per_event={AVTR: 0.5}", "questions.per_event", {"AVTR": 0.5}),
+    ],
+)
+def test_texts_are_taken_as_typed_and_numbers_are_decimal(load, override, read, value):
+    found = load(MINIMAL, override)
+    for key in read.split("."):
+        found = getattr(found, key)
+    assert found == value
+
+
+def test_home_is_meant_in_files_too_and_a_byte_order_mark_is_no_fault(load):
+    config = load("\ufeff" + MINIMAL.replace("output: out", "output: ~/x").replace("labels.json", "~other/labels.json"))
+    assert (config.output, config.input.annotations) == (str(Path.home() / "x"), "~other/labels.json")
+
+
 def test_overrides_alone_are_enough():
     config = load_config(AnnotateConfig, None, ["input.annotations=a", "input.videos=v", "output=o"])
     assert (config.input.annotations, config.input.videos, config.output) == ("a", "v", "o")

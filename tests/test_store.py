@@ -3,9 +3,11 @@
 import os
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from ravst_ray.datasets import schemas
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row, rows_of
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
@@ -214,12 +216,30 @@ def test_what_is_removed_is_on_the_disk_before(tmp_path, monkeypatch):
     store.compact()
     first = next(place for place, (what, _) in enumerate(done) if what == "delete")
     synced = [name for _, name in done[:first]]
-    files = {"annotations/part-000002-00000.parquet", "qa/part-000002-00000.parquet", "_commit/ledger-000002.parquet"}
+    files = {f"{name}/part-000002-00000.parquet" for name in ("annotations", "qa", "errors")}
+    files.add("_commit/ledger-000002.parquet")
     manifest = synced.index("_commit/manifest-000002.json")
     assert files == set(synced[:manifest]), "a manifest names what is safe already"
     assert set(synced[manifest + 1 :]) == {"_commit", "annotations", "qa", "errors"}
     assert ("delete", "annotations/part-000001-00000.parquet") in done[first:]
     assert not any(what == "sync" for what, _ in done[first:])
+
+
+def test_a_dataset_of_nothing_can_be_read(tmp_path):
+    """Every video was rejected by the filter: the reason stands in errors/, the other tables have columns, no rows."""
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    rejected = {"video_id": "v", "stage": "filter", "reason": "too_long", "message": "61 s.", "retryable": False}
+    for _ in range(2):
+        assert store.compact([rejected]) == {}
+        assert {name: list(store.rows(name)) for name in schemas.TABLES} == {
+            "annotations": [],
+            "qa": [],
+            "errors": [rejected],
+        }
+        for name, schema in schemas.TABLES.items():
+            table = pq.read_table(tmp_path / name)
+            assert table.schema.names == schema.names and len(table) == (name == "errors")
 
 
 def test_unwritable_output_is_a_configuration_error(tmp_path):

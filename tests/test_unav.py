@@ -76,13 +76,48 @@ def test_objects_may_be_given(read, given, read_as):
         (["a.webm"], "a.webm"),
         (["a.avi"], "a.avi"),
         (["a.mov"], "a.mov"),
-        (["a.mov", "a.mp4"], "a.mp4"),
+        (["a.MP4"], "a.MP4"),
+        (["a.MoV"], "a.MoV"),
+        (["a.m4v"], "a.m4v"),
+        (["a.mpg"], "a.mpg"),
+        (["a.flv"], "a.flv"),
+        (["a.TS", "A.mp4"], "a.TS"),
         (["a.txt", "ab.mp4"], "a.mp4"),
         ([], "a.mp4"),
     ],
 )
 def test_the_file_is_found_by_extension(read, files, found):
     assert read({"a": GOOD}, files=files).videos[0].path == str(read.videos / found)
+
+
+def test_a_file_name_in_another_unicode_form_is_found(read):
+    (found,) = read({"caf\u00e9": GOOD}, files=["cafe\u0301.mp4"]).videos
+    assert found.path == str(read.videos / "cafe\u0301.mp4")
+
+
+def test_two_files_of_one_id_are_named(read):
+    result = read({"a": GOOD, "b": GOOD}, files=["a.mov", "a.mp4", "b.mp4"])
+    assert [v.video_id for v in result.videos] == ["b"]
+    (row,) = result.rejected
+    assert (row.video_id, row.reason) == ("a", "ambiguous_file")
+    assert row.message == "There are 2 files of this id, a.mov and a.mp4; leave one there."
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "read_as"),
+    [
+        ({"label_id": 17.0}, "label_id", 17),  # pandas, of a column with gaps
+        ({"label_id": float("nan")}, "label_id", None),
+        ({"caption": float("nan")}, "caption", None),
+        ({"segment": [-0.01, 2.0]}, "start_s", 0.0),
+        ({"objects": [{"name": "red\u00a0 drum", "audible": True}]}, "given_objects", (SceneObject("red drum", True),)),
+        ({"objects": [{"name": "cafe\u0301", "audible": True}]}, "given_objects", (SceneObject("caf\u00e9", True),)),
+    ],
+)
+def test_what_other_programs_write_is_read_as_meant(read, fields, key, read_as):
+    result = read({"a": annotated(**fields)})
+    assert result.rejected == []
+    assert getattr(result.videos[0].events[0], key) == read_as
 
 
 @pytest.mark.parametrize("video_id", ["two words", "it's", 'say "hi"', "-dash", "..hidden", "a.b", "ünïcode", "猫"])
@@ -138,7 +173,9 @@ def test_an_id_never_becomes_another_path(read, video_id):
         (annotated(objects=[{"name": "dog", "audible": 1}]), "audible"),
         (annotated(objects=[{"name": " ", "audible": True}]), "object"),
         (annotated(objects=[{"name": "a</object>", "audible": True}]), "object"),
-        (annotated(objects=[{"name": "a\nb", "audible": True}]), "object"),
+        (annotated(objects=[{"name": "a\0b", "audible": True}]), "object"),
+        (annotated(label_id=17.5), "label_id"),
+        (annotated(label_id=True), "label_id"),
     ],
 )
 def test_a_malformed_entry_costs_only_itself(read, bad, why):

@@ -92,9 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = Rates()
     parser.add_argument("--videos", type=int, nargs="+", default=[5237, 1_000_000])
     parser.add_argument("--frames", type=float, default=known.frames, help="sampled frames of a video")
-    parser.add_argument(
-        "--ground-fps", type=float, nargs="+", default=[3, 9.9], help="on a GPU; 9.9: an H200"
-    )
+    parser.add_argument("--ground-fps", type=float, nargs="+", default=[3, 9.9], help="on a GPU; 9.9: an H200")
     parser.add_argument("--decode-ms", type=float, default=1000 * known.decode_s, help="CPU time of a sampled frame")
     parser.add_argument("--control-ms", type=float, default=1000 * known.control_s, help="CPU time of Ray for a video")
     parser.add_argument("--tasks-ms", type=float, default=1000 * known.tasks_s, help="CPU time of its steps' processes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -50,7 +49,7 @@ def saved_config(output: str, overrides: Sequence[str] = ()) -> AnnotateConfig:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_bytes(data)
-        return load_config(AnnotateConfig, path, [*overrides, f"output={json.dumps(output)}"])
+        return load_config(AnnotateConfig, path, [*overrides, f"output={output}"])
 
 
 def absolute(config: AnnotateConfig) -> AnnotateConfig:

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ravst_ray.config.base import StrictModel
+from ravst_ray.config.base import Place, StrictModel
 from ravst_ray.records import Task
 
 
 class InputConfig(StrictModel):
     """Where the videos and their event labels are."""
 
-    annotations: str = Field(description="event labels, a JSON file in UnAV-100's format")
-    videos: str = Field(description="folder with {video_id}.mp4 (or .mkv, .webm, .avi, .mov)")
+    annotations: Place = Field(description="event labels, a JSON file in UnAV-100's format")
+    videos: Place = Field(description="folder with {video_id}.mp4 (or another ending that videos have)")
     subsets: list[str] | None = Field(None, description="only videos of these subsets (train, validation, test)")
     limit: int | None = Field(None, ge=1, description="only the first so many videos, for a trial run")
 
@@ -50,7 +50,7 @@ class LLMConfig(StrictModel):
 
     backend: Literal["local", "openai"] = "local"
     model: str = Field("gpt-4o-mini", description="model name at the endpoint (backend openai)")
-    model_dir: str | None = Field(None, description="directory for the local server, or smollm2: the bundled model")
+    model_dir: Place | None = Field(None, description="directory for the local server, or smollm2: the bundled model")
     base_url: str | None = Field(None, description="endpoint; default $OPENAI_BASE_URL, then the OpenAI service")
     concurrency: int = Field(8, ge=1)
     timeout_s: float = Field(60.0, gt=0)
@@ -60,7 +60,7 @@ class LLMConfig(StrictModel):
     start_timeout_s: float = Field(300.0, gt=0, description="how long the local server may take to come up")
     max_model_len: int = Field(2048, ge=256, description="context of the local server")
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="share of the card for the local server")
-    cache: str | None = Field(None, description="answers are kept here (SQLite); default OUT/llm_cache.sqlite")
+    cache: Place | None = Field(None, description="answers are kept here (SQLite); default OUT/llm_cache.sqlite")
     usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
     usd_per_million_completion_tokens: float = Field(0.0, ge=0)
     write_captions: bool = Field(False, description="a vision-LLM captions events that have no caption, from frames")
@@ -70,8 +70,8 @@ class LLMConfig(StrictModel):
 class GroundingConfig(StrictModel):
     """Step 3: where the objects are. Model names are hub names or local directories."""
 
-    detector: str = "IDEA-Research/grounding-dino-base"
-    segmenter: str = "facebook/sam2.1-hiera-large"
+    detector: Place = "IDEA-Research/grounding-dino-base"
+    segmenter: Place = "facebook/sam2.1-hiera-large"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on a CPU; on a GPU float16 for the detector, bfloat16 for the segmenter"
@@ -165,7 +165,7 @@ class AnnotateConfig(StrictModel):
     """Everything that ``ravst annotate`` does."""
 
     input: InputConfig
-    output: str
+    output: Place
     seed: int = 0
     filter: FilterConfig = FilterConfig()
     decode: DecodeConfig = DecodeConfig()

@@ -1,17 +1,33 @@
-"""Strict configuration: unknown keys fail, files are YAML, single values are set as ``key.sub=value``."""
+"""Strict configuration: unknown keys fail, files are YAML, single values are set as ``key.sub=value``.
+
+A value on the command line is YAML, except where the setting is a text: that is taken as it was typed, so that
+``output="/data/run #2"`` keeps its ``#2``. A number is decimal: ``seed=010`` is ten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ravst_ray.errors import ConfigError
 
 C = TypeVar("C", bound="StrictModel")
+
+_DECIMAL = re.compile(r"[-+]?0\d+")
+
+
+def _at_home(place: str) -> str:
+    return str(Path(place).expanduser()) if place.startswith("~/") or place == "~" else place
+
+
+Place = Annotated[str, AfterValidator(_at_home)]
+"""A path, in which ``~`` is the home of whoever starts the run, or a URI."""
 
 
 class StrictModel(BaseModel):
@@ -21,7 +37,7 @@ class StrictModel(BaseModel):
 
 
 def load_config(kind: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML file and apply ``key.sub=value`` overrides (values are YAML too).
+    """Read a YAML file and apply ``key.sub=value`` overrides.
 
     Raises:
         ConfigError: the file is missing or no mapping, a key is unknown, or a value doesn't fit; the message
@@ -29,7 +45,7 @@ def load_config(kind: type[C], path: str | Path | None, overrides: Sequence[str]
     """
     data = _read_yaml(path) if path is not None else {}
     for override in overrides:
-        _apply(data, override)
+        _apply(data, override, kind)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -53,7 +69,7 @@ def dump_config(config: BaseModel) -> str:
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -65,7 +81,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str, kind: type[BaseModel]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: expected key.sub=value")
@@ -77,6 +93,37 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r}: {parent} is a value, not a section")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = _value(text, _annotation(kind, [*parents, last]))
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: {error}") from None
+
+
+def _annotation(kind: Any, keys: Sequence[str]) -> Any:
+    """The type of a setting; None where there is no such."""
+    for key in keys:
+        sections = [one for one in _plain(kind) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not sections or key not in sections[0].model_fields:
+            return None
+        kind = sections[0].model_fields[key].annotation
+    return kind
+
+
+def _value(text: str, kind: Any) -> Any:
+    """What a text on the command line means for a setting of this type."""
+    kinds = set(_plain(kind))
+    if str in kinds and kinds <= {str, type(None)}:
+        return None if not text or (text in ("null", "~") and type(None) in kinds) else text
+    return int(text) if _DECIMAL.fullmatch(text.strip()) else yaml.safe_load(text)
+
+
+def _plain(kind: Any) -> Iterator[Any]:
+    """The types that a setting may have."""
+    if get_origin(kind) is Literal:
+        yield from (type(value) for value in get_args(kind))
+    elif get_origin(kind) is Annotated:
+        yield from _plain(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for one in get_args(kind):
+            yield from _plain(one)
+    else:
+        yield kind

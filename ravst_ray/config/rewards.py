@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ravst_ray.config.base import StrictModel
+from ravst_ray.config.base import Place, StrictModel
 from ravst_ray.records import Task
 
 
@@ -78,7 +78,7 @@ class WeightsConfig(StrictModel):
 class NamesConfig(StrictModel):
     """How object names are compared."""
 
-    vectors: str | None = Field(
+    vectors: Place | None = Field(
         "auto",
         description="word vectors: a .bin, .txt, .vec (word2vec format) or .npy file; 'glove': the installed GloVe "
         "package; 'auto': that where it is installed, else equality; null: equality of normal forms",
@@ -108,7 +108,7 @@ class EvaluateConfig(RewardConfig):
 
     bootstrap: int = Field(1000, ge=0, description="resamples for the 95% intervals; 0: none")
     seed: int = 0
-    event_labels: str | None = Field(None, description="UnAV-100 JSON with the category of each event, for the groups")
+    event_labels: Place | None = Field(None, description="UnAV-100 JSON with the events' categories, for the groups")
     short_s: float = Field(20.0, gt=0)
     medium_s: float = Field(40.0, gt=0)
     plots: bool = True

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.config.base import StrictModel
+from ravst_ray.config.base import Place, StrictModel
 from ravst_ray.config.train import LoraConfig, TrainDataConfig
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 
@@ -42,8 +42,8 @@ class SftRunConfig(StrictModel):
     """Everything that ``ravst train-sft`` does."""
 
     data: TrainDataConfig
-    output: str
-    model: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    output: Place
+    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
     frames: FramesConfig = FramesConfig(step_s=4.0)
     prompt: PromptConfig = PromptConfig()
     decode: DecodeConfig = DecodeConfig()

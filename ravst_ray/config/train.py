@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.config.base import StrictModel
+from ravst_ray.config.base import Place, StrictModel
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import EngineConfig, FramesConfig, PromptConfig
 
@@ -15,8 +15,8 @@ from ravst_ray.config.video_llm import EngineConfig, FramesConfig, PromptConfig
 class TrainDataConfig(StrictModel):
     """What is learned from."""
 
-    annotations: str = Field(description="questions in the published R-AVST format")
-    videos: str = Field(description="folder with {video name}.mp4")
+    annotations: Place = Field(description="questions in the published R-AVST format")
+    videos: Place = Field(description="folder with {video name}.mp4")
     limit: int | None = Field(None, ge=1, description="only the first so many questions, for a trial run")
 
 
@@ -114,8 +114,8 @@ class TrainConfig(StrictModel):
     """Everything that ``ravst train`` does."""
 
     data: TrainDataConfig
-    output: str
-    model: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    output: Place
+    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
     max_steps: int = Field(500, ge=1)
     seed: int = 0
     save_every: int = Field(50, ge=1, description="steps between checkpoints")

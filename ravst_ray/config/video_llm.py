@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig, PoolConfig
-from ravst_ray.config.base import StrictModel
+from ravst_ray.config.base import Place, StrictModel
 
 
 class FramesConfig(StrictModel):
@@ -45,7 +45,7 @@ class PromptConfig(StrictModel):
 class EngineConfig(StrictModel):
     """The vLLM engine."""
 
-    model: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory")
+    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
     )

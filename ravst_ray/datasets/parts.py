@@ -43,8 +43,8 @@ class PartWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is held back, and end the file."""
-        if self._group:
+        """Write what is held back, and end the file; without any row it is a part that can be read all the same."""
+        if self._group or not self.parts:
             self._flush()
         self._end_file()
 

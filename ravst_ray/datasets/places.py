@@ -12,14 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pyarrow import fs
 
-from ravst_ray.datasets.unav import UnavInput, read_unav, video_path
+from ravst_ray.datasets.unav import UnavInput, VideoFiles, read_unav
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import SECRET_NAME, get_logger
 
@@ -108,18 +107,12 @@ def read_input(
     """
     if not is_remote(annotations) and not is_remote(videos):
         return read_unav(annotations, videos, subsets, limit)
-    with tempfile.TemporaryDirectory(prefix="ravst-input-") as empty:
-        folder = empty if is_remote(videos) else videos
-        try:
-            with local_copy(annotations) as path, _named(path, annotations):
-                found = read_unav(path, folder, subsets, limit)
-        except StepError as error:
-            raise ConfigError(f"annotations file {error.message}") from None
-    if folder == videos:
-        return found
-    names = list_names(videos)
-    placed = [replace(video, path=join(videos, video_path(video.video_id, "", names))) for video in found.videos]
-    return UnavInput(placed, found.rejected)
+    files = VideoFiles(list_names(videos), lambda name: join(videos, name)) if is_remote(videos) else videos
+    try:
+        with local_copy(annotations) as path, _named(path, annotations):
+            return read_unav(path, files, subsets, limit)
+    except StepError as error:
+        raise ConfigError(f"annotations file {error.message}") from None
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def read_entries(path: str | Path) -> list[dict[str, Any]]:
         ConfigError: the file isn't readable JSON of this format; the message names the entry at fault.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
     if not isinstance(entries, list):

@@ -238,7 +238,7 @@ class DatasetStore:
         fresh = [(key, manifest) for key, manifest in units.items() if manifest["video_id"] not in done]
         number = old.number + 1
         tables = {name: list(old.tables[name]) for name in ("annotations", "qa")}
-        if fresh:
+        if fresh or not all(tables.values()):
             tables = self._fold(number, old, fresh, ledger)
         errors = [dict(entry.error) for entry in ledger.values() if entry.error] + [dict(row) for row in more_errors]
         errors.sort(key=lambda row: (row["video_id"], row["stage"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ravst_ray.datasets.ravst_json import read_questions
-from ravst_ray.datasets.unav import is_safe_id, list_files, video_path
+from ravst_ray.datasets.unav import is_safe_id, list_files
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import QAPair
 
@@ -26,12 +26,12 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
 
     Args:
         annotations: the file.
-        videos_dir: folder with ``{video id}.mp4`` (or .mkv, .webm, .avi, .mov).
+        videos_dir: folder with ``{video id}.mp4`` (or another ending that videos have).
         limit: only the first so many questions.
 
     Raises:
-        ConfigError: the file isn't readable JSON of this format, a video's name can't be a file's, or the folder isn't
-            there.
+        ConfigError: the file isn't readable JSON of this format, a video's name can't be a file's or has several, or
+            the folder isn't there.
     """
     pairs, durations = read_questions(annotations)
     files = list_files(videos_dir)
@@ -40,7 +40,7 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
         if not is_safe_id(pair.video_id):
             raise ConfigError(f"{annotations}: the video name {pair.video_id!r} can't be a file name")
         found.setdefault(pair.video_id, []).append(pair)
-    return [
-        VideoTask(name, video_path(name, videos_dir, files), durations[name], tuple(questions))
-        for name, questions in found.items()
-    ]
+    try:
+        return [VideoTask(name, files.place(name), durations[name], tuple(asked)) for name, asked in found.items()]
+    except ValueError as error:
+        raise ConfigError(f"{videos_dir}: {error}") from None

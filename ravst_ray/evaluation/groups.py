@@ -42,7 +42,7 @@ def read_labels(path: str | Path | None) -> Labels:
     if path is None:
         return {}
     try:
-        database = json.loads(Path(path).read_text(encoding="utf-8"))["database"]
+        database = json.loads(Path(path).read_text(encoding="utf-8-sig"))["database"]
         return {video_id: [_event(one) for one in entry["annotations"]] for video_id, entry in database.items()}
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a readable file in UnAV-100's format: {error!r}") from None

@@ -73,7 +73,7 @@ def read_lines(
     """
     known = set(questions)
     try:
-        with Path(path).open(encoding="utf-8") as source:
+        with Path(path).open(encoding="utf-8-sig") as source:
             for number, text in enumerate(source, start=1):
                 if text.strip():
                     yield _checked(text, text_keys, known, f"{path}:{number}")
