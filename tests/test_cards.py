@@ -210,6 +210,21 @@ def test_two_grounding_actors_on_a_card_have_half_of_it_each():
     assert refusal(halved, round(2 * need.total) + 2) is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "batch", "taken_gib", "context_gib"),
+    [
+        ("auto", 8, 7.133, 0.706),
+        ("bfloat16", 16, 13.223, 0.694),
+        ("float32", 8, 14.1, 0.712),
+        ("float32", 16, 26.312, 0.712),
+    ],
+)
+def test_grounding_needs_what_was_measured_and_little_more(dtype, batch, taken_gib, context_gib):
+    """On an H200, with frames of 750 x 1333; the rest is for the largest frames and for more objects."""
+    need = grounding_need(GroundingConfig(dtype=dtype, batch_frames=batch))
+    assert 1.05 < need.total / GIB / (taken_gib + context_gib) < 1.2
+
+
 def test_a_server_takes_no_more_of_the_card_than_it_asks_for():
     told = refusal(shipped(ONE_GPU, "actors.llm.num_gpus=0.5"), CARDS[80])
     assert told == (
