@@ -29,8 +29,9 @@ def load(tmp_path):
     return run
 
 
-def test_the_three_shipped_configurations_are_there():
-    assert {path.stem for path in SHIPPED} >= {"annotate_laptop", "annotate_1gpu", "annotate_cluster"}
+def test_the_shipped_configurations_are_there():
+    kinds = ("laptop", "1gpu", "captioner", "cluster", "paper")
+    assert {path.stem for path in SHIPPED} == {f"annotate_{kind}" for kind in kinds}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

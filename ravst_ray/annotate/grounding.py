@@ -125,11 +125,16 @@ def build_ground(config: GroundingConfig) -> Ground:
     """The step with its models loaded, as the configuration says.
 
     Raises:
-        ConfigError: a model can't be found or loaded, or the device isn't there.
+        ConfigError: a model can't be found or loaded, the device isn't there, or its memory doesn't hold both.
     """
+    from ravst_ray.backends.cards import check_grounding
     from ravst_ray.backends.grounding_dino import GroundingDino
+    from ravst_ray.backends.model_size import card_bytes
     from ravst_ray.backends.sam2 import Sam2Video
 
+    card = card_bytes() if config.device != "cpu" else None
+    if card is not None:
+        check_grounding(config, card)
     detector = GroundingDino(
         config.detector,
         device=config.device,

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ravst_ray.backends import llm_server
+from ravst_ray.backends.cards import check_server
+from ravst_ray.backends.model_size import card_bytes
 from ravst_ray.backends.smollm2 import SMOLLM2, find_gguf, is_prepared, prepare_smollm2
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.errors import AbortError, ConfigError
@@ -90,7 +92,7 @@ class LocalLLM:
         log_path: the server's output; removed when it ended well.
 
     Raises:
-        ConfigError: on construction, when there is no model or no vLLM.
+        ConfigError: on construction, when there is no model or no vLLM; on start, when the card is too small.
         AbortError: on start, when the server ends or isn't healthy in time, with the last lines of its output.
     """
 
@@ -114,6 +116,9 @@ class LocalLLM:
     def start(self) -> None:
         """Start the server and wait until it is healthy."""
         model_dir = model_directory(self._config)
+        card = None if runs_on_cpu() else card_bytes()
+        if card is not None:
+            check_server(self._config, card)
         started = time.monotonic()
         self._port = free_port()
         command = server_command(self._config, model_dir, self._port)
