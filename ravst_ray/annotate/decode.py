@@ -18,9 +18,9 @@ from ravst_ray.records import Event, EventAnnotation, Video, VideoItem
 class DecodeFrames(Step):
     """Fills in ``meta``, ``loudness``, ``frames`` and the frame times of every annotation.
 
-    Where there are no annotations yet, each event gets a bare one. Only live events get frames; a video without one isn't opened. A video in an object store is fetched to this node
-    first, and its copy removed afterwards. An event that reaches beyond the end of the real file keeps the frames that
-    exist (the quality step judges it).
+    Where there are no annotations yet, each event gets a bare one. Only live events get frames; a video without one
+    isn't opened. A video in an object store is fetched to this node first, and its copy removed afterwards. An event
+    that reaches beyond the end of the real file keeps the frames that exist (the quality step judges it).
 
     Args:
         config: the step of the answers' times, the size of the frames, which decoder.

@@ -7,9 +7,11 @@ What it goes by, in this order:
 1. A detection belongs to the track of its name whose propagated mask it covers: the best assignment over all pairs
    (Hungarian), not the first one that fits.
 2. What is left is matched by name. Frames are a second or so apart, and an object may have left its old place
-   altogether. Where the detector never saw two of a name at once there is only one such object, wherever it went;
+   altogether. Where only one of a name is known, and the detector never saw two at once, it may be anywhere;
    where it did, the nearest within reach is taken. A track whose mask is sure to be elsewhere is left alone in both
-   cases. A mask that slid onto an object which was detected isn't sure to be anywhere.
+   cases: on the background, it may be right, and the detector blind. A mask that slid onto an object which was
+   detected isn't sure to be anywhere; nor is that of an only object elsewhere while it touches the detection: it
+   shows too much or too little of the object.
 3. An object that was given up and is seen again gets its old id back, if only one of that name is missing.
 4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago, or as many
    of its name are followed as the rules allow.
@@ -31,6 +33,7 @@ from ravst_ray.core.masks import mask_box, mask_iou, without_specks
 from ravst_ray.records import Box
 
 _AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects
+_RIM = 0.1  # share of a mask that another one covers by accident
 _REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
 
 
@@ -146,6 +149,9 @@ class Tracker:
             kept.update(named[: self._rules.most_followed])
         return [one for index, one in enumerate(found) if index in kept]
 
+    def _followed(self, name: int) -> int:
+        return sum(track.name == name for track in self._live.values())
+
     def _is_over(self, track: _Track) -> bool:
         """A track that was detected only once has yet to prove itself: it may miss one detection."""
         return track.missed > (self._rules.max_missed if track.hits > 1 else min(1, self._rules.max_missed))
@@ -196,12 +202,13 @@ class Tracker:
         for row, track_id in enumerate(ids):
             track = self._live[track_id]
             reach = _REACH * diagonal(track.box) * (frame - track.last_frame)
-            only = track.name not in self._several
+            only = track.name not in self._several and self._followed(track.name) == 1
             for column, index in enumerate(free):
                 away = centre_distance(track.box, found[index].box)
                 nearness[row, column] = 1.0 / (1.0 + away)
-                same = track.name == found[index].name
-                allowed[row, column] = same and track_id not in elsewhere and (only or away <= reach)
+                free_to_go = track_id not in elsewhere or (only and _touch(masks[track_id], found[index].seen))
+                near = only or away <= reach
+                allowed[row, column] = track.name == found[index].name and free_to_go and near
         return {ids[row]: free[column] for row, column in _assign(nearness, allowed)}
 
     def _surely_elsewhere(
@@ -220,7 +227,7 @@ class Tracker:
             if index in settled:
                 continue
             missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
-            if sum(track.name == one.name for track in self._live.values()) >= self._rules.most_followed:
+            if self._followed(one.name) >= self._rules.most_followed:
                 continue
             if len(missing) == 1:
                 track_id = missing[0]
@@ -260,6 +267,12 @@ def _detected(one: DetectedMask) -> Sighting:
     mask = np.zeros_like(one.seen.mask)
     mask[y1:y2, x1:x2] = one.seen.mask[y1:y2, x1:x2]
     return Sighting(one.box, one.score, mask, detected=True)
+
+
+def _touch(one: ObjectMask, other: ObjectMask) -> bool:
+    """Whether two masks share more than a rim of the smaller one."""
+    shared = np.count_nonzero(one.mask & other.mask)
+    return shared > _RIM * min(np.count_nonzero(one.mask), np.count_nonzero(other.mask))
 
 
 def _assign(gain: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
