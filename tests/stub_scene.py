@@ -1,7 +1,7 @@
 """Scenes whose truth is known, with a detector and a segmenter that answer from it.
 
 Objects are rectangles. A frame's red and green hold its number, so that the stubs know which frame they look at; its
-blue holds a pattern of its shot, if the video has cuts.
+blue holds a pattern of its shot, if the video has cuts (dark, bright, dark …).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def rectangle(box: Box | None) -> np.ndarray:
 
 
 def frame_number(frame: np.ndarray) -> int:
-    red, green = (round(float(frame[..., channel].mean()) / 8) for channel in (0, 1))
+    red, green = (round(float(np.median(frame[..., channel])) / 8) for channel in (0, 1))
     return red + 32 * green
 
 
@@ -91,8 +91,8 @@ def make_item(
         picture[..., 0], picture[..., 1] = number % 32 * 8, number // 32 * 8
         if cuts:
             shot = sum(cut <= number for cut in cuts)
-            blocks = np.random.default_rng(shot).integers(0, 2, (HEIGHT // 8, WIDTH // 8)) * 255
-            picture[..., 2] = np.kron(blocks, np.ones((8, 8), dtype=np.int64))
+            blocks = np.random.default_rng(shot).integers(0, 128, (HEIGHT // 5, WIDTH // 5)) + 128 * (shot % 2)
+            picture[..., 2] = np.kron(blocks, np.ones((5, 5), dtype=np.int64))
         for when, (x1, y1, x2, y2), colour in paint:
             if number in when:
                 picture[round(y1) : round(y2), round(x1) : round(x2)] = colour
