@@ -92,9 +92,8 @@ def _best_shift(before: Look, after: Look, i: int, j: int) -> tuple[int, int]:
     enough = shared >= _MIN_OVERLAP * min(before.thumbnails[i].size, after.thumbnails[j].size)
     best = int(np.where(enough, product / np.maximum(shared, 1), -np.inf).argmax())
     down, right = divmod(best, _SPECTRUM[1])
-    wrap = lambda place, size, length: place - length if place >= size else place  # noqa: E731
     height, width = before.thumbnails[i].shape
-    return wrap(down, height, _SPECTRUM[0]), wrap(right, width, _SPECTRUM[1])
+    return down - _SPECTRUM[0] * (down >= height), right - _SPECTRUM[1] * (right >= width)
 
 
 def _overlap(size: int, other: int, length: int) -> np.ndarray:
