@@ -272,7 +272,7 @@ def _detected(one: DetectedMask) -> Sighting:
 def _touch(one: ObjectMask, other: ObjectMask) -> bool:
     """Whether two masks share more than a rim of the smaller one."""
     shared = np.count_nonzero(one.mask & other.mask)
-    return shared > _RIM * min(np.count_nonzero(one.mask), np.count_nonzero(other.mask))
+    return bool(shared > _RIM * min(np.count_nonzero(one.mask), np.count_nonzero(other.mask)))
 
 
 def _assign(gain: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:

@@ -74,13 +74,15 @@ def unlikeness(before: Look, after: Look) -> float:
 
 def _agreement(before: Look, after: Look) -> float:
     """Mean correlation of the best parts at the best zoom and shift, in [0, 1]."""
-    zooms = range(len(_ZOOMS))
-    pairs = [(zoom, 0) for zoom in zooms] + [(0, zoom) for zoom in zooms[1:]]
-    return max(
-        _agreement_at(before.thumbnails[i], after.thumbnails[j], shift)
-        for i, j in pairs
-        for shift in {_best_shift(before, after, i, j), (0, 0)}
+    zoomed = range(1, len(_ZOOMS))
+    still = _agreement_at(
+        before.thumbnails[0], after.thumbnails[0], (0, 0)
+    )  # much moves before a camera that stands still
+    moved = (
+        _agreement_at(before.thumbnails[i], after.thumbnails[j], _best_shift(before, after, i, j))
+        for i, j in [(0, 0), *((zoom, 0) for zoom in zoomed), *((0, zoom) for zoom in zoomed)]
     )
+    return max(still, *moved)
 
 
 def _best_shift(before: Look, after: Look, i: int, j: int) -> tuple[int, int]:
