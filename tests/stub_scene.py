@@ -1,6 +1,7 @@
 """Scenes whose truth is known, with a detector and a segmenter that answer from it.
 
-Objects are rectangles. A frame's colour holds its number, so that the stubs know which frame they look at.
+Objects are rectangles. A frame's red and green hold its number, so that the stubs know which frame they look at; its
+blue holds a pattern of its shot, if the video has cuts (dark, bright, dark …).
 """
 
 from __future__ import annotations
@@ -68,24 +69,42 @@ def rectangle(box: Box | None) -> np.ndarray:
 
 
 def frame_number(frame: np.ndarray) -> int:
-    red, green = (round(float(frame[..., channel].mean()) / 8) for channel in (0, 1))
+    red, green = (round(float(np.median(frame[..., channel])) / 8) for channel in (0, 1))
     return red + 32 * green
 
 
-def make_item(names: Sequence[str], count: int, meta_size: tuple[int, int] = (WIDTH, HEIGHT)) -> VideoItem:
-    """A video of ``count`` frames, a second apart from 0.4 s on, with one event that covers all of them."""
+def make_item(
+    names: Sequence[str],
+    count: int,
+    meta_size: tuple[int, int] = (WIDTH, HEIGHT),
+    cuts: Sequence[int] = (),
+    paint: Sequence[tuple[range, Box, tuple[int, int, int]]] = (),
+    step_s: float = 1.0,
+) -> VideoItem:
+    """A video of ``count`` frames, ``step_s`` apart from 0.4 s on, with one event that covers all of them.
+
+    A new shot begins at each frame of ``cuts``; ``paint`` colours boxes in ranges of frames.
+    """
     jpegs = []
     for number in range(count):
-        colour = (number % 32 * 8, number // 32 * 8, 0)
+        picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+        picture[..., 0], picture[..., 1] = number % 32 * 8, number // 32 * 8
+        if cuts:
+            shot = sum(cut <= number for cut in cuts)
+            blocks = np.random.default_rng(shot).integers(0, 128, (HEIGHT // 5, WIDTH // 5)) + 128 * (shot % 2)
+            picture[..., 2] = np.kron(blocks, np.ones((5, 5), dtype=np.int64))
+        for when, (x1, y1, x2, y2), colour in paint:
+            if number in when:
+                picture[round(y1) : round(y2), round(x1) : round(x2)] = colour
         file = io.BytesIO()
-        Image.new("RGB", (WIDTH, HEIGHT), colour).save(file, "JPEG", quality=95)
+        Image.fromarray(picture).save(file, "JPEG", quality=95, subsampling=0)
         jpegs.append(file.getvalue())
-    times_s = tuple(round(0.4 + number, 3) for number in range(count))
-    event = Event(1, 0.4, count - 0.6, "sound")
+    times_s = tuple(round(0.4 + number * step_s, 3) for number in range(count))
+    event = Event(1, 0.4, times_s[-1], "sound")
     objects = tuple(SceneObject(name, audible=index == 0) for index, name in enumerate(names))
     return VideoItem(
-        Video("v", "v.mp4", float(count), (event,)),
-        meta=VideoMeta(float(count), 10.0, *meta_size, has_audio=True, decoder="none"),
+        Video("v", "v.mp4", times_s[-1] + 0.6, (event,)),
+        meta=VideoMeta(times_s[-1] + 0.6, 10.0, *meta_size, has_audio=True, decoder="none"),
         frames=Frames(times_s, WIDTH, HEIGHT, tuple(jpegs)),
         annotations=(EventAnnotation(event, objects, times_s),),
     )
@@ -125,6 +144,7 @@ class StubSegmenter:
         self.scene = scene
         self.on_advance: Callable[[], None] = lambda: None
         self.followed: list[int] = []
+        self.segmented: list[int] = []
 
     def memory(self) -> StubMemory:
         return StubMemory(self)
@@ -147,6 +167,7 @@ class StubMemory:
         return ObjectMask(rectangle(box), self.scene.score if box is not None else 0.1)
 
     def segment(self, boxes_N: Sequence[Box]) -> list[Candidate]:
+        self.owner.segmented.append(len(boxes_N))
         return [Candidate(ObjectMask(rectangle(box), 0.9), (self._thing_at(box), box)) for box in boxes_N]
 
     def _thing_at(self, box: Box) -> int:

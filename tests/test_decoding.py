@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.decord_decoder import batches
 from ravst_ray.backends.protocols import DecodedVideo
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.core.frame_times import event_times, union_times
+from ravst_ray.core.frame_times import event_times, on_event_grid, union_times
 from ravst_ray.errors import StepError
-from ravst_ray.records import Event, Video, VideoItem
+from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 from tests.broken_videos import BROKEN, Recipe, break_sound, read_number, trim_without_decoding, write_video
 
 BACKENDS = ("decord", "pyav")
@@ -100,6 +101,22 @@ def test_event_grid_has_no_float_drift():
 def test_event_grid_refuses(bad):
     with pytest.raises(ValueError):
         event_times(*bad)
+
+
+@pytest.mark.parametrize(("step_s", "parts"), [(1.0, 4), (1.0, 3), (0.7, 6), (0.5, 5)])
+def test_a_denser_grid_holds_the_times_of_the_other(step_s, parts):
+    coarse, dense = event_times(0.3, 90.0, step_s), event_times(0.3, 90.0, step_s, parts)
+    assert dense[::parts] == coarse
+    assert np.diff(dense) == pytest.approx(step_s / parts)
+    assert dense[-1] <= 90.0 < dense[-1] + step_s / parts
+
+
+def test_which_times_are_on_an_events_grid():
+    times_s = event_times(0.3, 90.0, 1.0, 3)
+    assert all(on_event_grid(time_s, 0.3, 90.0, 0.3333333) for time_s in times_s)
+    assert not any(on_event_grid(time_s + 0.1, 0.3, 90.0, 0.3333333) for time_s in times_s)
+    assert not on_event_grid(times_s[-1] + 1.0, 0.3, 90.0, 1.0) and not on_event_grid(-0.7, 0.3, 90.0, 1.0)
+    assert on_event_grid(0.0, -3.5, 1.0, 1.0)  # a start before 0 counts as 0
 
 
 def test_union_of_grids():
@@ -422,6 +439,34 @@ def test_step_keeps_the_frames_that_exist(decoders, plain):
     step = DecodeFrames(DecodeConfig(), decoders["decord"])
     (done,) = step([item(plain, (1.0, 9.0), (7.0, 9.0))])
     assert [annotation.frame_times_s for annotation in done.annotations] == [(1.0, 2.0), ()]
+
+
+def test_step_decodes_denser_than_the_answers_if_asked_to(decoders, plain):
+    step = DecodeFrames(DecodeConfig(step_s=1.0), decoders["decord"], track_step_s=0.25)
+    (done,) = step([item(plain, (0.41, 1.5), (1.1, 1.6))])
+    assert done.frames.times_s == (0.4, 0.65, 0.9, 1.1, 1.15, 1.35, 1.4, 1.6)
+    assert [annotation.frame_times_s for annotation in done.annotations] == [(0.4, 1.4), (1.1,)]
+    assert done.stats["frames_decoded"] == 8
+
+
+def test_step_reads_only_what_live_events_need_and_keeps_what_is_known(decoders, plain, tmp_path):
+    """The first event is set aside, the third isn't asked about; the second has its objects already."""
+    video = item(plain, (0.0, 1.0), (1.0, 2.0), (0.0, 2.0))
+    first, second, third = video.video.events
+    known = (
+        EventAnnotation(first, status="rejected", reasons=("nothing_visible",)),
+        EventAnnotation(second, (SceneObject("drum", True, (2,)),), status="suspect", reasons=("faint",)),
+        EventAnnotation(replace(third, asked=False), (SceneObject("bell", False),)),
+    )
+    step = DecodeFrames(DecodeConfig(), decoders["decord"])
+    (done,) = step([replace(video, annotations=known)])
+    assert done.frames.times_s == (1.0, 2.0) and done.stats["frames_decoded"] == 2
+    assert done.annotations == (known[0], replace(known[1], frame_times_s=(1.0, 2.0)), known[2])
+
+    closed = replace(item(tmp_path / "nowhere.mp4", (0.0, 1.0), (0.0, 2.0)), annotations=(known[0], known[2]))
+    (untouched,) = step([closed])
+    assert untouched.error is None and untouched.meta is None and untouched.frames is None
+    assert untouched.annotations == closed.annotations and "frames_decoded" not in untouched.stats
 
 
 def test_step_turns_bad_input_into_errors_rows_and_goes_on(decoders, plain, tmp_path):

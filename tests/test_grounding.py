@@ -11,7 +11,7 @@ from ravst_ray.annotate.grounding import Ground, build_ground
 from ravst_ray.config.annotate import GroundingConfig
 from ravst_ray.core.masks import decode_rle, encode_rle, mask_box, mask_iou, without_specks
 from ravst_ray.errors import ConfigError, StepError
-from ravst_ray.records import EventAnnotation
+from ravst_ray.records import Event, EventAnnotation, Track
 from tests.stub_scene import Scene, Thing, away, make_item, straight
 
 
@@ -77,11 +77,110 @@ def test_events_see_their_own_frames_and_objects_only():
     assert done.stats["frames_grounded"] == 6
 
 
+def frames_of(track: Track) -> list[int]:
+    return [round(time_s - 0.4) for time_s in track.times_s]
+
+
+def test_a_cut_ends_all_tracks_and_the_detector_looks_at_once():
+    """Another drum stands where the first one was: no id, no mask, no memory goes on."""
+    scene = Scene([Thing("drum", straight(0, 40, 1)), Thing("bell", away(straight(60, 80, 0), 0, 8))])
+    detector, segmenter = scene.detector(), scene.segmenter()
+    item = make_item(["drum", "bell"], 12, cuts=[5, 8])
+    (done,) = Ground(detector, segmenter, GroundingConfig(detect_every=2)).process(item).annotations
+    assert detector.looked_at == [0, 2, 4, 5, 7, 8, 10]
+    assert segmenter.followed == [0, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 2]
+    assert [(one.track_id, one.name, one.shot, frames_of(one)) for one in done.tracks] == [
+        (1, "drum", 0, [0, 1, 2, 3, 4]),
+        (2, "drum", 1, [5, 6, 7]),
+        (3, "drum", 2, [8, 9, 10, 11]),
+        (4, "bell", 2, [10, 11]),
+    ]
+    assert done.tracks[2].detected == (True, False, True, False)
+
+
+def test_where_chunks_end_makes_no_difference_to_cuts():
+    scene = Scene([Thing("drum", straight(0, 40, 1))])
+    item = make_item(["drum"], 12, cuts=[4, 6])
+    for detect_every in (1, 3):
+        runs = [ground(scene, chunk_frames=n, detect_every=detect_every).process(item) for n in (2, 3, 4, 64)]
+        assert [one.shot for one in runs[0].annotations[0].tracks] == [0, 1, 2]
+        assert all(run.annotations == runs[0].annotations for run in runs)
+
+
+def test_a_cut_score_that_nothing_reaches_sees_no_cut():
+    scene = Scene([Thing("drum", straight(0, 40, 1))])
+    (done,) = ground(scene, cut_score=1.0).process(make_item(["drum"], 8, cuts=[4])).annotations
+    assert [(one.shot, frames_of(one)) for one in done.tracks] == [(0, list(range(8)))]
+
+
+def test_objects_are_recognised_across_a_cut_by_their_colours_if_asked_to():
+    """A green and a white boy change places at the cut; a third, grey one is new."""
+    boys = [
+        Thing("boy", lambda t: (10, 20, 50, 60) if t < 4 else (100, 20, 140, 60)),
+        Thing("boy", lambda t: (100, 20, 140, 60) if t < 4 else (10, 20, 50, 60)),
+        Thing("boy", away(straight(60, 70, 0, size=40), 0, 3)),
+    ]
+    colours = [(0, 255, 0), (255, 255, 255), (96, 96, 96)]
+    paint = [
+        (range(t, t + 1), boy.where(t), colour)
+        for t in range(8)
+        for boy, colour in zip(boys, colours, strict=True)
+        if boy.where(t) is not None
+    ]
+    item = make_item(["boy"], 8, cuts=[4], paint=paint)
+    (apart,) = ground(Scene(boys)).process(item).annotations
+    assert [(one.shot, frames_of(one)[0]) for one in apart.tracks] == [(0, 0), (0, 0), (1, 4), (1, 4), (1, 4)]
+    (joined,) = ground(Scene(boys), reidentify=0.8).process(item).annotations
+    assert [(one.track_id, one.shot) for one in joined.tracks] == [(1, 0), (2, 0), (3, 1)]
+    for one, boy in zip(joined.tracks, boys, strict=True):
+        assert one.boxes_xyxy_px == tuple(boy.where(t) for t in frames_of(one))
+    assert [len(one.times_s) for one in joined.tracks] == [8, 8, 4]
+
+
+def test_tracking_may_run_denser_than_the_answers():
+    """Frames every 0.25 s, answers every second: the same track, and one object too brief for the answers."""
+    drum = Thing("drum", straight(0, 40, 2))
+    bell = Thing("bell", lambda t: (60, 80, 80, 100) if 5 <= t <= 7 else None)
+    scene = Scene([bell, drum])
+    item = make_item(["drum", "bell"], 13, step_s=0.25)
+    answers = (0.4, 1.4, 2.4, 3.4)
+    other = EventAnnotation(Event(2, 0.5, 3.0, "sound"), item.annotations[0].objects, (0.5, 1.5, 2.5))
+    event = replace(item.annotations[0], frame_times_s=answers)
+    detector = scene.detector()
+    step = Ground(detector, scene.segmenter(), GroundingConfig(detect_every=2, track_step_s=0.25))
+    done = step.process(replace(item, annotations=(event,)))
+    assert detector.looked_at == [0, 2, 4, 6, 8, 10, 12]
+    (track,) = done.annotations[0].tracks
+    assert (track.track_id, track.name, track.times_s) == (1, "drum", answers)
+    assert track.boxes_xyxy_px == tuple(drum.where(t) for t in (0, 4, 8, 12))
+    assert done.stats["frames_grounded"] == 13
+    assert done.provenance["track_step_s"] == "0.25"
+    assert step.process(replace(item, annotations=(other,))).stats["frames_grounded"] == 0  # not one of its grid
+
+
+def test_events_that_are_set_aside_or_not_asked_are_left_as_they_are():
+    scene = Scene([Thing("drum", straight(0, 40, 1))])
+    item = make_item(["drum"], 4)
+    (live,) = item.annotations
+    aside = replace(live, status="rejected", reasons=("nothing_visible",), frame_times_s=())
+    context = replace(live, event=replace(live.event, event_num=2, asked=False), frame_times_s=())
+    done = ground(scene).process(replace(item, annotations=(aside, live, context)))
+    assert (done.annotations[0], done.annotations[2]) == (aside, context)
+    assert [len(one.times_s) for one in done.annotations[1].tracks] == [4]
+    assert done.stats["frames_grounded"] == 4
+    none = replace(item, annotations=(aside, context), frames=None, meta=None)
+    assert ground(scene).process(none) == none
+
+
 def test_provenance_says_with_what():
     done = ground(BUSY, detector="some/dino", segmenter="some/sam").process(make_item(NAMES, 2))
     assert done.provenance["detector"] == "some/dino" and done.provenance["segmenter"] == "some/sam"
     assert done.provenance["box_threshold"] == "0.4" and done.provenance["text_threshold"] == "0.3"
     assert done.provenance["transformers"].startswith("5.")
+    assert (done.provenance["cut_score"], done.provenance["max_instances"]) == ("0.3", "13")
+    assert done.provenance["track_step_s"] == ""
+    dated = replace(make_item(NAMES, 2), provenance={"frame_step_s": "0.5"})
+    assert ground(BUSY).process(dated).provenance["track_step_s"] == "0.5"  # as the frames are
 
 
 def test_frames_that_are_missing_or_broken_become_errors_rows():

@@ -7,7 +7,7 @@ import pytest
 
 from ravst_ray.annotate.grounding import Ground
 from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules
-from ravst_ray.backends.protocols import ObjectMask
+from ravst_ray.backends.protocols import Detection, ObjectMask
 from ravst_ray.config.annotate import GroundingConfig
 from ravst_ray.core.masks import decode_rle
 from ravst_ray.records import Track
@@ -50,9 +50,66 @@ def test_two_of_one_name_that_jump_are_matched_to_the_nearest():
 
 
 def test_a_single_object_that_jumps_is_the_same_object():
+    """The segmenter lost it: its mask stays behind, and isn't sure."""
     drum = Thing("red drum", straight(0, 10, 60, 40))
-    tracks = track(Scene([drum], stuck={0}), ["red drum"], 3)
+    tracks = track(Scene([drum], stuck={0}, score=0.4), ["red drum"], 3)
     assert len(tracks) == 1 and follows(tracks[0], drum)
+
+
+def test_a_weak_detection_elsewhere_takes_no_track_from_its_sure_mask():
+    """The detector sees one man at a time: at frame 3 the other one, or what it takes for one."""
+    man, other = Thing("man", straight(10, 40, 0)), Thing("man", straight(120, 40, 0))
+    scene = Scene([man, other], missed={(0, 3), *((1, t) for t in range(8) if t != 3)}, score=0.97)
+    first, second = track(scene, ["man"], 8)
+    assert follows(first, man) and frames_of(first) == list(range(8))
+    assert first.detected == tuple(t != 3 for t in range(8))
+    assert follows(second, other) and frames_of(second)[0] == 3 and second.detected[0]
+
+
+def detection(box: tuple[float, float, float, float], name: int = 0) -> DetectedMask:
+    return DetectedMask(name, box, 0.41, ObjectMask(rectangle(box), 0.9))
+
+
+def test_a_sure_mask_that_slid_onto_another_detected_object_holds_no_track_back():
+    tracker = Tracker(TrackingRules())
+    tracker.update(0, {}, [detection((10, 40, 30, 60)), detection((60, 40, 80, 60), name=1)])
+    masks = {0: ObjectMask(rectangle((60, 40, 80, 60)), 0.97), 1: ObjectMask(rectangle((60, 40, 80, 60)), 0.97)}
+    found = [detection((120, 40, 140, 60)), detection((60, 40, 80, 60), name=1)]
+    assert tracker.update(1, masks, found).adopted == {0: 0, 1: 1}
+
+
+def test_a_sure_mask_that_touches_the_only_detection_shows_the_same_object():
+    """It grew over the background, to an IoU of 0.2 with what was detected."""
+    tracker = Tracker(TrackingRules())
+    tracker.update(0, {}, [detection((10, 40, 30, 60))])
+    update = tracker.update(1, {0: ObjectMask(rectangle((0, 20, 50, 60)), 0.97)}, [detection((20, 40, 40, 60))])
+    assert update.adopted == {0: 0}
+
+
+def test_of_a_crowd_no_more_are_followed_than_show_that_it_is_one():
+    people = [Thing("man", straight(2 + 15 * (i % 10), 2 + 19 * (i // 10), 0, size=12)) for i in range(60)]
+    scene = Scene(people)
+    segmenter = scene.segmenter()
+    item = make_item(["man"], 5)
+    (done,) = (
+        Ground(scene.detector(), segmenter, GroundingConfig(detect_every=1, max_instances=4)).process(item).annotations
+    )
+    assert [frames_of(one) for one in done.tracks] == [list(range(5))] * 5
+    assert all(follows(one, thing) for one, thing in zip(done.tracks, people, strict=False))
+    assert max(segmenter.followed) == max(segmenter.segmented) == 5
+
+
+def test_of_a_crowd_those_are_looked_at_who_are_followed():
+    """The two that are followed score least at the next frame; a name that is no crowd keeps all its detections."""
+    tracker = Tracker(TrackingRules(max_instances=1))
+    places = [(0.0, 0.0, 20.0, 20.0), (30.0, 0.0, 50.0, 20.0)]
+    tracker.update(0, {}, [detection(box) for box in places])
+    masks = {index: ObjectMask(rectangle(box), 0.9) for index, box in enumerate(places)}
+    others = [Detection(0, (60.0 + 25 * i, 50.0, 80.0 + 25 * i, 70.0), 0.9 - 0.1 * i) for i in range(3)]
+    bells = [Detection(1, (0.0, 90.0, 20.0, 110.0), 0.5)]
+    weak = [Detection(0, box, 0.4) for box in places]
+    assert tracker.choose(masks, [*others, *bells, *weak]) == [*bells, *weak]
+    assert Tracker(TrackingRules(max_instances=1)).choose({}, others) == others[:2]
 
 
 @pytest.mark.parametrize("absent", [2, 9])
@@ -70,6 +127,7 @@ def test_a_missed_detection_is_bridged_by_the_mask():
     (only,) = track(scene, ["red drum"], 8)
     assert frames_of(only) == list(range(8)) and follows(only, drum)
     assert only.scores == (0.8, 0.8, 0.8, 0.6, 0.6, 0.8, 0.8, 0.8)
+    assert only.detected == (True, True, True, False, False, True, True, True)
 
 
 def test_an_undetected_object_is_kept_while_its_mask_is_sure_and_not_longer_than_max_missed():

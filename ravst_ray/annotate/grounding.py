@@ -6,34 +6,62 @@
 
 Frames are decoded a chunk at a time and streamed through the segmenter's memory, which runs on from chunk to chunk: an
 hour of video needs as much memory as a minute, and where chunks end makes no difference to the tracks.
+
+At a cut, memory and tracker begin anew, and the detector looks at the first frame after it: no track crosses a cut,
+unless the run asks for objects to be recognised by their colours.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
 
+from ravst_ray.annotate.reidentify import Appearance, same_objects
 from ravst_ray.annotate.step import Step
-from ravst_ray.annotate.tracking import DetectedMask, Sighting, Tracker, TrackingRules, Update
+from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules, Update
 from ravst_ray.backends.protocols import Candidate, Detection, Detector, MaskMemory, Segmenter
 from ravst_ray.config.annotate import GroundingConfig
+from ravst_ray.core.cuts import Look, colour_histogram, look, unlikeness
+from ravst_ray.core.frame_times import on_event_grid
 from ravst_ray.core.masks import encode_rle
 from ravst_ray.errors import StepError
 from ravst_ray.records import Box, EventAnnotation, Frames, SceneObject, Track, VideoItem, VideoMeta
 
 
+@dataclass(frozen=True)
+class _Spot:
+    """A sighting as it is kept: in pixels of the frames, ``frame`` counted within the event."""
+
+    frame: int
+    box: Box
+    score: float
+    detected: bool
+    rle: str | None
+
+
 @dataclass
 class _Path:
-    """A track as it grows; boxes in pixels of the frames."""
+    """A track as it grows. ``colours`` is the sum of its sightings' colour histograms, where they are asked for."""
 
     name: int
-    frames: list[int] = field(default_factory=list)
-    sightings: list[tuple[Box, float, str | None]] = field(default_factory=list)
+    shot: int
+    spots: list[_Spot] = field(default_factory=list)
+    colours: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """A frame with its number within the event; ``found`` is None where the detector was not run."""
+
+    number: int
+    frame: np.ndarray
+    found: list[Detection] | None
+    after_cut: bool
 
 
 class Ground(Step):
@@ -57,6 +85,8 @@ class Ground(Step):
             "box_threshold": str(config.box_threshold),
             "text_threshold": str(config.text_threshold),
             "detect_every": str(config.detect_every),
+            "cut_score": f"{config.cut_score:g}",
+            "max_instances": str(config.max_instances),
             "transformers": version("transformers"),
         }
 
@@ -66,59 +96,81 @@ class Ground(Step):
         Raises:
             StepError: ``no_frames`` or ``bad_frame`` when the frames aren't there or aren't JPEGs, ``out_of_memory``.
         """
+        if item.annotations and not any(annotation.live for annotation in item.annotations):
+            return item
         if item.frames is None or item.meta is None:
             raise StepError("no_frames", f"{item.video.video_id}: no decoded frames to look at")
-        index_of = {round(time_s, 3): index for index, time_s in enumerate(item.frames.times_s)}
         grounded, frames_seen = [], 0
         for annotation in item.annotations:
-            wanted = (round(time_s, 3) for time_s in annotation.frame_times_s)
-            indices = [index_of[time_s] for time_s in wanted if time_s in index_of]
-            tracks = self._tracks(item.frames, item.meta, indices, annotation)
-            grounded.append(replace(annotation, tracks=tracks))
-            frames_seen += len(indices) if annotation.objects else 0
-        provenance = {**item.provenance, **self._provenance}
+            if not annotation.live or not annotation.objects:
+                grounded.append(annotation)
+                continue
+            indices = self._tracked(item.frames, annotation)
+            grounded.append(replace(annotation, tracks=self._tracks(item.frames, item.meta, indices, annotation)))
+            frames_seen += len(indices)
+        dense = self._config.track_step_s
+        step = f"{dense:g}" if dense else item.provenance.get("frame_step_s", "")
+        provenance = {**item.provenance, **self._provenance, "track_step_s": step}
         return replace(item, annotations=tuple(grounded), provenance=provenance).with_stats(frames_grounded=frames_seen)
+
+    def _tracked(self, frames: Frames, annotation: EventAnnotation) -> list[int]:
+        """Which frames an event is followed through: those of its answers, and the ones between that are asked for."""
+        answers, event, dense = _rounded(annotation.frame_times_s), annotation.event, self._config.track_step_s
+        return [
+            index
+            for index, time_s in enumerate(frames.times_s)
+            if round(time_s, 3) in answers
+            or (answers and dense and on_event_grid(time_s, event.start_s, event.end_s, dense))
+        ]
 
     def _tracks(
         self, frames: Frames, meta: VideoMeta, indices: Sequence[int], annotation: EventAnnotation
     ) -> tuple[Track, ...]:
-        if not annotation.objects or not indices:
-            return ()
-        names = [one.name for one in annotation.objects]
-        paths = self._follow(frames, indices, names)
-        times_s = [frames.times_s[index] for index in indices]
+        answers = _rounded(annotation.frame_times_s)
+        times_s = {number: frames.times_s[index] for number, index in enumerate(indices)}
+        kept = {number: time_s for number, time_s in times_s.items() if round(time_s, 3) in answers}
+        paths = self._follow(frames, indices, [one.name for one in annotation.objects])
+        seen = [path for path in paths if any(spot.frame in kept for spot in path.spots)]
         return tuple(
-            _to_track(number, path, annotation.objects[path.name], times_s, frames, meta)
-            for number, path in enumerate(paths.values(), start=1)
+            _to_track(number, path, annotation.objects[path.name], kept, frames, meta)
+            for number, path in enumerate(seen, start=1)
         )
 
-    def _follow(self, frames: Frames, indices: Sequence[int], names: Sequence[str]) -> dict[int, _Path]:
-        """Track id -> path through the frames ``indices``, in the order in which objects appear."""
+    def _follow(self, frames: Frames, indices: Sequence[int], names: Sequence[str]) -> list[_Path]:
+        """Paths through the frames ``indices``, in the order in which objects appear."""
         config = self._config
-        tracker = Tracker(TrackingRules(config.match_iou, config.keep_score, config.max_missed))
-        memory = self._segmenter.memory()
+        rules = TrackingRules(config.match_iou, config.keep_score, config.max_missed, config.max_instances)
+        tracker, memory, shot = Tracker(rules), self._segmenter.memory(), 0
         paths: dict[int, _Path] = {}
-        for number, frame, found in self._looked_at(frames, indices, names):
-            for track_id, sighting in sorted(_advance(tracker, memory, number, frame, found).sightings.items()):
-                path = paths.setdefault(track_id, _Path(tracker.name_of(track_id)))
-                path.frames.append(number)
-                path.sightings.append((sighting.box, sighting.score, self._rle(sighting)))
-        return paths
+        for one in self._looked_at(frames, indices, names):
+            if one.after_cut:
+                tracker, memory, shot = Tracker(rules, tracker.next_id), self._segmenter.memory(), shot + 1
+            for track_id, sighting in sorted(_advance(tracker, memory, one).sightings.items()):
+                path = paths.setdefault(track_id, _Path(tracker.name_of(track_id), shot))
+                code = encode_rle(sighting.mask) if config.masks else None
+                path.spots.append(_Spot(one.number, sighting.box, sighting.score, sighting.detected, code))
+                if config.reidentify is not None:
+                    path.colours = path.colours + colour_histogram(one.frame[sighting.mask])
+        return list(paths.values()) if config.reidentify is None else _reidentified(paths.values(), config.reidentify)
 
-    def _looked_at(
-        self, frames: Frames, indices: Sequence[int], names: Sequence[str]
-    ) -> Iterator[tuple[int, np.ndarray, list[Detection] | None]]:
-        """(number within the event, frame, detections), chunk by chunk; None where the detector is not run."""
-        size = self._config.chunk_frames
+    def _looked_at(self, frames: Frames, indices: Sequence[int], names: Sequence[str]) -> Iterator[_LookedAt]:
+        """The frames, chunk by chunk; the detector is due every ``detect_every`` of a shot, from its first on."""
+        size, first, before = self._config.chunk_frames, 0, None
         for start in range(0, len(indices), size):
             chunk = [_decode(frames.jpegs[index]) for index in indices[start : start + size]]
-            due = [offset for offset in range(len(chunk)) if (start + offset) % self._config.detect_every == 0]
+            looks = [look(frame) for frame in chunk]
+            cuts = {offset for offset, (one, other) in enumerate(_pairs(before, looks)) if self._is_cut(one, other)}
+            before, due = looks[-1], []
+            for offset in range(len(chunk)):
+                first = start + offset if offset in cuts else first
+                if (start + offset - first) % self._config.detect_every == 0:
+                    due.append(offset)
             found = dict(zip(due, self._detector.detect([chunk[offset] for offset in due], names), strict=True))
             for offset, frame in enumerate(chunk):
-                yield start + offset, frame, found.get(offset)
+                yield _LookedAt(start + offset, frame, found.get(offset), offset in cuts)
 
-    def _rle(self, sighting: Sighting) -> str | None:
-        return encode_rle(sighting.mask) if self._config.masks else None
+    def _is_cut(self, before: Look | None, after: Look) -> bool:
+        return before is not None and unlikeness(before, after) >= self._config.cut_score
 
 
 def build_ground(config: GroundingConfig) -> Ground:
@@ -147,24 +199,41 @@ def build_ground(config: GroundingConfig) -> Ground:
     return Ground(detector, Sam2Video(config.segmenter, device=config.device, dtype=config.dtype), config)
 
 
-def _advance(
-    tracker: Tracker, memory: MaskMemory, number: int, frame: np.ndarray, found: list[Detection] | None
-) -> Update:
+def _advance(tracker: Tracker, memory: MaskMemory, one: _LookedAt) -> Update:
     """One frame through memory and tracker; the memory follows what the tracker decided."""
-    masks = memory.advance(frame)
-    if found is None:
-        return tracker.follow(number, masks)
-    candidates: list[Candidate] = memory.segment([one.box_xyxy_px for one in found])
+    masks = memory.advance(one.frame)
+    if one.found is None:
+        return tracker.follow(one.number, masks)
+    found = tracker.choose(masks, one.found)
+    candidates: list[Candidate] = memory.segment([detection.box_xyxy_px for detection in found])
     detected = [
-        DetectedMask(one.phrase, one.box_xyxy_px, one.score, candidate.seen)
-        for one, candidate in zip(found, candidates, strict=True)
+        DetectedMask(detection.phrase, detection.box_xyxy_px, detection.score, candidate.seen)
+        for detection, candidate in zip(found, candidates, strict=True)
     ]
-    update = tracker.update(number, masks, detected)
+    update = tracker.update(one.number, masks, detected)
     for track_id, index in update.adopted.items():
         memory.adopt(track_id, candidates[index])
     for track_id in update.forgotten:
         memory.forget(track_id)
     return update
+
+
+def _reidentified(paths: Iterable[_Path], threshold: float) -> list[_Path]:
+    """The paths, those across a cut that show one object joined."""
+    parts = list(paths)
+    looks = [Appearance(path.name, path.shot, path.colours / max(path.colours.sum(), 1e-9)) for path in parts]
+    joined: dict[int, _Path] = {}
+    for first, path in zip(same_objects(looks, threshold), parts, strict=True):
+        joined.setdefault(first, _Path(path.name, path.shot)).spots.extend(path.spots)
+    return list(joined.values())
+
+
+def _pairs(before: Look | None, looks: Sequence[Look]) -> Iterator[tuple[Look | None, Look]]:
+    return zip([before, *looks[:-1]], looks, strict=True)
+
+
+def _rounded(times_s: Iterable[float]) -> set[float]:
+    return {round(time_s, 3) for time_s in times_s}
 
 
 def _decode(jpeg: bytes) -> np.ndarray:
@@ -176,21 +245,27 @@ def _decode(jpeg: bytes) -> np.ndarray:
 
 
 def _to_track(
-    number: int, path: _Path, thing: SceneObject, times_s: Sequence[float], frames: Frames, meta: VideoMeta
+    number: int, path: _Path, thing: SceneObject, times_s: Mapping[int, float], frames: Frames, meta: VideoMeta
 ) -> Track:
-    """A path as a record. Here, and nowhere else, boxes go from pixels of the frames to pixels of the video."""
+    """A path as a record, at the frames that have one of ``times_s``.
+
+    Here, and nowhere else, boxes go from pixels of the frames to pixels of the video.
+    """
     x_scale, y_scale = meta.width / frames.width, meta.height / frames.height
+    spots = [spot for spot in path.spots if spot.frame in times_s]
     boxes = [
         (round(x1 * x_scale, 1), round(y1 * y_scale, 1), round(x2 * x_scale, 1), round(y2 * y_scale, 1))
-        for (x1, y1, x2, y2), _, _ in path.sightings
+        for x1, y1, x2, y2 in (spot.box for spot in spots)
     ]
-    codes = tuple(code for _, _, code in path.sightings if code is not None)
+    codes = tuple(spot.rle for spot in spots if spot.rle is not None)
     return Track(
         track_id=number,
         name=thing.name,
         audible=thing.audible,
-        times_s=tuple(times_s[frame] for frame in path.frames),
+        times_s=tuple(times_s[spot.frame] for spot in spots),
         boxes_xyxy_px=tuple(boxes),
-        scores=tuple(round(min(max(score, 0.0), 1.0), 4) for _, score, _ in path.sightings),
+        scores=tuple(round(min(max(spot.score, 0.0), 1.0), 4) for spot in spots),
         masks_rle=codes or None,
+        detected=tuple(spot.detected for spot in spots),
+        shot=path.shot,
     )

@@ -7,10 +7,14 @@ What it goes by, in this order:
 1. A detection belongs to the track of its name whose propagated mask it covers: the best assignment over all pairs
    (Hungarian), not the first one that fits.
 2. What is left is matched by name. Frames are a second or so apart, and an object may have left its old place
-   altogether. Where the detector never saw two of a name at once there is only one such object, wherever it went;
-   where it did, the nearest within reach is taken, and a track whose mask is sure to be elsewhere is left alone.
+   altogether. Where only one of a name is known, and the detector never saw two at once, it may be anywhere;
+   where it did, the nearest within reach is taken. A track whose mask is sure to be elsewhere is left alone in both
+   cases: on the background, it may be right, and the detector blind. A mask that slid onto an object which was
+   detected isn't sure to be anywhere; nor is that of an only object elsewhere while it touches the detection: it
+   shows too much or too little of the object.
 3. An object that was given up and is seen again gets its old id back, if only one of that name is missing.
-4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago.
+4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago, or as many
+   of its name are followed as the rules allow.
 5. A track without a detection is seen where its mask is sure, until it has missed too many detections in a row. A mask
    that slid onto an object which was detected doesn't count.
 """
@@ -23,12 +27,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ravst_ray.backends.protocols import ObjectMask
+from ravst_ray.backends.protocols import Detection, ObjectMask
 from ravst_ray.core.geometry import box_iou, centre_distance, diagonal
 from ravst_ray.core.masks import mask_box, mask_iou, without_specks
 from ravst_ray.records import Box
 
 _AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects
+_RIM = 0.1  # share of a mask that another one covers by accident
 _REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
 
 
@@ -39,6 +44,12 @@ class TrackingRules:
     match_iou: float = 0.5
     keep_score: float = 0.5
     max_missed: int = 4
+    max_instances: int = 13
+
+    @property
+    def most_followed(self) -> int:
+        """Objects of one name that are followed at a time: one more than are wanted, which shows that it is a crowd."""
+        return self.max_instances + 1
 
 
 @dataclass(frozen=True)
@@ -80,13 +91,19 @@ class _Track:
 
 
 class Tracker:
-    """The tracks of one event. Ids count from 0 in the order in which objects appear."""
+    """The tracks of one shot of an event. Ids count from ``first_id`` in the order in which objects appear."""
 
-    def __init__(self, rules: TrackingRules):
+    def __init__(self, rules: TrackingRules, first_id: int = 0):
         self._rules = rules
+        self._next_id = first_id
         self._live: dict[int, _Track] = {}
         self._lost: dict[int, _Track] = {}
         self._several: set[int] = set()
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next new object gets."""
+        return self._next_id
 
     def name_of(self, track_id: int) -> int:
         """The name of a live or lost track, as an index into the names that were asked for."""
@@ -116,6 +133,24 @@ class Tracker:
         taken = [found[index].seen.mask for index in pairs.values()]
         sightings |= self._undetected(frame, masks, undetected - set(forgotten), taken)
         return Update(sightings, pairs, tuple(forgotten))
+
+    def choose(self, masks: Mapping[int, ObjectMask], found: Sequence[Detection]) -> list[Detection]:
+        """Of each name no more detections than objects are followed: those on followed ones, then the best scores."""
+        kept: set[int] = set()
+        for name in {one.phrase for one in found}:
+            named = [index for index, one in enumerate(found) if one.phrase == name]
+            if len(named) > self._rules.most_followed:
+                places = [
+                    mask_box(masks[i].mask) for i, track in self._live.items() if track.name == name and i in masks
+                ]
+                held = [box for box in places if box is not None]
+                cover = {i: max((box_iou(found[i].box_xyxy_px, box) for box in held), default=0.0) for i in named}
+                named.sort(key=lambda i: (cover[i], found[i].score), reverse=True)
+            kept.update(named[: self._rules.most_followed])
+        return [one for index, one in enumerate(found) if index in kept]
+
+    def _followed(self, name: int) -> int:
+        return sum(track.name == name for track in self._live.values())
 
     def _is_over(self, track: _Track) -> bool:
         """A track that was detected only once has yet to prove itself: it may miss one detection."""
@@ -163,16 +198,27 @@ class Tracker:
         free = [index for index in range(len(found)) if index not in disputed | set(pairs.values())]
         nearness = np.zeros((len(ids), len(free)))
         allowed = np.zeros(nearness.shape, dtype=bool)
+        elsewhere = self._surely_elsewhere(masks, found, ids)
         for row, track_id in enumerate(ids):
             track = self._live[track_id]
             reach = _REACH * diagonal(track.box) * (frame - track.last_frame)
-            elsewhere = self._is_sure(masks.get(track_id))
+            only = track.name not in self._several and self._followed(track.name) == 1
             for column, index in enumerate(free):
                 away = centre_distance(track.box, found[index].box)
                 nearness[row, column] = 1.0 / (1.0 + away)
-                only = track.name not in self._several
-                allowed[row, column] = track.name == found[index].name and (only or (not elsewhere and away <= reach))
+                free_to_go = track_id not in elsewhere or (only and _touch(masks[track_id], found[index].seen))
+                near = only or away <= reach
+                allowed[row, column] = track.name == found[index].name and free_to_go and near
         return {ids[row]: free[column] for row, column in _assign(nearness, allowed)}
+
+    def _surely_elsewhere(
+        self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask], ids: Sequence[int]
+    ) -> set[int]:
+        """Those of the tracks whose mask is sure, and not on an object that was detected."""
+        sure = [track_id for track_id in ids if self._is_sure(masks.get(track_id))]
+        iou = mask_iou([masks[track_id].mask for track_id in sure], [one.seen.mask for one in found])
+        taken = iou.max(axis=1, initial=0.0) >= self._rules.match_iou
+        return {track_id for track_id, slid in zip(sure, taken, strict=True) if not slid}
 
     def _returned_or_new(self, found: Sequence[DetectedMask], settled: set[int]) -> dict[int, int]:
         """Track id -> detection index of objects that nobody follows: a lost one's old id, or the next new one."""
@@ -181,9 +227,14 @@ class Tracker:
             if index in settled:
                 continue
             missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
-            track_id = missing[0] if len(missing) == 1 else len(self._live) + len(self._lost)
-            known = self._lost.pop(track_id) if track_id in self._lost else _Track(one.name, one.box, 0, hits=0)
-            self._live[track_id] = known
+            if self._followed(one.name) >= self._rules.most_followed:
+                continue
+            if len(missing) == 1:
+                track_id = missing[0]
+                self._live[track_id] = self._lost.pop(track_id)
+            else:
+                track_id, self._next_id = self._next_id, self._next_id + 1
+                self._live[track_id] = _Track(one.name, one.box, 0, hits=0)
             pairs[track_id] = index
         return pairs
 
@@ -216,6 +267,12 @@ def _detected(one: DetectedMask) -> Sighting:
     mask = np.zeros_like(one.seen.mask)
     mask[y1:y2, x1:x2] = one.seen.mask[y1:y2, x1:x2]
     return Sighting(one.box, one.score, mask, detected=True)
+
+
+def _touch(one: ObjectMask, other: ObjectMask) -> bool:
+    """Whether two masks share more than a rim of the smaller one."""
+    shared = np.count_nonzero(one.mask & other.mask)
+    return bool(shared > _RIM * min(np.count_nonzero(one.mask), np.count_nonzero(other.mask)))
 
 
 def _assign(gain: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:

@@ -24,13 +24,16 @@ def rounded_interval(start_s: float, end_s: float) -> tuple[float, float]:
     return float(round_to_tenth(start_s)), float(round_to_tenth(end_s))
 
 
-def event_times(start_s: float, end_s: float, step_s: float = 1.0) -> tuple[float, ...]:
+def event_times(start_s: float, end_s: float, step_s: float = 1.0, parts: int = 1) -> tuple[float, ...]:
     """The grid of one event: S, S + step, … <= E, after S and E are rounded to 0.1 s.
 
-    A start before 0 counts as 0; an end before the start gives no times.
+    A start before 0 counts as 0; an end before the start gives no times. Each step may be divided into ``parts``: the
+    grid is as many times denser then, and still has all times of the undivided one, to the last bit.
 
         >>> event_times(0.41, 2.44)
         (0.4, 1.4, 2.4)
+        >>> event_times(0.41, 1.7, parts=2)
+        (0.4, 0.9, 1.4)
 
     Raises:
         ValueError: a bound isn't finite, the step isn't positive, or the grid has more than ``MAX_TIMES`` times.
@@ -42,12 +45,23 @@ def event_times(start_s: float, end_s: float, step_s: float = 1.0) -> tuple[floa
     start, end, step = max(round_to_tenth(start_s), Decimal(0)), round_to_tenth(end_s), Decimal(str(step_s))
     if end < start:
         return ()
-    count = int((end - start) / step) + 1
+    count = int((end - start) * parts / step) + 1
     if count > MAX_TIMES:
         raise ValueError(
             f"{start_s} to {end_s} s in steps of {step_s} s are {count} frames, at most {MAX_TIMES} are taken"
         )
-    return tuple(float(start + k * step) for k in range(count))
+    return tuple(float(start + k * step / parts) for k in range(count))
+
+
+def on_event_grid(time_s: float, start_s: float, end_s: float, step_s: float) -> bool:
+    """Whether a sampled time is one of an event's grid, to a hundredth of the step.
+
+    >>> [on_event_grid(time_s, 0.41, 2.0, 0.5) for time_s in (0.4, 0.9, 1.0, 2.4)]
+    [True, True, False, False]
+    """
+    first = float(max(round_to_tenth(start_s), Decimal(0)))
+    steps = (time_s - first) / step_s
+    return steps > -0.01 and abs(steps - round(steps)) < 0.01 and time_s <= float(round_to_tenth(end_s)) + 1e-6
 
 
 def union_times(grids: Iterable[Iterable[float]]) -> tuple[float, ...]:
