@@ -46,8 +46,8 @@ Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 la
   ravst toyworld --out out/world --videos 12 --seed 1
   ravst toyworld --out out/hard --videos 24 --hard
 
-Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or seldom
-seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and names each scene's traits.
+Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
+seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
 """
 _SCORE = """\
 Score completions with the four-part reward.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ravst_ray.core.intervals import Interval
+from ravst_ray.core.intervals import Interval, overlap
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, Sprite
 
 _TRIES = 60
@@ -49,12 +49,14 @@ class _Plan:
             places: of the sprites that may sound, in the order in which they are tried.
             seen: smallest and largest share of the event in which the sprite is in the picture.
             lengths_s: shortest and longest event.
-            meets: an interval that it overlaps by a second or more; else it stays apart from all events.
+            meets: an interval that it overlaps by a second or more.
         """
         for place in [] if self.full else places:
+            name = self.scene.sprites[place].name if trait == "overlap" else None
             for _ in range(_TRIES):
                 event = self._draw(lengths_s)
-                if event and self._free(event, meets) and self._fits(place, event, seen):
+                met = event and (meets is None or overlap(event, meets) >= 1.0)
+                if event and met and self._free(event, name) and self._fits(place, event, seen):
                     self.events.append((place, event))
                     self.placed.add(trait)
                     return place, event
@@ -73,10 +75,13 @@ class _Plan:
         start = round(float(self.rng.uniform(0.3, latest)), 1)
         return start, round(start + length, 1)
 
-    def _free(self, event: Interval, meets: Interval | None) -> bool:
-        if meets:
-            return min(event[1], meets[1]) - max(event[0], meets[0]) >= 1.0 and event != meets
-        return all(event[1] + _APART_S <= start or end + _APART_S <= event[0] for _, (start, end) in self.events)
+    def _free(self, event: Interval, name: str | None) -> bool:
+        """Whether it is apart from all events of this name (None: of any), and is none of the others."""
+        near = (event[0] - _APART_S, event[1] + _APART_S)
+        return all(
+            event != taken and (name not in (None, self.scene.sprites[place].name) or overlap(near, taken) == 0)
+            for place, taken in self.events
+        )
 
     def _fits(self, place: int, event: Interval, seen: tuple[float, float]) -> bool:
         sprite = self.scene.sprites[place]

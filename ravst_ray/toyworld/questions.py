@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -20,6 +22,7 @@ from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
+from ravst_ray.toyworld.wrong import Verdict, judge_question
 
 SEEN_SHARE = 0.5
 RULES = QuestionsConfig(repeated="skip")
@@ -77,6 +80,50 @@ def scene_annotations(scene: Scene) -> list[EventAnnotation]:
         event = Event(event_num, start_s, end_s, label(name))
         found.append(EventAnnotation(event, objects, times, tuple(tracks)))
     return found
+
+
+def true_annotations(video: Mapping[str, Any], entry: Mapping[str, Any]) -> list[EventAnnotation]:
+    """A video's events as the pipeline annotates them when it makes no error and hears which instance sounds.
+
+    An event's objects are those that its label and caption name and that can be seen. What another event is labelled
+    with is audible in that one; silent instances of the name that sounds have no track.
+
+    Args:
+        video: the video's entry in ``truth.json``.
+        entry: its entry in the UnAV-100 file.
+    """
+    found = []
+    for number, one in enumerate(entry["annotations"], start=1):
+        start_s, end_s = one["segment"]
+        event = Event(number, start_s, end_s, one["label"], one["label_id"], one["caption"])
+        times = tuple(time_s for time_s in event_times(start_s, end_s) if time_s < video["duration"])
+        tracks = []
+        for place, thing in enumerate(video["objects"]):
+            audible = label(thing["name"]) == one["label"]
+            if thing["name"] not in one["caption"] or (audible and [start_s, end_s] not in thing["events"]):
+                continue
+            seen = [
+                (time_s, tuple(thing["boxes"][key])) for time_s in times if (key := f"{time_s:.1f}") in thing["boxes"]
+            ]
+            if seen:
+                where, boxes = zip(*seen, strict=True)
+                tracks.append(Track(place, thing["name"], audible, where, boxes, (1.0,) * len(where)))
+        objects = tuple(dict.fromkeys(SceneObject(track.name, track.audible) for track in tracks))
+        found.append(EventAnnotation(event, objects, times, tuple(tracks)))
+    return found
+
+
+def write_true_questions(path: str | Path, truth: Mapping[str, Any], database: Mapping[str, Any]) -> int:
+    """Questions about a hard world that its truth doesn't contradict, in the published format; gives how many."""
+    pairs = [
+        pair
+        for video_id, video in truth.items()
+        for pair in questions_of(video_id, true_annotations(video, database[video_id]))
+        if judge_question(video, pair) == Verdict((), off_screen=False)
+    ]
+    durations = {video_id: video["duration"] for video_id, video in truth.items()}
+    Path(path).write_text(dump_questions(pairs, durations), encoding="utf-8")
+    return len(pairs)
 
 
 def write_questions(path: str | Path, videos: int, seed: int) -> int:

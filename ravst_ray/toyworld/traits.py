@@ -1,8 +1,9 @@
-"""What truth says of a hard scene beyond a plain one: instances, cuts, sources off screen, and what is hard about it."""
+"""What truth says of a hard scene beyond a plain one: instances, cuts, sources off screen, what is hard about it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,7 @@ def ticks(start_s: float, end_s: float) -> list[str]:
     return [f"{tick / FPS:.1f}" for tick in range(round(start_s * FPS), round(end_s * FPS) + 1)]
 
 
-def visible_share(thing: dict[str, Any], start_s: float, end_s: float) -> float:
+def visible_share(thing: Mapping[str, Any], start_s: float, end_s: float) -> float:
     """Share of the 0.1 s grid of [start, end] in which an object of ``truth.json`` has a box."""
     keys = ticks(start_s, end_s)
     return sum(key in thing["boxes"] for key in keys) / len(keys)

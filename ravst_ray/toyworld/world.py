@@ -24,7 +24,7 @@ from ravst_ray.logs import get_logger
 from ravst_ray.toyworld.audio import SAMPLE_RATE_HZ, soundtrack
 from ravst_ray.toyworld.captions import caption, label
 from ravst_ray.toyworld.hard import hard_scene
-from ravst_ray.toyworld.questions import write_questions
+from ravst_ray.toyworld.questions import write_questions, write_true_questions
 from ravst_ray.toyworld.scene import FPS, NAMES, SIZE_PX, Moment, Scene, random_scene, render
 from ravst_ray.toyworld.traits import ticks, with_traits
 
@@ -68,7 +68,10 @@ def write_world(
             progress(index + 1)
     (out / "truth.json").write_text(json.dumps(truth))
     (out / "unav100_annotations.json").write_text(json.dumps({"database": database}, indent=1))
-    write_questions(out / "questions.json", videos, seed)
+    if hard:
+        write_true_questions(out / "questions.json", truth, database)
+    else:
+        write_questions(out / "questions.json", videos, seed)
     log.info("wrote %d toy videos to %s", videos, out)
     return out
 
@@ -122,7 +125,7 @@ def scene_labels(scene: Scene, truth: dict[str, Any], rng: np.random.Generator) 
     things: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for thing in truth["objects"]:
         things[thing["name"]].append(thing)
-    events = sorted({(tuple(event), name) for name, group in things.items() for one in group for event in one["events"]})
+    events = sorted({((start, end), thing["name"]) for thing in truth["objects"] for start, end in thing["events"]})
     annotations = []
     for (start, end), name in events:
         others = [
