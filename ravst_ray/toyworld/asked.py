@@ -1,4 +1,4 @@
-"""What a question asks, read from its wording: the published one, and ours where a name sounds several times."""
+"""What a question asks, read from its wording: the inverse of :mod:`ravst_ray.core.wording`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ravst_ray.core.intervals import Interval
-from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
-
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+from ravst_ray.core.wording import ORDINALS, SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _WINDOW = re.compile(rf"Between {_NUMBER} and {_NUMBER}, w(?=hen is the )")

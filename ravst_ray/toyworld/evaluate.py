@@ -82,8 +82,8 @@ def score_tracks(truth: Truth, annotations: Annotations) -> GroundingScore:
     """Compare tracks with true boxes, at every sampled frame of every annotated event.
 
     A true box counts if its object is named by the event's caption (see :func:`true_objects`). The true boxes of a name
-    (one an instance) are matched one-to-one with the predicted ones, at IoU >= 0.5; a further box of that name is wrong.
-    A predicted box may also match a visible object that the caption leaves out: it is right then, and nothing
+    (one an instance) are matched one-to-one with the predicted ones, at IoU >= 0.5; a further box of that name is
+    wrong. A predicted box may also match a visible object that the caption leaves out: it is right then, and nothing
     is asked of recall.
 
     A predicted box belongs to the isolated ones if the true box that it overlaps most (of any name) is isolated;
