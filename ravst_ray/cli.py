@@ -44,6 +44,10 @@ _TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
 
   ravst toyworld --out out/world --videos 12 --seed 1
+  ravst toyworld --out out/hard --videos 24 --hard
+
+Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
+seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
 """
 _SCORE = """\
 Score completions with the four-part reward.
@@ -124,7 +128,7 @@ def _toyworld(args: argparse.Namespace) -> None:
     from ravst_ray.toyworld.world import write_world
 
     console = Console(stderr=True)
-    write_world(args.out, videos=args.videos, seed=args.seed)
+    write_world(args.out, videos=args.videos, seed=args.seed, hard=args.hard)
     console.print(f"{args.videos} videos, their labels and their truth: {args.out}", highlight=False, soft_wrap=True)
 
 
@@ -228,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
     toyworld.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default 0)")
+    toyworld.add_argument("--hard", action="store_true", help="scenes as real footage is, not as a demo wants them")
     score = add("score", _score, _SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
     score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

@@ -14,7 +14,8 @@ from ravst_ray.toyworld.audio import soundtrack
 from ravst_ray.toyworld.captions import caption, label
 from ravst_ray.toyworld.evaluate import plain_name, score_names, score_tracks, true_objects
 from ravst_ray.toyworld.scene import FPS, NAMES, Scene, Sprite, make_ground, random_scene, render
-from ravst_ray.toyworld.world import visible_share, write_world
+from ravst_ray.toyworld.traits import visible_share
+from ravst_ray.toyworld.world import write_world
 
 
 @pytest.fixture(scope="module")

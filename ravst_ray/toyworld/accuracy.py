@@ -12,6 +12,7 @@ from rich.table import Table
 from ravst_ray.datasets.schemas import annotation_from_row
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.records import Event, EventAnnotation
+from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.evaluate import BoxScore, score_names, score_tracks, true_objects
 
 # What the tiny checkpoints are held to when the true names are given: recall, precision, mean IoU.
@@ -21,7 +22,11 @@ LANGUAGE_MODEL = "Language model"
 
 
 def name_objects(world: str | Path) -> Path:
-    """Write a copy of a toy world's labels that names each event's true objects, so that no LLM is needed."""
+    """Write a copy of a toy world's labels that names each event's true objects, so that no LLM is needed.
+
+    They are what a perfect reader would make of the caption of this event: what sounds is what the event is labelled
+    with. That another one of its objects sounds at the same time is said by the event that overlaps it.
+    """
     root = Path(world)
     truth = json.loads((root / "truth.json").read_text())
     labels = json.loads((root / "unav100_annotations.json").read_text())
@@ -29,7 +34,8 @@ def name_objects(world: str | Path) -> Path:
         for one in entry["annotations"]:
             event = Event(1, one["segment"][0], one["segment"][1], one["label"], caption=one.get("caption"))
             found = true_objects(truth[video_id], event)
-            one["objects"] = [{"name": thing.name, "audible": thing.audible} for thing in found]
+            heard = {thing.name: thing.audible and label(thing.name) == one["label"] for thing in found}
+            one["objects"] = [{"name": name, "audible": audible} for name, audible in heard.items()]
     path = root / "unav100_annotations_named.json"
     path.write_text(json.dumps(labels, indent=1))
     return path

@@ -10,16 +10,32 @@ from ravst_ray.toyworld.sprites import COLOURS
 SAMPLE_RATE_HZ = 44_100
 _PITCH_HZ = dict(zip(COLOURS, (196.0, 262.0, 349.0, 466.0), strict=True))
 _FADE_S = 0.02
+CLICK_S = 0.06
 
 
 def soundtrack(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The whole sound of a scene as float32 ``[samples]`` in [-1, 1]; digital silence outside the events."""
+    """The whole sound of a scene as float32 ``[samples]`` in [-1, 1].
+
+    Outside the events it is digital silence, if the scene has neither a noise floor nor clicks.
+    """
     track = np.zeros(round(scene.duration_s * SAMPLE_RATE_HZ), np.float32)
     for sprite in scene.sprites:
         for start_s, end_s in sprite.events_s:
             first, last = round(start_s * SAMPLE_RATE_HZ), min(round(end_s * SAMPLE_RATE_HZ), len(track))
             track[first:last] += voice(sprite.name, (last - first) / SAMPLE_RATE_HZ, rng)[: last - first]
+    for at_s in scene.clicks_s:
+        first = round(at_s * SAMPLE_RATE_HZ)
+        burst = _click(rng)[: len(track) - first]
+        track[first : first + len(burst)] += burst
+    if scene.floor_db is not None:
+        track += rng.normal(0, 10 ** (scene.floor_db / 20), len(track)).astype(np.float32)
     return np.clip(track, -1, 1)
+
+
+def _click(rng: np.random.Generator) -> np.ndarray:
+    """A loud crack of 0.06 s that dies away."""
+    times = np.arange(round(CLICK_S * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    return (0.5 * rng.normal(0, 0.5, len(times)) * np.exp(-times / 0.015)).astype(np.float32)
 
 
 def voice(name: str, duration_s: float, rng: np.random.Generator) -> np.ndarray:

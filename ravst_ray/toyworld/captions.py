@@ -23,6 +23,7 @@ _WITH_MORE = (
     "a {a} {verb} while {others} stay silent",
     "a {a} {verb}; {others} can be seen, lying still",
 )
+_PLAINLY = "a {a} {verb} while {others} can be seen"
 _ALONE = ("a {a} {verb}", "a {a} {verb} on the ground", "in the picture a {a} {verb}")
 
 
@@ -31,9 +32,15 @@ def label(name: str) -> str:
     return f"{name} {_LABEL_VERB[name.split()[1]]}"
 
 
-def caption(name: str, silent: Sequence[str], rng: np.random.Generator) -> str:
-    """A sentence that says that ``name`` sounds and that the objects of ``silent`` can be seen."""
+def caption(name: str, silent: Sequence[str], rng: np.random.Generator, plainly: bool = False) -> str:
+    """A sentence that says that ``name`` sounds and that the objects of ``silent`` can be seen.
+
+    ``plainly``: it says neither that they are silent nor where they or ``name`` are.
+    """
     verb = str(rng.choice(_VERBS[name.split()[1]]))
+    if plainly:
+        sentence = _PLAINLY if silent else _ALONE[0]
+        return sentence.format(a=name, verb=verb, others=" and ".join(f"a {other}" for other in silent))
     if not silent:
         return str(rng.choice(_ALONE)).format(a=name, verb=verb)
     if len(silent) == 1:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ravst_ray.core.geometry import box_iou
+from ravst_ray.core.matching import best_assignment
 from ravst_ray.core.names import normal_words
 from ravst_ray.records import Box, Event, EventAnnotation, SceneObject, Track
 
@@ -62,26 +63,28 @@ def plain_name(name: str) -> str:
 
 
 def true_objects(video: Mapping[str, Any], event: Event) -> tuple[SceneObject, ...]:
-    """The objects that the event's caption (where it has none: its label) names, as truth knows them.
+    """The objects that the event's caption (where it has none: its label) names, as truth knows them; each name once.
 
     Args:
         video: the video's entry in ``truth.json``.
-        event: an event of this video. An object is audible here if one of its own events overlaps this one.
+        event: an event of this video. A name is audible here if an event of any of its instances overlaps this one.
     """
     text = (event.caption or event.label).lower()
-    return tuple(
-        SceneObject(thing["name"], any(start < event.end_s and end > event.start_s for start, end in thing["events"]))
-        for thing in video["objects"]
-        if thing["name"] in text
-    )
+    heard: dict[str, bool] = {}
+    for thing in video["objects"]:
+        if thing["name"] in text:
+            sounds = any(start < event.end_s and end > event.start_s for start, end in thing["events"])
+            heard[thing["name"]] = heard.get(thing["name"], False) or sounds
+    return tuple(SceneObject(name, audible) for name, audible in heard.items())
 
 
 def score_tracks(truth: Truth, annotations: Annotations) -> GroundingScore:
     """Compare tracks with true boxes, at every sampled frame of every annotated event.
 
-    A true box counts if its object is named by the event's caption (see :func:`true_objects`). It is matched by the
-    box of its own name that fits best, at IoU >= 0.5; a further box of that name is wrong. A predicted box may also
-    match a visible object that the caption leaves out: it is right then, and nothing is asked of recall.
+    A true box counts if its object is named by the event's caption (see :func:`true_objects`). The true boxes of a name
+    (one an instance) are matched one-to-one with the predicted ones, at IoU >= 0.5; a further box of that name is
+    wrong. A predicted box may also match a visible object that the caption leaves out: it is right then, and nothing
+    is asked of recall.
 
     A predicted box belongs to the isolated ones if the true box that it overlaps most (of any name) is isolated;
     boxes that overlap no true box at all count overall only.
@@ -112,10 +115,10 @@ def score_names(truth: Truth, annotations: Annotations) -> NameScore:
     return NameScore(_share(found, true), _share(found, claimed), _share(heard, found), true)
 
 
-def true_boxes(video: Mapping[str, Any], time_s: float) -> dict[str, Box]:
-    """Box of every object that can be seen at this time, rounded to truth's grid of 0.1 s."""
+def true_boxes(video: Mapping[str, Any], time_s: float) -> list[tuple[str, Box]]:
+    """Name and box of every object that can be seen at this time, rounded to truth's grid of 0.1 s."""
     key = f"{round(time_s * 10) / 10:.1f}"
-    return {thing["name"]: tuple(thing["boxes"][key]) for thing in video["objects"] if key in thing["boxes"]}
+    return [(thing["name"], tuple(thing["boxes"][key])) for thing in video["objects"] if key in thing["boxes"]]
 
 
 class _Tally:
@@ -148,29 +151,28 @@ def _claims(tracks: Sequence[Track], time_s: float) -> list[tuple[str, Box]]:
 
 
 def _score_frame(
-    boxes: dict[str, Box], claims: list[tuple[str, Box]], wanted: set[str], tallies: dict[str, _Tally]
+    boxes: list[tuple[str, Box]], claims: list[tuple[str, Box]], wanted: set[str], tallies: dict[str, _Tally]
 ) -> None:
     """Add one frame to the tallies."""
-    isolated = {
-        name for name, box in boxes.items() if not any(box_iou(box, b) > 0 for n, b in boxes.items() if n != name)
-    }
-    best = {name: max((box_iou(b, box) for n, b in claims if n == name), default=0.0) for name, box in boxes.items()}
-    kinds = {name: ("overall", "isolated") if name in isolated else ("overall",) for name in boxes}
-    for name in wanted & boxes.keys():
-        for kind in kinds[name]:
+    alone = [
+        not any(box_iou(box, b) > 0 for j, (_, b) in enumerate(boxes) if j != i) for i, (_, box) in enumerate(boxes)
+    ]
+    kinds = [("overall", "isolated") if isolated else ("overall",) for isolated in alone]
+    fits = [[box_iou(box, b) if name == n else 0.0 for n, b in claims] for name, box in boxes]
+    matched = best_assignment([[iou if iou >= _MATCH_IOU else 0.0 for iou in row] for row in fits])
+    found = {i: fits[i][j] for i, j in matched}
+    for i, (name, _) in enumerate(boxes):
+        for kind in kinds[i] if name in wanted else ():
             tallies[kind].true += 1
-            if best[name] >= _MATCH_IOU:
+            if i in found:
                 tallies[kind].found += 1
-                tallies[kind].overlaps.append(best[name])
-    used: set[str] = set()
-    for name, box in claims:
-        overlap, owner = max(((box_iou(box, b), n) for n, b in boxes.items()), default=(0.0, ""))
-        own = box_iou(box, boxes[name]) if name in boxes else 0.0
-        right = own >= _MATCH_IOU and own == best[name] and name not in used
-        used |= {name} if right else set()
+                tallies[kind].overlaps.append(found[i])
+    right = {j for _, j in matched}
+    for j, (_, box) in enumerate(claims):
+        overlap, owner = max(((box_iou(box, b), i) for i, (_, b) in enumerate(boxes)), default=(0.0, 0))
         for kind in kinds[owner] if overlap > 0 else ("overall",):
             tallies[kind].claimed += 1
-            tallies[kind].right += right
+            tallies[kind].right += j in right
 
 
 def _share(part: int, whole: int) -> float:

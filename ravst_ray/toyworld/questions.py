@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from ravst_ray.annotate.questions import Draft, drafts, questions_of
+from ravst_ray.annotate.unite import unite
 from ravst_ray.backends.clips import resized
 from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
 from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
+from ravst_ray.core.intervals import overlap
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
+from ravst_ray.toyworld.wrong import Verdict, judge_question
 
 SEEN_SHARE = 0.5
 RULES = QuestionsConfig(repeated="skip")
@@ -77,6 +82,52 @@ def scene_annotations(scene: Scene) -> list[EventAnnotation]:
         event = Event(event_num, start_s, end_s, label(name))
         found.append(EventAnnotation(event, objects, times, tuple(tracks)))
     return found
+
+
+def true_annotations(video: Mapping[str, Any], entry: Mapping[str, Any]) -> list[EventAnnotation]:
+    """A video's events as the pipeline annotates them when it makes no error and hears which instance sounds.
+
+    An event's objects are those that its caption names, and what sounds in the events that it meets. A silent instance
+    of a name that sounds has no track.
+
+    Args:
+        video: the video's entry in ``truth.json``.
+        entry: its entry in the UnAV-100 file.
+    """
+    read = []
+    for number, one in enumerate(entry["annotations"], start=1):
+        start_s, end_s = one["segment"]
+        event = Event(number, start_s, end_s, one["label"], one["label_id"], one["caption"])
+        names = {thing["name"]: label(thing["name"]) == event.label for thing in video["objects"]}
+        objects = tuple(SceneObject(name, own) for name, own in names.items() if name in one["caption"])
+        times = tuple(time_s for time_s in event_times(start_s, end_s) if time_s < video["duration"])
+        read.append(EventAnnotation(event, objects, times))
+    return [replace(one, tracks=tuple(_true_tracks(video, one))) for one in unite(read)]
+
+
+def _true_tracks(video: Mapping[str, Any], annotation: EventAnnotation) -> Iterator[Track]:
+    span = (annotation.event.start_s, annotation.event.end_s)
+    audible = {one.name: one.audible for one in annotation.objects}
+    for thing in video["objects"]:
+        name, keys = thing["name"], [f"{time_s:.1f}" for time_s in annotation.frame_times_s]
+        if name not in audible or (audible[name] and not any(overlap((s, e), span) > 0 for s, e in thing["events"])):
+            continue
+        seen = {float(key): tuple(thing["boxes"][key]) for key in keys if key in thing["boxes"]}
+        if seen:
+            yield Track(thing["instance"], name, audible[name], tuple(seen), tuple(seen.values()), (1.0,) * len(seen))
+
+
+def write_true_questions(path: str | Path, truth: Mapping[str, Any], database: Mapping[str, Any]) -> int:
+    """Questions about a hard world that its truth doesn't contradict, in the published format; gives how many."""
+    pairs = [
+        pair
+        for video_id, video in truth.items()
+        for pair in questions_of(video_id, true_annotations(video, database[video_id]), video["duration"])[0]
+        if judge_question(video, pair) == Verdict((), off_screen=False)
+    ]
+    durations = {video_id: video["duration"] for video_id, video in truth.items()}
+    Path(path).write_text(dump_questions(pairs, durations), encoding="utf-8")
+    return len(pairs)
 
 
 def write_questions(path: str | Path, videos: int, seed: int) -> int:

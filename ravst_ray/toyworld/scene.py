@@ -1,7 +1,8 @@
 """Scenes of the toy world: what is where at any time, and how it looks.
 
 A scene is pure data (:class:`Scene`, :class:`Sprite`) drawn from a random generator; :func:`render` paints one moment
-of it and returns, beside the picture, the exact mask of every sprite. Coordinates are pixels of the 256 x 256 picture.
+of it and returns, beside the picture, the exact mask of every sprite. Coordinates are pixels of the 256 x 256 picture;
+where a scene has a camera, those of its sprites are pixels of the larger ground.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ravst_ray.core.masks import mask_box
 from ravst_ray.records import Box
+from ravst_ray.toyworld.camera import Camera, View, eased
 from ravst_ray.toyworld.sprites import COLOURS, SHAPES, paint
 
 SIZE_PX = 256
@@ -20,6 +22,7 @@ FPS = 10
 NAMES: tuple[str, ...] = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 MIN_VISIBLE_SHARE = 0.15
 _SHRINK_S = 0.2
+_WHOLE = View(0.0, 0.0, 1.0, SIZE_PX)
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,7 @@ class Sprite:
 
     def centre_px(self, time_s: float) -> tuple[float, float]:
         """Where its centre is, which may be outside the picture."""
-        i = int(np.clip(np.searchsorted(self.knots_s, time_s) - 1, 0, len(self.knots_s) - 2))
-        share = np.clip((time_s - self.knots_s[i]) / (self.knots_s[i + 1] - self.knots_s[i]), 0.0, 1.0)
-        ease = share * share * (3 - 2 * share)
-        x, y = self.knots_px[i] + ease * (self.knots_px[i + 1] - self.knots_px[i])
+        x, y = eased(time_s, self.knots_s, self.knots_px)
         return float(x), float(y)
 
     def scale(self, time_s: float) -> float:
@@ -67,11 +67,22 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Scene:
-    """A video before it is painted; sprites further back in the tuple cover those before them."""
+    """A video before it is painted and heard; sprites further back in the tuple cover those before them.
+
+    Without a camera the ground is the picture. ``floor_db`` is the level of a steady noise under the whole sound track,
+    dBFS (None: digital silence); ``clicks_s`` are the times of short clicks that belong to nothing.
+    """
 
     duration_s: float
     ground: np.ndarray
     sprites: tuple[Sprite, ...]
+    camera: Camera | None = None
+    floor_db: float | None = None
+    clicks_s: tuple[float, ...] = ()
+
+    def view(self, time_s: float) -> View:
+        """What the picture shows at this time."""
+        return self.camera.view(time_s) if self.camera else _WHOLE
 
 
 @dataclass(frozen=True)
@@ -89,18 +100,19 @@ class Moment:
 
 def render(scene: Scene, time_s: float) -> Moment:
     """Paint the scene at one time."""
-    canvas = scene.ground.astype(np.float32)
+    view = scene.view(time_s)
+    canvas = (view.crop(scene.ground) if scene.camera else scene.ground).astype(np.float32)
     masks = np.zeros((len(scene.sprites), SIZE_PX, SIZE_PX), bool)
     areas = np.zeros(len(scene.sprites))
     for i, sprite in enumerate(scene.sprites):
         scale = sprite.scale(time_s)
-        if scale * sprite.radius_px < 2:
+        if scale * sprite.radius_px * view.zoom < 2:
             continue
         covered, areas[i] = paint(
             canvas,
             sprite.name,
-            sprite.centre_px(time_s),
-            sprite.radius_px * scale,
+            view.in_picture_px(sprite.centre_px(time_s)),
+            sprite.radius_px * scale * view.zoom,
             sprite.tilt_rad + sprite.sway_rad * np.sin(1.7 * time_s + sprite.radius_px),
             np.asarray(sprite.tint, np.float32),
             time_s if sprite.sounds_at(time_s) else None,
@@ -115,23 +127,24 @@ def render(scene: Scene, time_s: float) -> Moment:
     return Moment(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), masks, boxes)
 
 
-def make_ground(rng: np.random.Generator) -> np.ndarray:
-    """A textured ground, ``uint8 [H, W, 3]``: three octaves of noise, and faint planks or tiles."""
-    height = np.zeros((SIZE_PX, SIZE_PX), np.float32)
-    for cells, weight in ((5, 0.5), (17, 0.3), (64, 0.2)):
+def make_ground(rng: np.random.Generator, size_px: int = SIZE_PX) -> np.ndarray:
+    """A textured ground, ``uint8 [size_px, size_px, 3]``: three octaves of noise, and faint planks or tiles."""
+    height = np.zeros((size_px, size_px), np.float32)
+    for of_picture, weight in ((5, 0.5), (17, 0.3), (64, 0.2)):
+        cells = round(of_picture * size_px / SIZE_PX)
         noise = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
-        height += weight * np.asarray(noise.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC), np.float32) / 255
+        height += weight * np.asarray(noise.resize((size_px, size_px), Image.Resampling.BICUBIC), np.float32) / 255
     height += rng.normal(0, 0.03, height.shape).astype(np.float32)
     level, warmth = rng.uniform(70, 175), rng.uniform(-18, 22)
     tone = np.array([level + warmth, level, level - warmth], np.float32) + rng.normal(0, 6, 3).astype(np.float32)
     ground = tone + (height[..., None] - 0.5) * rng.uniform(60, 120)
-    ground[_seams(rng)] -= 14
+    ground[_seams(rng, size_px)] -= 14
     return np.clip(ground, 0, 255).astype(np.uint8)
 
 
-def _seams(rng: np.random.Generator) -> np.ndarray:
+def _seams(rng: np.random.Generator, size_px: int) -> np.ndarray:
     """Mask of the thin seams between planks or tiles; empty in a third of the scenes."""
-    seams = np.zeros((SIZE_PX, SIZE_PX), bool)
+    seams = np.zeros((size_px, size_px), bool)
     kind, pitch = rng.integers(3), int(rng.integers(28, 72))
     first = int(rng.integers(pitch))
     if kind >= 1:
@@ -149,13 +162,13 @@ def random_scene(rng: np.random.Generator, duration_s: float | None = None) -> S
     duration = float(rng.integers(12, 41)) / 2 if duration_s is None else duration_s
     names = rng.choice(len(NAMES), size=int(rng.choice([1, 2, 3, 4], p=[0.15, 0.35, 0.3, 0.2])), replace=False)
     radii = rng.uniform(20, 60 if len(names) < 3 else 46, len(names))
-    homes = _homes(rng, radii)
-    sprites = [_sprite(rng, NAMES[name], i, radii, homes, duration) for i, name in enumerate(names)]
+    homes = make_homes(rng, radii)
+    sprites = [make_sprite(rng, NAMES[name], i, radii, homes, duration) for i, name in enumerate(names)]
     scene = Scene(duration, make_ground(rng), tuple(sprites))
     return replace(scene, sprites=_with_events(rng, scene))
 
 
-def _homes(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
+def make_homes(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     """Places around which sprites live, mostly apart from each other: ``[N, 2]``."""
     homes: list[np.ndarray] = []
     for i, radius in enumerate(radii):
@@ -166,7 +179,7 @@ def _homes(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     return np.array(homes)
 
 
-def _sprite(
+def make_sprite(
     rng: np.random.Generator, name: str, i: int, radii: np.ndarray, homes: np.ndarray, duration_s: float
 ) -> Sprite:
     """Sprite ``i``: it wanders around its home, and may visit another's home, cross the border or hide."""

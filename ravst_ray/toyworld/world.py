@@ -4,23 +4,29 @@ OUT/videos/{id}.mp4            H.264 + AAC, 256 x 256, 10 frames/s, 6-20 s
 OUT/unav100_annotations.json   UnAV-100's format; every annotation has a ``caption`` beside its label
 OUT/questions.json             exact questions and answers in R-AVST's format
 OUT/truth.json                 {id: {duration, fps, width, height, objects: [{name, audible, events, boxes}]}}
+
+A hard world's truth has ``cuts`` and ``traits`` beside these, and ``instance`` and ``off_screen`` in every object.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
+from ravst_ray.core.intervals import overlap
 from ravst_ray.logs import get_logger
 from ravst_ray.toyworld.audio import SAMPLE_RATE_HZ, soundtrack
 from ravst_ray.toyworld.captions import caption, label
-from ravst_ray.toyworld.questions import write_questions
+from ravst_ray.toyworld.hard import hard_scene
+from ravst_ray.toyworld.questions import write_questions, write_true_questions
 from ravst_ray.toyworld.scene import FPS, NAMES, SIZE_PX, Moment, Scene, random_scene, render
+from ravst_ray.toyworld.traits import ticks, with_traits
 
 log = get_logger(__name__)
 
@@ -28,7 +34,9 @@ _SUBSETS = ("train", "validation", "test")
 _NAMED_SHARE = 0.5
 
 
-def write_world(out_dir: str | Path, videos: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
+def write_world(
+    out_dir: str | Path, videos: int, seed: int, progress: Callable[[int], None] | None = None, hard: bool = False
+) -> Path:
     """Write ``videos`` toy videos with labels and truth; the same seed gives the same bytes of ``truth.json``.
 
     Args:
@@ -36,6 +44,7 @@ def write_world(out_dir: str | Path, videos: int, seed: int, progress: Callable[
         videos: how many, at least 1.
         seed: of the whole world. Video ``i`` depends on the seed and on ``i`` alone.
         progress: called with the number of videos written so far.
+        hard: scenes of :func:`~ravst_ray.toyworld.hard.hard_scene`, named ``hard_…``.
 
     Returns:
         ``out_dir`` as a path.
@@ -45,18 +54,24 @@ def write_world(out_dir: str | Path, videos: int, seed: int, progress: Callable[
     database: dict[str, Any] = {}
     truth: dict[str, Any] = {}
     for index in range(videos):
-        video_id = f"toy_{seed}_{index:04d}"
-        scene = random_scene(np.random.default_rng([seed, index]))
+        rng = np.random.default_rng([seed, index])
+        video_id = f"{'hard' if hard else 'toy'}_{seed}_{index:04d}"
+        scene = hard_scene(rng, index) if hard else random_scene(rng)
         sound = soundtrack(scene, np.random.default_rng([seed, index, 1]))
         moments = write_video(out / "videos" / f"{video_id}.mp4", scene, sound)
         truth[video_id] = scene_truth(scene, moments)
+        if hard:
+            truth[video_id] = with_traits(scene, truth[video_id])
         database[video_id] = scene_labels(scene, truth[video_id], np.random.default_rng([seed, index, 2]))
         database[video_id]["subset"] = _SUBSETS[min(index % 10 // 8 + index % 10 // 9, 2)]
         if progress:
             progress(index + 1)
     (out / "truth.json").write_text(json.dumps(truth))
     (out / "unav100_annotations.json").write_text(json.dumps({"database": database}, indent=1))
-    write_questions(out / "questions.json", videos, seed)
+    if hard:
+        write_true_questions(out / "questions.json", truth, database)
+    else:
+        write_questions(out / "questions.json", videos, seed)
     log.info("wrote %d toy videos to %s", videos, out)
     return out
 
@@ -103,27 +118,39 @@ def scene_truth(scene: Scene, boxes_T: list[tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def scene_labels(scene: Scene, truth: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The entry of one video in the UnAV-100 file; a caption names only objects in view for half of its event."""
-    events = sorted((event, thing["name"]) for thing in truth["objects"] for event in thing["events"])
+    """The entry of one video in the UnAV-100 file; a caption names only objects in view for half of its event.
+
+    Instances of one name that sound in the same interval have one event, and a caption names each name once.
+    """
+    things: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for thing in truth["objects"]:
+        things[thing["name"]].append(thing)
+    events = sorted({((start, end), thing["name"]) for thing in truth["objects"] for start, end in thing["events"]})
     annotations = []
     for (start, end), name in events:
         others = [
-            thing["name"]
-            for thing in truth["objects"]
-            if thing["name"] != name and visible_share(thing, start, end) >= _NAMED_SHARE and rng.random() < 0.8
+            other
+            for other, group in things.items()
+            if other != name and _seen_share(group, start, end) >= _NAMED_SHARE and rng.random() < 0.8
         ]
+        heard = any(_sounds(one, start, end) for other in others for one in things[other])
+        unseen = all([start, end] in one.get("off_screen", ()) for one in things[name] if [start, end] in one["events"])
         annotations.append(
             {
                 "segment": [start, end],
                 "label": label(name),
                 "label_id": NAMES.index(name),
-                "caption": caption(name, others, rng),
+                "caption": caption(name, others, rng, plainly=heard or unseen),
             }
         )
     return {"duration": scene.duration_s, "fps": float(FPS), "annotations": annotations}
 
 
-def visible_share(thing: dict[str, Any], start_s: float, end_s: float) -> float:
-    """Share of the 0.1 s grid of [start, end] in which an object of ``truth.json`` has a box."""
-    ticks = range(round(start_s * FPS), round(end_s * FPS) + 1)
-    return sum(f"{tick / FPS:.1f}" in thing["boxes"] for tick in ticks) / len(ticks)
+def _seen_share(things: Sequence[dict[str, Any]], start_s: float, end_s: float) -> float:
+    """Share of the 0.1 s grid of [start, end] in which any of these objects has a box."""
+    keys = ticks(start_s, end_s)
+    return sum(any(key in thing["boxes"] for thing in things) for key in keys) / len(keys)
+
+
+def _sounds(thing: dict[str, Any], start_s: float, end_s: float) -> bool:
+    return any(overlap((start, end), (start_s, end_s)) > 0 for start, end in thing["events"])
