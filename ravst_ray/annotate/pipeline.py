@@ -181,7 +181,7 @@ def build_steps(config: AnnotateConfig) -> dict[str, Build]:
     def decode() -> Step:
         from ravst_ray.annotate.decode import DecodeFrames
 
-        return DecodeFrames(config.decode)
+        return DecodeFrames(config.decode, track_step_s=config.grounding.track_step_s)
 
     def captions() -> Step:
         from ravst_ray.annotate.captions import build_captions
