@@ -60,11 +60,18 @@ def _draw(rng: np.random.Generator, wanted: set[str]) -> tuple[Scene, set[str]]:
     centres = [rng.uniform(*around, 2) for around in _STAGES_PX]
     camera = _camera(rng, wanted, centres, duration_s)
     sprites = _cast(rng, wanted, centres, duration_s)
-    scene = Scene(duration_s, make_ground(rng, WORLD_PX), sprites, camera)
+    scene = Scene(duration_s, _two_grounds(rng), sprites, camera)
     scene, placed = with_events(rng, scene, wanted)
     floor_db = FLOOR_DB if "noise" in wanted else None
     clicks_s = (_quiet_time(rng, scene),) if "click" in wanted else ()
     return replace(scene, floor_db=floor_db, clicks_s=clicks_s), placed
+
+
+def _two_grounds(rng: np.random.Generator) -> np.ndarray:
+    """A ground of two kinds, a kind for each stage: a cut to the other one shows another place."""
+    ground, other = make_ground(rng, WORLD_PX), make_ground(rng, WORLD_PX)
+    across = np.add.outer(np.arange(WORLD_PX), np.arange(WORLD_PX)) >= sum(sum(pair) for pair in _STAGES_PX) / 2
+    return np.where(across[..., None], other, ground)
 
 
 def _camera(rng: np.random.Generator, wanted: set[str], centres: list[np.ndarray], duration_s: float) -> Camera:

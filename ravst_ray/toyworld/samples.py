@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ravst_ray.toyworld.hard import hard_scene
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
 
 MODEL_SIZE_PX = 128
@@ -77,18 +78,22 @@ class FramePool:
         fresh: newly painted frames in a batch.
         first: frames painted before the first batch.
         limit: frames kept; older ones are overwritten.
+        hard_share: share of the scenes that are hard ones.
     """
 
-    def __init__(self, seed: int, fresh: int = 4, first: int = 1_000, limit: int = 10_000):
+    def __init__(
+        self, seed: int, fresh: int = 4, first: int = 1_000, limit: int = 10_000, hard_share: float = 0.0
+    ):
         self.rng = np.random.default_rng([TRAINING_SEED, seed])
-        self.fresh, self.limit = fresh, limit
+        self.fresh, self.limit, self.hard_share = fresh, limit, hard_share
         self.samples: list[Sample] = []
         self._painted = 0
         while len(self.samples) < first:
             self._paint()
 
     def _paint(self) -> None:
-        scene = random_scene(self.rng)
+        hard = self.hard_share > 0 and self.rng.random() < self.hard_share
+        scene = hard_scene(self.rng, self._painted) if hard else random_scene(self.rng)
         for _ in range(4):
             sample = make_sample(scene, likely_time(scene, self.rng), self.rng)
             if len(self.samples) < self.limit:

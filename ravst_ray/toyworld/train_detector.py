@@ -24,7 +24,7 @@ _UNSEEN_SEED = 77
 
 def make_prompt(sample: Sample, rng: np.random.Generator) -> list[str]:
     """Most of what can be seen and up to five names of absent things, in random order; never empty."""
-    present = [name for name in sample.names if rng.random() < 0.88]
+    present = [name for name in dict.fromkeys(sample.names) if rng.random() < 0.88]
     absent = [name for name in NAMES if name not in sample.names]
     count = int(rng.integers(0 if present else 1, 6))
     names = present + [str(name) for name in rng.choice(absent, count, replace=False)]
@@ -125,15 +125,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for state and log")
     parser.add_argument("--minutes", type=float, default=45.0, help="time budget, earlier runs included")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, help="a checkpoint to train on, instead of random weights")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--hard-share", type=float, default=0.0, help="share of hard scenes")
     parser.add_argument("--export", type=Path, default=DETECTOR, help="where the checkpoint goes")
     args = parser.parse_args()
     setup_logging()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     processor, model = build_processor(args.out / "vocabulary"), build_model()
-    trainer = Trainer(model, args.out, args.minutes, rate=1e-3, decay=0.998, resume=args.resume)
+    if args.start:
+        model.load_state_dict(type(model).from_pretrained(args.start, dtype=torch.float32).state_dict())
+    trainer = Trainer(model, args.out, args.minutes, rate=args.rate, decay=0.998, resume=args.resume)
     parameters = sum(p.numel() for p in model.parameters())
-    pool = FramePool(seed=trainer.step)
+    pool = FramePool(seed=trainer.step, hard_share=args.hard_share)
     rng = np.random.default_rng([1, trainer.step])
 
     def publish(frames: int) -> None:
