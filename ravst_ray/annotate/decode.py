@@ -16,7 +16,7 @@ from ravst_ray.records import EventAnnotation, Video, VideoItem
 
 
 class DecodeFrames(Step):
-    """Fills in ``meta``, ``loudness``, ``frames`` and one bare annotation per event with its frame times.
+    """Fills in ``meta``, ``loudness``, ``frames`` and the frame times of each live event.
 
     A video in an object store is fetched to this node first, and its copy removed afterwards.
     An event that reaches beyond the end of the real file keeps the frames that exist (the quality step judges it).
@@ -35,17 +35,18 @@ class DecodeFrames(Step):
             StepError: the file can't be fetched or used, there is no event, or all events are outside the video
                 (``event_outside_video``).
         """
-        grids = self._grids(item.video)
+        annotations = item.annotations or tuple(EventAnnotation(event) for event in item.video.events)
+        if annotations and not any(one.live for one in annotations):
+            return replace(item, annotations=annotations)
+        grids = self._grids(replace(item.video, events=tuple(one.event for one in annotations if one.live)))
         with local_copy(item.video.path) as path:
             decoded = self.decoder.decode(path, union_times(grids))
         existing = set(decoded.frames.times_s)
         if not existing:
             where = f"{Path(item.video.path).name} ends at {decoded.meta.duration_s:.1f} s"
             raise StepError("event_outside_video", f"no event is within the video: {where}; is it the right file?")
-        annotations = tuple(
-            EventAnnotation(event, frame_times_s=tuple(time_s for time_s in grid if time_s in existing))
-            for event, grid in zip(item.video.events, grids, strict=True)
-        )
+        seen = iter(tuple(time_s for time_s in grid if time_s in existing) for grid in grids)
+        annotations = tuple(replace(one, frame_times_s=next(seen)) if one.live else one for one in annotations)
         return replace(
             item,
             meta=decoded.meta,
