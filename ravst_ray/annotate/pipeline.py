@@ -47,6 +47,7 @@ from ravst_ray.records import Video, VideoItem
 log = get_logger(__name__)
 
 MAX_BLOCKS = 2000
+_POOLS = {"caption_frames": "decode", "captions": "llm"}
 SHARD = 20_000
 """Videos of one execution of both graphs. Ray Data notes every block in the driver until one ends, so a long run is
 several of them, one after the other; each starts its actors anew, which is minutes among hours."""
@@ -183,13 +184,13 @@ def read_captions(
     if asking:
         tell(0, len(asking))
         done = 0
-        for batch in _captions_graph(config, asking, builds, attempts).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=1
-        ):
+        dataset = _captions_graph(config, asking, builds, attempts)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             read = [VideoItem.from_row(row) for row in batch.to_pylist()]
             items |= {item.video.video_id: item for item in read}
             done += len(read)
             tell(done, len(asking))
+        del dataset
         wait_for_end(ray.get(attempts.leave.remote()))
     return [item for item in items.values() if item is not None]
 
@@ -202,9 +203,6 @@ def _captions_graph(config: AnnotateConfig, videos: Sequence[Video], builds: dic
         actor, batch = (PresentActor, 2 * config.llm.concurrency) if name == "captions" else (StepActor, 1)
         dataset = pool_operator(dataset, name, actor, (builds[name], attempts), pools[_POOLS[name]], batch, DEATHS)
     return dataset
-
-
-_POOLS = {"caption_frames": "decode", "captions": "llm"}
 
 
 def _captions_steps(config: AnnotateConfig, videos: Sequence[Video]) -> list[str]:
