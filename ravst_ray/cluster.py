@@ -104,10 +104,10 @@ def pool_operator(
 
 
 def check_room(pools: Mapping[str, PoolConfig]) -> None:
-    """Refuse a step that a Ray of this machine alone can't hold; on a cluster say that it waits for a node.
+    """Refuse steps that a Ray of this machine alone can't hold; on a cluster say that one waits for a node.
 
     Args:
-        pools: by the names that they have in the configuration (``actors.<name>``).
+        pools: of steps that work together, by the names that they have in the configuration (``actors.<name>``).
 
     Raises:
         ConfigError: no cluster was joined, so no node will ever come.
@@ -119,6 +119,7 @@ def check_room(pools: Mapping[str, PoolConfig]) -> None:
         if not any(node.get("CPU", 0) >= pool.num_cpus and node.get("GPU", 0) >= pool.num_gpus for node in nodes)
     }
     if not homeless:
+        _check_together(pools, nodes)
         return
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         name, needs = next(iter(homeless.items()))
@@ -129,6 +130,20 @@ def check_room(pools: Mapping[str, PoolConfig]) -> None:
         )
     waiting = "; ".join(f"{name} ({needs})" for name, needs in homeless.items())
     log.warning("no node has room for these steps yet, they wait for one that an autoscaler brings: %s", waiting)
+
+
+def _check_together(pools: Mapping[str, PoolConfig], nodes: list[Mapping[str, float]]) -> None:
+    """Refuse steps of which one alone finds room on this machine, but not all at once: each waits for the next."""
+    if os.environ.get("RAY_ADDRESS", "local") != "local" or not nodes:
+        return
+    cpus, gpus = (sum(pool.min * getattr(pool, kind) for pool in pools.values()) for kind in ("num_cpus", "num_gpus"))
+    if cpus > nodes[0].get("CPU", 0) or gpus > nodes[0].get("GPU", 0):
+        names = " and ".join(f"actors.{name}" for name in pools)
+        raise ConfigError(
+            f"{names}: together they take {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
+            f"{nodes[0].get('CPU', 0):g} CPUs and {nodes[0].get('GPU', 0):g} GPUs; lower their min, num_cpus or "
+            "num_gpus, or submit the run to a cluster"
+        )
 
 
 def plain_error(error: BaseException) -> RavstError:

@@ -32,7 +32,7 @@ class RunProgress:
         self._live: Progress | None = None
         if self._console.is_terminal:
             self._live = Progress(
-                TextColumn(doing),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(f"{{task.fields[failed]}} failed · {{task.fields[rate]:.2f}} {things}/s"),
@@ -41,6 +41,7 @@ class RunProgress:
                 console=self._console,
             )
             self._task = self._live.add_task(doing, total=total, failed=0, rate=0.0)
+        self._before = ""
 
     def __enter__(self) -> RunProgress:
         if self._live:
@@ -64,18 +65,27 @@ class RunProgress:
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._line()
 
+    def first(self, doing: str, done: int, total: int) -> None:
+        """What happens to ``done`` of ``total`` things before they come to the main thing."""
+        if self._live:
+            shown = f"{doing} {done}/{total}, then {self._doing}" if done < total else self._doing
+            self._live.update(self._task, description=shown)
+        elif self._before != doing or done == total or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._say(f"{doing}: {done}/{total} {self._things}")
+        self._before = doing if done < total else ""
+
     def _rate(self) -> float:
         return (self.done + self.failed) / max(time.monotonic() - self._started, 1e-9)
 
     def _line(self) -> None:
-        self._last_line = time.monotonic()
-        finished = self.done + self.failed
-        self._console.print(
-            f"{self._doing}: {finished}/{self._total} {self._things}, {self.done} done, {self.failed} failed, "
-            f"{self._rate():.2f} {self._things}/s",
-            highlight=False,
-            soft_wrap=True,
+        self._say(
+            f"{self._doing}: {self.done + self.failed}/{self._total} {self._things}, {self.done} done, "
+            f"{self.failed} failed, {self._rate():.2f} {self._things}/s"
         )
+
+    def _say(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class Rate:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
-from ravst_ray.annotate.pipeline import ROW, Finish, finishing_steps
+from ravst_ray.annotate.pipeline import Finish, Tell, finishing_steps
+from ravst_ray.annotate.workers import table_of
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.errors import StepError
@@ -35,7 +34,9 @@ def stub_steps(healed: Path) -> dict:
     return {**STUBS, "decode": partial(Healing, healed)}
 
 
-def stream_without_ray(builds: dict, config: AnnotateConfig, videos: Sequence[Video]) -> Iterator[dict]:
+def stream_without_ray(
+    builds: dict, config: AnnotateConfig, videos: Sequence[Video], tell: Tell | None = None
+) -> Iterator[dict]:
     """What ``pipeline.stream`` yields: the same steps and commits, one video after the other in this process."""
     steps = [build() for build in builds.values()]
     finish = Finish(config, finishing_steps(config))
@@ -43,7 +44,7 @@ def stream_without_ray(builds: dict, config: AnnotateConfig, videos: Sequence[Vi
         items = [VideoItem(video)]
         for step in steps:
             items = step(items)
-        yield from finish(pa.Table.from_pylist([one.to_row() for one in items], schema=ROW)).to_pylist()
+        yield from finish(table_of(items)).to_pylist()
 
 
 def run_without_ray(monkeypatch, healed: Path) -> None:

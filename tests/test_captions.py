@@ -1,6 +1,7 @@
 import json
 import pickle
 import sqlite3
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from ravst_ray.backends.chat import Breaker, ChatClient
 from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import (
-    MalformedAnswer,
+    NO_SOURCE,
     candidate_names,
     caption_messages,
     clean_name,
@@ -19,6 +20,7 @@ from ravst_ray.core.prompts import (
     parse_objects,
     render_objects,
 )
+from ravst_ray.core.replies import MalformedAnswer
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Video, VideoItem
 from tests.fake_endpoint import FakeEndpoint, Reply, completion, error, objects
@@ -39,6 +41,12 @@ def step_for(endpoint, cache=None, retries=0, breaker=None, **settings):
     return AnalyzeCaptions(config, chat, cache)
 
 
+def set_aside(done):
+    """The reasons of events that are set aside; None of one that lives."""
+    assert all(one.objects == () and one.status == "rejected" for one in done.annotations if not one.live)
+    return [None if one.live else ",".join(one.reasons) for one in done.annotations]
+
+
 # --- prompts and answers ---
 
 
@@ -48,10 +56,48 @@ def test_parse_is_the_inverse_of_render():
     assert parse_objects(f"```json\n{render_objects(things)}\n```") == things
 
 
+ONE = render_objects([SceneObject("dog", True)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think></think>{ONE}",
+        f'<think>a cat? {{"objects": []}} no</think>\n\n{ONE}',
+        f"```json {ONE} ```",
+        f"```{ONE}```",
+        f"Here is the answer: {ONE}",
+        f"{ONE}\nThe dog barks {{loudly}}.",
+        f'{{not}} {{"note": "it is {{"}} {ONE} {{"objects": []}}',
+        ONE.replace('"objects"', '"seen": 12345678901234567890, "objects"'),
+    ],
+)
+def test_an_answer_is_found_in_what_is_around_it(text):
+    assert parse_objects(text) == [SceneObject("dog", True)]
+
+
+def test_no_object_is_an_answer():
+    assert parse_objects('{"objects": []}') == []
+    assert objects_schema(["dog"])["properties"]["objects"]["minItems"] == 0
+    assert [answer["content"] for answer in caption_messages("x")[2:-1:2]].count('{"objects": []}') == 1
+
+
+@pytest.mark.parametrize("text", ['{"a":', '{"', "{", '{"a": 1}', '["{"', '{"k": "\\"', "<think>", '{"a": [{}, '])
+def test_a_long_text_is_read_in_no_time(text):
+    """Half a megabyte; one look back over it for each brace would take minutes."""
+    began = time.process_time()
+    with pytest.raises(MalformedAnswer):
+        parse_objects(text * (500_000 // len(text)))
+    assert time.process_time() - began < 5.0
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        f"<think>perhaps {ONE}",
+        f"<think>well</think> hm <think>{ONE}",
+        f'{{"answer": {ONE}}}',
         "a dog",
         "[]",
         '{"objects": {}}',
@@ -144,7 +190,7 @@ def test_the_label_stands_in_for_a_missing_caption():
         step.close()
     assert endpoint.captions() == ["dog barking"]
     assert done.annotations[0].objects == (SceneObject("dog", True),)
-    assert nothing.error.reason == "no_text"
+    assert nothing.error is None and set_aside(nothing) == ["no_text"]
 
 
 def test_a_caption_is_asked_about_once_within_and_across_batches():
@@ -201,8 +247,6 @@ def test_a_malformed_answer_is_asked_for_again_with_another_seed():
         (Reply(200, b"{broken"), "llm_malformed", True),
         (Reply(200, {"choices": None}), "llm_malformed", True),
         (Reply(200, ["what"]), "llm_malformed", True),
-        (completion('{"objects": []}'), "no_objects", False),
-        (objects(unicorn=True), "no_objects", False),
         (error(400, "context length"), "llm_refused", False),
         (error(429), "llm_rate_limited", True),
         (error(503), "llm_unreachable", True),
@@ -219,8 +263,69 @@ def test_what_costs_a_video_spares_the_others(reply, reason, retryable):
     assert (bad.error.stage, bad.error.reason, bad.error.retryable) == ("captions", reason, retryable)
     assert bad.annotations == () and good.error is None
     tries = sum("cat" in caption for caption in endpoint.captions())
-    assert tries == (3 if reason in ("llm_malformed", "no_objects") else 1)
+    assert tries == (3 if reason == "llm_malformed" else 1)
     assert bad.stats.get("llm_requests", 0) == (3 if tries == 3 else 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "tries"),
+    [(completion('{"objects": []}'), "nothing_visible", 1), (objects(unicorn=True), "no_objects", 3)],
+)
+def test_an_event_without_objects_is_set_aside_and_its_video_lives(tmp_path, reply, reason, tries):
+    """Only an answer is kept for the next run."""
+
+    def respond(request, _):
+        return objects(dog=True) if "dog" in request["messages"][-1]["content"] else reply
+
+    cache = LLMCache(tmp_path / "c.sqlite")
+    with FakeEndpoint(respond) as endpoint:
+        for runs in (1, 2):
+            step = step_for(endpoint, cache)
+            (done,) = step([item("thunder", "a dog barks")])
+            step.close()
+            assert done.error is None and set_aside(done) == [reason, None]
+            assert done.annotations[1].objects == (SceneObject("dog", True),)
+            asked = sum("thunder" in caption for caption in endpoint.captions())
+            assert asked == (1 if reason == "nothing_visible" else runs * tries)
+
+
+def test_after_names_of_nothing_an_empty_answer_counts():
+    replies = [objects(unicorn=True), completion('{"objects": []}')]
+    with FakeEndpoint(lambda _, number: replies[number]) as endpoint:
+        step = step_for(endpoint)
+        (done,) = step([item("thunder")])
+        step.close()
+    assert set_aside(done) == ["nothing_visible"] and done.stats["llm_names_dropped"] == 1
+
+
+def test_events_that_are_context_are_read_but_not_captioned():
+    """And a video without annotations gets a bare one for each of its events."""
+
+    def respond(request, _):
+        asked = request["messages"][-1]["content"]
+        return completion("A dog barks.") if isinstance(asked, list) else objects(dog=True)
+
+    events = (Event(1, 0.0, 2.0, "dog barking"), Event(2, 1.0, 3.0, "dog howling", asked=False))
+    frames = Frames((0.0, 1.0, 2.0), 4, 4, (b"a", b"b", b"c"))
+    with FakeEndpoint(respond) as endpoint:
+        step = step_for(endpoint, write_captions=True, concurrency=1)
+        (done,) = step([VideoItem(Video("v", "v.mp4", 9.0, events), frames=frames)])
+        step.close()
+    assert [one.event.caption for one in done.annotations] == ["A dog barks.", None]
+    assert [one.objects for one in done.annotations] == [(SceneObject("dog", True),)] * 2
+    texts = [asked for asked in endpoint.captions() if isinstance(asked, str)]
+    assert sorted(texts) == ["A dog barks.", "dog howling"] and len(endpoint.requests) == 3
+
+
+def test_a_caption_that_says_that_the_source_is_out_of_view_needs_no_reading():
+    with FakeEndpoint(lambda *_: completion("Nothing in view makes this sound.")) as endpoint:
+        step = step_for(endpoint, write_captions=True)
+        (done,) = step([item(None, label="thunder", frames=Frames((1.0,), 4, 4, (b"a",)))])
+        step.close()
+    assert set_aside(done) == ["nothing_visible"] and len(endpoint.requests) == 1
+    (text, *_) = endpoint.requests[0]["messages"][0]["content"]
+    assert "labelled: thunder." in text["text"] and "in view and silent" in text["text"]
+    assert f"write only: {NO_SOURCE}." in text["text"]
 
 
 @pytest.mark.parametrize(("reply", "words"), [(error(401, "sk-1"), "API key"), (error(404), "no such model")])
@@ -274,7 +379,8 @@ def test_spread_takes_first_and_last_of_the_event():
     event = Event(1, 2.0, 8.0, "x")
     assert spread(frames, event, 3) == [b"2", b"5", b"8"]
     assert spread(frames, event, 1) == [b"2"]
-    assert spread(frames, Event(1, 0.2, 0.4, "x"), 99) == list(frames.jpegs)
+    assert spread(frames, Event(1, 1.96, 2.04, "x"), 99) == [b"2"], "it is sampled at 2.0 s"
+    assert spread(frames, Event(1, 0.2, 0.4, "x"), 99) == [], "no other event's frames"
 
 
 def test_the_step_travels_between_processes(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ravst_ray import errors
+from ravst_ray.annotate.caption_frames import CaptionFrames
 from ravst_ray.annotate.captions import AnalyzeCaptions
 from ravst_ray.annotate.decode import DecodeFrames
 from ravst_ray.annotate.grounding import Ground
@@ -79,6 +80,7 @@ def test_a_step_error_tells_its_reason():
 
 
 STEPS = [
+    CaptionFrames(DecodeConfig(step_s=0.5), 3),
     DecodeFrames(DecodeConfig(step_s=0.5)),
     AnalyzeCaptions(LLMConfig(backend="openai"), ChatClient("m", "http://127.0.0.1:9/v1", "none", 1, 1.0, 0)),
     Ground("a detector", "a segmenter", GroundingConfig(box_threshold=0.25)),  # type: ignore[arg-type]

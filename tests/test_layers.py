@@ -27,6 +27,7 @@ LEVELS = {
     "ravst_ray.evaluation": 3,
     "ravst_ray.reports": 3,
     "ravst_ray.toyworld": 3,
+    "ravst_ray.annotate.workers": 4,
     "ravst_ray.annotate.pipeline": 4,
     "ravst_ray.annotate.run": 4,
     "ravst_ray.training.loop": 4,
@@ -44,6 +45,7 @@ LEVELS = {
     "jobs": 6,  # the top: some only hand over to the command line
 }
 MAY_IMPORT_RAY = {
+    "ravst_ray.annotate.workers",
     "ravst_ray.annotate.pipeline",
     "ravst_ray.cluster",  # what those below share
     # Of training: what starts and calls actors, moves weights and clips by reference, and wires the whole.

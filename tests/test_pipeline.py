@@ -18,16 +18,17 @@ import pytest
 from rich.console import Console
 
 from ravst_ray import cluster
-from ravst_ray.annotate import pipeline
+from ravst_ray.annotate import pipeline, workers
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.step import Step
+from ravst_ray.annotate.texts import events_of
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError, ConfigError, StepError
-from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Track, Video, VideoItem, VideoMeta
+from ravst_ray.records import Event, Frames, SceneObject, Track, Video, VideoItem, VideoMeta
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = ROOT / "jobs" / "configs" / "annotate_laptop.yaml"
@@ -50,7 +51,7 @@ class StubDecode(Step):
         times = tuple(round(event.start_s + second, 1) for second in range(int(event.end_s - event.start_s) + 1))
         frames = Frames(times, 8, 8, tuple(b"jpeg" for _ in times))
         meta = VideoMeta(item.video.duration_s, 25.0, 64, 48, True, "stub")
-        annotations = (EventAnnotation(event, frame_times_s=times),)
+        annotations = tuple(replace(one, frame_times_s=times) for one in events_of(item))
         done = replace(item, meta=meta, frames=frames, annotations=annotations)
         return done.with_stats(frames_decoded=len(times))
 
@@ -61,7 +62,7 @@ class StubCaptions(Step):
     stage = "captions"
 
     def process(self, item):
-        named = tuple(replace(one, objects=(SceneObject("dog", True),)) for one in item.annotations)
+        named = tuple(replace(one, objects=(SceneObject("dog", True),)) for one in events_of(item))
         return replace(item, annotations=named).with_stats(**{"tokens/prompt": 10, "llm_requests": 1})
 
 
@@ -81,7 +82,7 @@ class StubGround(Step):
         return replace(item, annotations=found).with_stats(frames_grounded=len(item.frames.jpegs))
 
 
-STUBS = {"decode": StubDecode, "captions": StubCaptions, "ground": StubGround}
+STUBS = {"captions": StubCaptions, "decode": StubDecode, "ground": StubGround}
 
 
 def videos(*names: str) -> list[Video]:
@@ -155,7 +156,7 @@ def test_attempts_find_the_one_at_fault():
 def counted(monkeypatch) -> SimpleNamespace:
     """Attempts as the actor that counts them, without Ray."""
     attempts = Attempts()
-    monkeypatch.setattr(pipeline.ray, "get", lambda found: found)
+    monkeypatch.setattr(workers.ray, "get", lambda found: found)
     return SimpleNamespace(begin=SimpleNamespace(remote=attempts.begin), end=SimpleNamespace(remote=attempts.end))
 
 
@@ -163,7 +164,7 @@ def rows_to_finish(name: str) -> pa.Table:
     items = [VideoItem(*videos(name))]
     for build in STUBS.values():
         items = build()(items)
-    return pipeline._table(items)
+    return workers.table_of(items)
 
 
 def test_what_kills_the_last_step_is_given_up_after_two_attempts(tmp_path, monkeypatch):
@@ -207,9 +208,9 @@ def test_a_process_whose_card_is_sick_ends(monkeypatch, message, reason):
         ended.append(status)
         raise SystemExit(status)
 
-    monkeypatch.setattr(pipeline.os, "_exit", end)
-    actor = pipeline.StepActor(Sick, counted(monkeypatch))
-    table = pipeline._table([VideoItem(*videos("a"))])
+    monkeypatch.setattr(workers.os, "_exit", end)
+    actor = workers.StepActor(Sick, counted(monkeypatch))
+    table = workers.table_of([VideoItem(*videos("a"))])
     if reason is None:
         with pytest.raises(SystemExit):
             actor(table)
@@ -234,6 +235,11 @@ def test_room_for_each_step(monkeypatch, caplog):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(8.0, 0.0), node(2.0, 1.0)])
     cluster.check_room(pools)
     assert not caplog.text
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(2.0, 1.0)])
+    cluster.check_room({"ground": pools["ground"]})
+    with pytest.raises(ConfigError, match=r"actors.decode and actors.ground: together they take 3 CPUs and 1 GPUs, th"):
+        cluster.check_room(pools)
 
 
 def test_a_graph_without_progress_ends_with_a_sentence(tmp_path, local_ray, monkeypatch):
@@ -260,14 +266,20 @@ def test_a_long_run_is_several_executions_one_after_the_other(tmp_path, monkeypa
                 yield pa.table({"video_id": [name], "reason": pa.array([None], pa.string()), "frames": [1.0]})
 
     def graph(config, some, builds, attempts):
-        executions.append([video.video_id for video in some])
+        executions.append([item.video.video_id for item in some])
         alive.append(sum(one() is not None for one in made))
         execution = Execution(executions[-1])
         made.append(weakref.ref(execution))
         return execution
 
     made: list[weakref.ref] = []
+
+    def read_captions(config, some, builds, attempts, tell):
+        assert all(one() is None for one in made), "the graph of the last shard is gone"
+        return [VideoItem(video) for video in some]
+
     monkeypatch.setattr(pipeline, "graph", graph)
+    monkeypatch.setattr(pipeline, "read_captions", read_captions)
     monkeypatch.setattr(pipeline, "_start_attempts", lambda: None)
     monkeypatch.setattr(pipeline, "check_room", lambda pools: None)
     monkeypatch.setattr(pipeline, "RunMetrics", lambda total: SimpleNamespace(add=lambda reason, frames: None))

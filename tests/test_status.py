@@ -233,7 +233,7 @@ def test_an_errors_row_stays_until_its_video_is_done_again(stubbed, monkeypatch)
     """The run dies after one of the two videos; the other's row is there all the time."""
     seen = []
 
-    def die_after_one(config, todo):
+    def die_after_one(config, todo, tell):
         seen.append(errors(stubbed))
         put(stubbed, item("ill1"))
         yield {"video_id": "ill1", "reason": None, "frames": 0.0}
@@ -259,7 +259,7 @@ def test_a_video_that_was_damaged_after_its_commit_is_no_finished_run(monkeypatc
     write_labels(tmp_path / "labels.json", "good1", "good2")
     stream, units = pipeline.stream, tmp_path / "out" / "_commit" / "units"
 
-    def damaging(config, todo):
+    def damaging(config, todo, tell):
         yield from stream(config, todo)
         part = next(units.glob("good1*.parquet"))
         part.write_bytes(part.read_bytes()[:-1])

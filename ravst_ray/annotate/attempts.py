@@ -12,10 +12,11 @@ MAX_ATTEMPTS = 2
 
 
 class Attempts:
-    """Counts attempts by stage and video; without Ray a plain object."""
+    """Counts attempts by stage and video, and knows where processes are; without Ray a plain object."""
 
     def __init__(self) -> None:
         self._open: Counter[tuple[str, str]] = Counter()
+        self._homes: list[tuple[str, int]] = []
 
     def begin(self, stage: str, video_ids: Sequence[str]) -> list[int]:
         """Note that these are attempted together; gives how many attempts of each never ended.
@@ -32,3 +33,12 @@ class Attempts:
         """Note that they came to an end, good or bad."""
         for video_id in video_ids:
             self._open.pop((stage, video_id), None)
+
+    def arrive(self, node_id: str, pid: int) -> None:
+        """Note that a process has begun there."""
+        self._homes.append((node_id, pid))
+
+    def leave(self) -> list[tuple[str, int]]:
+        """All processes that arrived since the last call, by node and id: their end is now someone's to wait for."""
+        homes, self._homes = self._homes, []
+        return homes

@@ -1,4 +1,8 @@
-"""Step 2: a language model names the objects of each event's caption and says which of them sound."""
+"""Step 2: a language model names the objects of each event's caption and says which of them sound.
+
+An event whose sound nothing visible makes, or without anything to read, is set aside with its reason; the others of
+its video live on. Only what may pass, or an answer that is no answer, costs the whole video.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from ravst_ray.annotate.step import Step, failed
+from ravst_ray.annotate.texts import (
+    NO_MODEL,
+    NO_OBJECTS,
+    NOTHING_VISIBLE,
+    Reading,
+    events_of,
+    known_reading,
+    lacks_caption,
+    needs_model,
+    text_of,
+    with_readings,
+)
 from ravst_ray.backends.chat import ChatClient, endpoint_of
 from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.backends.local_llm import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
 from ravst_ray.backends.protocols import ChatAnswer, ChatModel
 from ravst_ray.config.annotate import LLMConfig
+from ravst_ray.core.frame_times import round_to_tenth, spread_indices
 from ravst_ray.core.prompts import (
-    MalformedAnswer,
     Message,
     candidate_names,
     caption_messages,
@@ -27,8 +43,9 @@ from ravst_ray.core.prompts import (
     objects_schema,
     parse_objects,
 )
+from ravst_ray.core.replies import MalformedAnswer, spoken
 from ravst_ray.errors import StepError
-from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, VideoItem
+from ravst_ray.records import Event, EventAnnotation, Frames, VideoItem
 
 _RETRY_TEMPERATURE = 0.7
 _PASSING = ("llm_unreachable", "llm_rate_limited")
@@ -37,6 +54,9 @@ PROMPT_VERSION = cache_key(caption_messages(""), objects_schema())[:12]
 
 class AnalyzeCaptions(Step):
     """Names the objects of every event from its caption, or from its label where it has none.
+
+    Events that are context only are read as well: what sounds in them counts where they meet others. With
+    ``llm.write_captions`` an event without a caption gets one first, from those of the item's frames that lie in it.
 
     A caption is asked about once a run, however many events share it, and once for all with a cache. What was spent
     is added to ``stats`` of the video that caused it: ``tokens/prompt``, ``tokens/completion``, ``llm_requests``,
@@ -70,7 +90,7 @@ class AnalyzeCaptions(Step):
         self._identity = identity or config.model
         self._constrain = config.backend == "local" if constrain is None else constrain
         self._server = server
-        self._known: dict[str, asyncio.Task[list[SceneObject]]] = {}
+        self._known: dict[str, asyncio.Task[Reading]] = {}
 
     def process_batch(self, items: Sequence[VideoItem]) -> list[VideoItem | StepError]:
         """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it.
@@ -104,7 +124,8 @@ class AnalyzeCaptions(Step):
         """Bring the local server up with the first caption that needs it: objects that are given never do."""
         if self._server is None or self._server.base_url or not isinstance(self._chat, ChatClient):
             return
-        if any(not annotation.event.given_objects for item in items for annotation in item.annotations):
+        write = self._config.write_captions
+        if any(needs_model(annotation.event, write) for item in items for annotation in events_of(item)):
             self._server.start()
             self._go_to(self._server)
             self._identity = model_fingerprint(model_directory(self._config))
@@ -130,32 +151,28 @@ class AnalyzeCaptions(Step):
 
     async def _video(self, item: VideoItem) -> VideoItem:
         spent: Counter[str] = Counter()
-        asked = [self._event(annotation, item.frames, spent) for annotation in item.annotations]
+        asked = [self._event(annotation, item.frames, spent) for annotation in events_of(item)]
         results = await asyncio.gather(*asked, return_exceptions=True)
         item = item.with_stats(**spent, usd=self._price(spent))
         for error in sorted((result for result in results if isinstance(result, BaseException)), key=_gravity):
             if isinstance(error, StepError):
                 return failed(item, self.stage, error)
             raise error
-        annotations = tuple(result for result in results if isinstance(result, EventAnnotation))
-        given = all(annotation.event.given_objects for annotation in annotations)
-        llm = {"llm": "none: objects given"} if given else {"llm": self._identity, "llm_prompt": PROMPT_VERSION}
-        provenance = {**item.provenance, **llm}
-        return replace(item, annotations=annotations, provenance=provenance)
+        read = [result for result in results if isinstance(result, EventAnnotation)]
+        known = all(known_reading(annotation.event) for annotation in read) and not spent
+        llm = NO_MODEL if known else {"llm": self._identity, "llm_prompt": PROMPT_VERSION}
+        return with_readings(item, read, **llm)
 
     async def _event(self, annotation: EventAnnotation, frames: Frames | None, spent: Counter[str]) -> EventAnnotation:
         event = annotation.event
-        if event.given_objects:
-            return replace(annotation, objects=event.given_objects)
-        if self._config.write_captions and not event.caption and frames is not None and frames.jpegs:
-            event = replace(event, caption=await self._describe(event, frames, spent))
-        text = " ".join((event.caption or event.label).split())
-        if not text:
-            raise StepError("no_text", f"event {event.event_num} has neither a caption nor a label")
-        objects = await self._objects(text, spent)
-        return replace(annotation, event=event, objects=tuple(objects))
+        if self._config.write_captions and lacks_caption(event) and frames is not None:
+            shown = spread(frames, event, self._config.caption_frames)
+            if shown:
+                event = replace(event, caption=await self._describe(event, shown, spent))
+        reading = known_reading(event) or await self._read(text_of(event), spent)
+        return reading.of(replace(annotation, event=event))
 
-    async def _objects(self, text: str, spent: Counter[str]) -> list[SceneObject]:
+    async def _read(self, text: str, spent: Counter[str]) -> Reading:
         task = self._known.get(text)
         if task is None:
             task = self._known[text] = asyncio.ensure_future(self._analyze(text, spent))
@@ -168,7 +185,7 @@ class AnalyzeCaptions(Step):
                 del self._known[text]
             raise
 
-    async def _analyze(self, text: str, spent: Counter[str]) -> list[SceneObject]:
+    async def _analyze(self, text: str, spent: Counter[str]) -> Reading:
         """Ask for the objects of one caption, again with another seed when the answer is of no use."""
         messages = caption_messages(text)
         schema = objects_schema(candidate_names(text) if self._constrain else ())
@@ -176,26 +193,28 @@ class AnalyzeCaptions(Step):
         kept = self._cache.get(key) if self._cache else None
         if kept is not None:
             spent["llm_cache_hits"] += 1
-            return clean_objects(parse_objects(kept), text)[0]
-        failure = StepError("llm_malformed", "never asked")
+            return _reading(kept, text)[0]
+        malformed: MalformedAnswer | None = None
         for attempt in range(self._config.max_attempts):
             answer = await self._ask(messages, schema, attempt, spent)
             try:
-                objects, dropped = clean_objects(parse_objects(answer.text), text)
+                reading, dropped = _reading(answer.text, text)
             except MalformedAnswer as error:
-                failure = StepError("llm_malformed", f"no answer to use for {text!r}: {error}", retryable=True)
+                malformed = error
                 continue
+            malformed = None
             spent["llm_names_dropped"] += dropped
-            if objects:
+            if reading is not NO_OBJECTS:
                 if self._cache:
                     self._cache.put(key, answer.text)
-                return objects
-            failure = StepError("no_objects", f"the model names no object of {text!r}")
-        raise failure
+                return reading
+        if malformed is not None:
+            raise StepError("llm_malformed", f"no answer to use for {text!r}: {malformed}", retryable=True)
+        return NO_OBJECTS
 
-    async def _describe(self, event: Event, frames: Frames, spent: Counter[str]) -> str:
-        """A caption from the frames of the event, for a model that sees."""
-        messages = frames_messages(event.label, spread(frames, event, self._config.caption_frames))
+    async def _describe(self, event: Event, jpegs: Sequence[bytes], spent: Counter[str]) -> str:
+        """A caption from frames of the event, for a model that sees."""
+        messages = frames_messages(event.label, jpegs)
         key = cache_key(self._identity, messages)
         caption = self._cache.get(key) if self._cache else None
         if caption is not None:
@@ -203,7 +222,7 @@ class AnalyzeCaptions(Step):
             return caption
         for attempt in range(self._config.max_attempts):
             answer = await self._ask(messages, None, attempt, spent)
-            caption = " ".join(answer.text.split())
+            caption = " ".join(_said(answer.text).split())
             if caption:
                 if self._cache:
                     self._cache.put(key, caption)
@@ -234,11 +253,10 @@ class AnalyzeCaptions(Step):
 
 
 def spread(frames: Frames, event: Event, count: int) -> list[bytes]:
-    """Up to ``count`` frames of an event, evenly spread over it, from its first to its last."""
-    inside = [j for t, j in zip(frames.times_s, frames.jpegs, strict=True) if event.start_s <= t <= event.end_s]
-    inside = inside or list(frames.jpegs)
-    count = min(count, len(inside))
-    return [inside[round(k * (len(inside) - 1) / max(count - 1, 1))] for k in range(count)]
+    """Up to ``count`` of the frames that lie in an event, evenly spread over it, from its first to its last."""
+    first_s, last_s = (float(round_to_tenth(time_s)) for time_s in (event.start_s, event.end_s))  # as they are sampled
+    inside = [j for t, j in zip(frames.times_s, frames.jpegs, strict=True) if first_s <= t <= last_s]
+    return [inside[k] for k in spread_indices(len(inside), count)]
 
 
 def check_llm(config: LLMConfig) -> None:
@@ -270,6 +288,22 @@ def build_captions(config: LLMConfig, cache_path: str | Path | None = None) -> A
     server = LocalLLM(config)
     chat = ChatClient(MODEL, server.base_url, server.api_key, config.concurrency, config.timeout_s, config.max_retries)
     return AnalyzeCaptions(config, chat, cache, server=server)
+
+
+def _reading(answer: str, text: str) -> tuple[Reading, int]:
+    """What an answer says of a text, and how many of its names the text doesn't hold."""
+    named = parse_objects(answer)
+    if not named:
+        return NOTHING_VISIBLE, 0
+    objects, dropped = clean_objects(named, text)
+    return (Reading(tuple(objects)) if objects else NO_OBJECTS), dropped
+
+
+def _said(text: str) -> str:
+    try:
+        return spoken(text)
+    except MalformedAnswer:
+        return ""
 
 
 def _unanswered(item: VideoItem) -> bool:

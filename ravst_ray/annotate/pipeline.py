@@ -1,29 +1,30 @@
-"""The annotation as one streaming Ray Data graph: the only place under ``annotate/`` that knows Ray.
+"""The annotation as Ray Data graphs, a small one and then the large one: who runs where, and who waits for whom.
 
 ::
 
     input.annotations ─► filter (driver) ─► one row per video, minus those already committed
-         │                                     │
-         │                                     ▼
-         │                    decode    CPU actors   sampled frames as JPEG, loudness
-         │                                     ▼
-         │                    captions  LLM actors   objects of each event, audible or not
-         │                                     ▼
-         │                    ground    GPU actors   detector + segmenter ─► tracks; frames end here
-         │                                     ▼
-         │                    finish    CPU tasks    quality, questions, commit of the video
+         │                                     │   in shards, for each:
+         │     the captions phase              ▼
+         │       caption_frames  CPU actors    with llm.write_captions: a few frames of events without a caption
+         │       captions        LLM actors    objects of each event, audible or not; frames end here
+         │                                     ▼   driver: small rows. The language model has given its card back
+         │     the vision graph                ▼
+         │       decode          CPU actors    sampled frames as JPEG, loudness
+         │       ground          GPU actors    detector + segmenter ─► tracks; frames end here
+         │       finish          CPU tasks     quality, questions, commit of the video
          │                                     ▼
          └─ rejections ──────► driver: progress, then compaction, JSON, summary, report
 
 A row that fails carries its error along and passes the remaining steps untouched. Every operator pulls from the one
-before it with back-pressure, so a few videos are in memory, however many there are.
+before it with back-pressure, so a few videos are in memory, however many there are. Texts wait for no frame, and no
+frame for a text; a phase in which no text is to be read starts nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,93 +32,31 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ravst_ray.annotate.attempts import MAX_ATTEMPTS, Attempts
-from ravst_ray.annotate.step import Step, failed
+from ravst_ray.annotate.attempts import Attempts
+from ravst_ray.annotate.step import Step
+from ravst_ray.annotate.texts import known_item, lacks_caption
+from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
 from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
-from ravst_ray.config.annotate import AnnotateConfig
+from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
-from ravst_ray.errors import RavstError, StepError
-from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.logs import get_logger
 from ravst_ray.records import Video, VideoItem
 
 log = get_logger(__name__)
 
-ROW = pa.schema([("video_id", pa.string()), ("state", pa.binary()), ("jpegs", pa.list_(pa.large_binary()))])
 MAX_BLOCKS = 2000
+_POOLS = {"caption_frames": "decode", "captions": "llm"}
 SHARD = 20_000
-"""Videos of one execution of the graph. Ray Data notes every block in the driver until an execution ends, so a long run
-is several of them, one after the other; each starts its actors anew, which is minutes among hours."""
+"""Videos of one execution of both graphs. Ray Data notes every block in the driver until one ends, so a long run is
+several of them, one after the other; each starts its actors anew, which is minutes among hours."""
 DEATHS = 200
 """How often each actor may die: two for each video that kills it, and then some; a model that always dies must end."""
-Build = Callable[[], Step]
-Work = Callable[[list[VideoItem]], list[VideoItem]]
-
-
-class StepActor:
-    """A step in a Ray actor: Arrow rows in, Arrow rows out. An unforeseen exception costs its video, not the run.
-
-    Nor does a video that kills the process: Ray starts it anew and gives it the same rows, and ``attempts`` (an actor
-    of :class:`Attempts`) remembers whose step had begun.
-    """
-
-    def __init__(self, build: Build, attempts: Any):
-        setup_logging()
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the libraries would fill the driver's terminal
-        self._step = build()
-        self._attempts = attempts
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """One batch."""
-        items = [VideoItem.from_row(row) for row in table.to_pylist()]
-        return _table(attempted(self._attempts, self._step.stage, items, partial(_guarded, self._step)))
-
-
-def attempted(attempts: Any, stage: str, items: list[VideoItem], work: Work, give_up: Work = list) -> list[VideoItem]:
-    """What ``work`` makes of the items; of those that killed its process too often, what ``give_up`` makes of errors.
-
-    Args:
-        attempts: an actor of :class:`Attempts`; None where nothing is counted, because nothing is tried again.
-        stage: under which they are counted, and which the error names.
-        items: of one batch.
-        work: may end this process.
-        give_up: what is done with the items as errors.
-    """
-    if attempts is None:
-        return work(items)
-    names = [item.video.video_id for item in items]
-    before = ray.get(attempts.begin.remote(stage, names))
-    if len(items) > 1 and any(before):
-        return [done for item in items for done in attempted(attempts, stage, [item], work, give_up)]
-    if before[0] >= MAX_ATTEMPTS:
-        error = StepError("process_died", f"the process of step {stage} died in each of {before[0]} attempts", True)
-        return give_up([failed(item, stage, error) for item in items])
-    done = work(items)
-    ray.get(attempts.end.remote(stage, names))
-    return done
-
-
-def _guarded(step: Step, items: list[VideoItem]) -> list[VideoItem]:
-    """The step over the items; our own errors end the run, any other costs the video that raised it."""
-    try:
-        return step(items)
-    except RavstError:
-        raise
-    except Exception as error:
-        if is_sick_card(error):
-            log.exception("%s: the card fails this process, which ends; another tries again", items[0].video.video_id)
-            os._exit(1)
-        if len(items) > 1:
-            return [done for item in items for done in _guarded(step, [item])]
-        log.exception("%s: unforeseen error in step %s", items[0].video.video_id, step.stage)
-        row = StepError("internal_error", f"{type(error).__name__}: {error}", retryable=True)
-        return [failed(items[0], step.stage, row)]
-
-
-def is_sick_card(error: Exception) -> bool:
-    """Whether CUDA raised it, which then goes on failing in this process, whatever the video (full memory doesn't)."""
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+LET_GO_S = 120.0
+"""How long the captions phase's processes may take to end: Ray gives an actor 30 s, a local server needs up to 25."""
+Tell = Callable[[int, int], None]
+"""Told how many of how many videos the captions phase has done."""
 
 
 class Finish:
@@ -149,7 +88,7 @@ class Finish:
 
     def _work(self, items: list[VideoItem]) -> list[VideoItem]:
         for step in self._steps:
-            items = _guarded(step, items)
+            items = guarded(step, items)
         return self._commit(items)
 
     def _commit(self, items: list[VideoItem]) -> list[VideoItem]:
@@ -157,22 +96,6 @@ class Finish:
             rows = rows_of(item, self._config.seed, self._config.split.test_share)
             insist(partial(self._store.commit, item.video.video_id, rows, item.stats), self._store.root)
         return items
-
-
-class Letting(Step):
-    """A step after which the frames are no longer needed."""
-
-    def __init__(self, inner: Step):
-        self.stage = inner.stage
-        self._inner = inner
-
-    def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
-        """The inner step, without the frames."""
-        return [replace(item, frames=None) for item in self._inner(items)]
-
-
-def _table(items: Sequence[VideoItem]) -> pa.Table:
-    return pa.Table.from_pylist([item.to_row() for item in items], schema=ROW)
 
 
 def build_steps(config: AnnotateConfig) -> dict[str, Build]:
@@ -183,17 +106,22 @@ def build_steps(config: AnnotateConfig) -> dict[str, Build]:
 
         return DecodeFrames(config.decode, track_step_s=config.grounding.track_step_s)
 
+    def caption_frames() -> Step:
+        from ravst_ray.annotate.caption_frames import CaptionFrames
+
+        return CaptionFrames(config.decode, config.llm.caption_frames)
+
     def captions() -> Step:
         from ravst_ray.annotate.captions import build_captions
 
-        return build_captions(config.llm, cache_path(config))
+        return Letting(build_captions(config.llm, cache_path(config)))
 
     def ground() -> Step:
         from ravst_ray.annotate.grounding import build_ground
 
         return Letting(build_ground(config.grounding))
 
-    return {"decode": decode, "captions": captions, "ground": ground}
+    return {"caption_frames": caption_frames, "captions": captions, "decode": decode, "ground": ground}
 
 
 def finishing_steps(config: AnnotateConfig) -> list[Step]:
@@ -213,16 +141,27 @@ def cache_path(config: AnnotateConfig) -> str:
     return os.path.join(folder, "llm_cache.sqlite")
 
 
-def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Build] | None = None) -> Iterator[dict]:
-    """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed."""
+def stream(
+    config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Build] | None = None, tell: Tell | None = None
+) -> Iterator[dict]:
+    """Run the steps over the videos; yields ``{"video_id", "reason", "frames"}`` as each is committed.
+
+    Args:
+        config: of the run.
+        videos: that passed the filter.
+        steps: what builds them, by name; default :func:`build_steps`.
+        tell: hears how far the captions phase is, of the videos of a shard whose texts are to be read.
+    """
     stream_blocks()
     builds = steps or build_steps(config)
-    check_room(dict(config.actors))
+    for pools in rooms(config, videos):
+        check_room(pools)
     attempts = _start_attempts()
     metrics = RunMetrics(len(videos))
     try:
         for start in range(0, len(videos), SHARD):
-            dataset = graph(config, videos[start : start + SHARD], builds, attempts)
+            items = read_captions(config, videos[start : start + SHARD], builds, attempts, tell)
+            dataset = graph(config, items, builds, attempts)
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 for row in batch.to_pylist():
                     metrics.add(row["reason"], row["frames"])
@@ -232,21 +171,104 @@ def stream(config: AnnotateConfig, videos: Sequence[Video], steps: dict[str, Bui
         raise plain_error(error) from error
 
 
-def graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any) -> Any:
-    """The lazy Ray dataset whose rows are videos that are committed."""
+def rooms(config: AnnotateConfig, videos: Sequence[Video]) -> Iterator[dict[str, PoolConfig]]:
+    """The actor pools of each phase that these videos need; those of one phase are at work together."""
     pools = dict(config.actors)
-    # Not from_arrow: that counts each block's rows in a task of a whole CPU, for which an autoscaler brings all nodes.
-    dataset = ray.data.from_blocks(
-        [
-            pa.Table.from_pylist([VideoItem(video).to_row() for video in chunk], schema=ROW)
-            for chunk in _chunks(videos, min(len(videos), MAX_BLOCKS))
-        ]
-    )
-    for name, batch in (("decode", 1), ("captions", 2 * config.llm.concurrency), ("ground", 1)):
-        pool = pools["llm" if name == "captions" else name]
-        dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pool, batch, DEATHS)
+    asking = [video for video in videos if known_item(video, config.llm.write_captions) is None]
+    if asking:
+        yield {_POOLS[name]: pools[_POOLS[name]] for name in _captions_steps(config, asking)}
+    yield {name: pools[name] for name in ("decode", "ground")}
+
+
+def read_captions(
+    config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any, tell: Tell | None = None
+) -> list[VideoItem]:
+    """The captions phase: the videos with the objects of their events, or with their errors, in their order.
+
+    When it returns, its actors and what they started are gone. Where no text is to be read, none are started.
+    """
+    items = {video.video_id: known_item(video, config.llm.write_captions) for video in videos}
+    asking = [video for video in videos if items[video.video_id] is None]
+    tell = tell or _tell_nobody
+    if asking:
+        tell(0, len(asking))
+        done = 0
+        dataset = _captions_graph(config, asking, builds, attempts)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            read = [VideoItem.from_row(row) for row in batch.to_pylist()]
+            items |= {item.video.video_id: item for item in read}
+            done += len(read)
+            tell(done, len(asking))
+        del dataset
+        wait_for_end(ray.get(attempts.leave.remote()))
+    return [item for item in items.values() if item is not None]
+
+
+def _captions_graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any) -> Any:
+    """The lazy Ray dataset whose rows are videos with their texts read."""
+    dataset = _rows([VideoItem(video) for video in videos])
+    pools = dict(config.actors)
+    for name in _captions_steps(config, videos):
+        actor, batch = (PresentActor, 2 * config.llm.concurrency) if name == "captions" else (StepActor, 1)
+        dataset = pool_operator(dataset, name, actor, (builds[name], attempts), pools[_POOLS[name]], batch, DEATHS)
+    return dataset
+
+
+def _captions_steps(config: AnnotateConfig, videos: Sequence[Video]) -> list[str]:
+    wanting = config.llm.write_captions and any(lacks_caption(event) for video in videos for event in video.events)
+    return ["caption_frames", "captions"] if wanting else ["captions"]
+
+
+def graph(config: AnnotateConfig, items: Sequence[VideoItem], builds: dict[str, Build], attempts: Any) -> Any:
+    """The vision graph: the lazy Ray dataset whose rows are videos that are committed."""
+    dataset, pools = _rows(items), dict(config.actors)
+    for name in ("decode", "ground"):
+        dataset = pool_operator(dataset, name, StepActor, (builds[name], attempts), pools[name], 1, DEATHS)
     finish = Finish(config, finishing_steps(config), attempts)
     return dataset.map_batches(finish.__call__, batch_size=1, batch_format="pyarrow", num_cpus=0.1)
+
+
+def _rows(items: Sequence[VideoItem]) -> Any:
+    """A Ray dataset of items, a block each as far as that goes.
+
+    Not ``from_arrow``: that counts each block's rows in a task of a CPU, for which an autoscaler brings all nodes.
+    """
+    return ray.data.from_blocks([table_of(chunk) for chunk in _chunks(items, min(len(items), MAX_BLOCKS))])
+
+
+def wait_for_end(homes: Iterable[tuple[str, int]], within_s: float = LET_GO_S) -> None:
+    """Until processes are gone: an actor that ends well takes its server along, and only then its card is free.
+
+    Args:
+        homes: node and process id of each; of a node that is lost, all are gone.
+        within_s: then the run goes on, with a warning.
+    """
+    asked = []
+    for node_id, pid in homes:
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        asked.append((pid, ray.remote(_is_gone).options(num_cpus=0, scheduling_strategy=there).remote(pid, within_s)))
+    for pid, answer in asked:
+        try:
+            if not ray.get(answer):
+                log.warning("process %d of the captions phase did not end within %g s", pid, within_s)
+        except ray.exceptions.RayError as error:
+            log.info("process %d of the captions phase went with its node: %s", pid, type(error).__name__)
+
+
+def _is_gone(pid: int, within_s: float) -> bool:
+    """Whether a process of this node ends in time."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    pass
 
 
 def _start_attempts() -> Any:
@@ -256,8 +278,8 @@ def _start_attempts() -> Any:
     return ray.remote(Attempts).options(**options).remote()
 
 
-def _chunks(videos: Sequence[Video], count: int) -> Iterator[Sequence[Video]]:
+def _chunks(items: Sequence[VideoItem], count: int) -> Iterator[Sequence[VideoItem]]:
     for index in range(count):
-        chunk = videos[index * len(videos) // count : (index + 1) * len(videos) // count]
+        chunk = items[index * len(items) // count : (index + 1) * len(items) // count]
         if chunk:
             yield chunk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,6 +18,7 @@ from ravst_ray.annotate.filter import filter_videos
 from ravst_ray.annotate.settings import absolute, check_same_settings, saved_config
 from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import own_objects, summarise
+from ravst_ray.annotate.texts import lacks_caption
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
@@ -34,6 +35,7 @@ from ravst_ray.records import ErrorRow, Video
 log = get_logger(__name__)
 
 Choose = Callable[[Mapping[str, LedgerEntry], list[Video]], list[Video]]
+READING = "reading captions"
 REPORT_VIDEO_BYTES = 2**30  # of a sample in an object store
 
 
@@ -69,6 +71,7 @@ def _run(config: AnnotateConfig, console: Console, command: str, choose: Choose)
     started = time.monotonic()
     config = absolute(config)
     videos, drops = _select(config, console)
+    _warn_of_labels(config, videos, console)
     _check_models(config)
     store = DatasetStore(config.output)
     store.prepare()
@@ -135,6 +138,7 @@ def finish(
     """
     ledger = store.compact(drops)
     summary = summarise(store, ledger, drops, wall_s)
+    summary["events_without_caption"] = without_caption(videos)[0]
     summary["duration_groups_s"] = [config.filter.short_s, config.filter.medium_s]
     for split in ("train", "test"):
         write_questions(store, config, split)
@@ -173,6 +177,26 @@ def _select(config: AnnotateConfig, console: Console) -> tuple[list[Video], list
     return filtered.videos, [asdict(row) for row in drops]
 
 
+def without_caption(videos: Iterable[Video]) -> tuple[int, int]:
+    """How many events that are asked about, and whose objects aren't given, have no caption; and of how many."""
+    named = [event for video in videos for event in video.events if event.asked and not event.given_objects]
+    return sum(map(lacks_caption, named)), len(named)
+
+
+def _warn_of_labels(config: AnnotateConfig, videos: Sequence[Video], console: Console) -> None:
+    """Say what labels alone come to, where that is most of what there is to read."""
+    lacking, named = without_caption(videos)
+    if config.llm.write_captions or 2 * lacking <= named:
+        return
+    warning = (
+        f"{lacking} of {named} events have no caption: the language model reads their labels alone, which name hardly "
+        "any silent object; llm.write_captions=true with a vision-language model writes captions from the frames "
+        "(jobs/configs/annotate_captioner.yaml)"
+    )
+    log.warning("%s", warning)
+    console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+
+
 def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.captions import check_llm
     from ravst_ray.annotate.cards import check_cards
@@ -198,7 +222,12 @@ def _run_steps(
     start_ray()
     progress = RunProgress("annotating", "videos", len(todo), console)
     with NodeLog(store) as nodes, NodeWatch(nodes.add), progress:
-        for row in stream(config, todo):
+
+        def tell(done: int, total: int) -> None:
+            progress.first(READING, done, total)
+            record.first(READING, done, total)
+
+        for row in stream(config, todo, tell=tell):
             record.add(row["reason"])
             progress.add(failed=row["reason"] is not None)
 

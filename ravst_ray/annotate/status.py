@@ -35,7 +35,8 @@ class Status:
     """How a run stands. Counts are of videos; times are seconds since 1970.
 
     ``done`` and ``failed`` count all that is in the output, ``left`` what this run still has to do (or had, when it
-    ended). ``rate_per_s`` is that of the last ten minutes while it runs, and that of the whole run afterwards.
+    ended). ``doing`` says what goes on while nothing is annotated yet. ``rate_per_s`` is that of the last ten minutes
+    while it runs, and that of the whole run afterwards.
     ``cluster`` is the last count of its nodes (:class:`ravst_ray.records.NodeCount`).
     """
 
@@ -53,6 +54,7 @@ class Status:
     rate_per_s: float = 0.0
     expected_finish_at: float | None = None
     message: str = ""
+    doing: str = ""
     command: str = "annotate"
     cluster: Mapping[str, float] | None = None
 
@@ -68,6 +70,7 @@ class Status:
             span = f"{_clock(self.started_at)} to {_clock(self.updated_at)}, {_length(seconds)}"
         lines = [f"{self.output}: {self.state} (run {self.run_id} on {self.host}, process {self.pid}, {span})"]
         lines += [self.message] if self.message else []
+        lines += [f"now       {self.doing}"] if self.doing else []
         lines.append(f"done      {self.done:,}")
         lines.append(f"failed    {_listed(self.failed)}")
         lines.append(f"rejected  {_listed(self.rejected)}")
@@ -102,6 +105,7 @@ class RunRecord:
         self._rejected: Counter[str] = Counter()
         self._todo = self._done = 0
         self._failed: Counter[str] = Counter()
+        self._doing = ""
         self._rate = Rate()
         self._working_since = self._written = time.monotonic()
 
@@ -142,6 +146,16 @@ class RunRecord:
         if time.monotonic() - self._written >= WRITE_EVERY_S:
             self._write("running")
 
+    def first(self, doing: str, done: int, total: int) -> None:
+        """What happens to ``done`` of ``total`` videos before they are annotated; all done, the annotation begins."""
+        self._lock.check()
+        began, was = not self._doing, self._doing
+        self._doing = f"{doing}: {done:,} of {total:,} videos" if done < total else ""
+        if was and not self._doing and not self._done and not self._failed:
+            self._rate = Rate()  # when the run will be finished is not for the phase to tell
+        if began or not self._doing or time.monotonic() - self._written >= WRITE_EVERY_S:
+            self._write("running")
+
     def _write(self, state: State, message: str = "") -> None:
         if self._lock.is_lost:  # it is now the other run's to write
             return
@@ -165,6 +179,7 @@ class RunRecord:
             rate_per_s=round(rate, 4),
             expected_finish_at=time.time() + left / rate if running and rate and left else None,
             message=message,
+            doing=self._doing if running else "",
             command=self._command,
         )
         self._written = time.monotonic()
@@ -213,7 +228,7 @@ def read_status(output: str) -> Status:
         return status
     why = (holder.why_dead() if holder else None) or "its lock is gone"
     message = f"the run ended without a word: {why}"
-    return replace(status, state="died", expected_finish_at=None, message=message)
+    return replace(status, state="died", doing="", expected_finish_at=None, message=message)
 
 
 def counts(entries: Iterable[LedgerEntry]) -> tuple[int, Counter[str]]:

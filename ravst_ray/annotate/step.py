@@ -64,6 +64,9 @@ class Step:
                 done.append(error)
         return done
 
+    def close(self) -> None:
+        """End what the step has started; called when its process ends well."""
+
     def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
         """All items, in their order."""
         live = [item for item in items if item.error is None]

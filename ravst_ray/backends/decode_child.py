@@ -59,7 +59,8 @@ def serve(channel: Channel) -> None:
         request, _ = channel.receive()
         pieces = _Pieces(channel)
         try:
-            sampled = video_sampling.sample_video(request["path"], request["times_s"], config, pieces.add)
+            wanted = request["path"], request["times_s"], config, pieces.add, request["sound"]
+            sampled = video_sampling.sample_video(*wanted)
         except StepError as error:
             answer: dict[str, Any] = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             channel.send({"kind": "error", **answer})

@@ -34,10 +34,15 @@ class ChildDecoder:
 
     The child starts with the first video and lives until :meth:`close`, or until the thread that started it ends.
     A pickled copy starts its own.
+
+    Args:
+        config: how frames are decoded.
+        sound: measure the loudness, too.
     """
 
-    def __init__(self, config: DecodeConfig):
+    def __init__(self, config: DecodeConfig, sound: bool = True):
         self.config = config
+        self.sound = sound
         self._child: _Child | None = None
 
     @property
@@ -67,7 +72,7 @@ class ChildDecoder:
         deadline = time.monotonic() + self.config.deadline_s
         usable = False
         try:
-            child.channel.send({"path": path, "times_s": list(times_s)}, deadline=deadline)
+            child.channel.send({"path": path, "times_s": list(times_s), "sound": self.sound}, deadline=deadline)
             decoded = _receive(child.channel, deadline)
             usable = True
             return decoded
@@ -97,8 +102,8 @@ class ChildDecoder:
             self._child = _start(self.config)
         return self._child
 
-    def __reduce__(self) -> tuple[type[ChildDecoder], tuple[DecodeConfig]]:
-        return type(self), (self.config,)
+    def __reduce__(self) -> tuple[type[ChildDecoder], tuple[DecodeConfig, bool]]:
+        return type(self), (self.config, self.sound)
 
     def __del__(self) -> None:
         self.close()

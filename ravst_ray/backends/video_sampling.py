@@ -37,10 +37,12 @@ class Sampled:
     height: int
 
 
-def sample_video(path: str, times_s: Sequence[float], config: DecodeConfig, keep: Callable[[bytes], None]) -> Sampled:
+def sample_video(
+    path: str, times_s: Sequence[float], config: DecodeConfig, keep: Callable[[bytes], None], sound: bool = True
+) -> Sampled:
     """Hand the JPEGs of the pictures shown at ``times_s`` to ``keep``, each picture once, in order.
 
-    Times at which no picture is shown are left out.
+    Times at which no picture is shown are left out. Loudness is measured where ``sound`` is wanted.
 
     Raises:
         StepError: the file can't be used, see :func:`ravst_ray.backends.video_index.index_video`.
@@ -58,7 +60,7 @@ def sample_video(path: str, times_s: Sequence[float], config: DecodeConfig, keep
     place = {number: position for position, number in enumerate(wanted)}
     return Sampled(
         meta=replace(index.meta, decoder=reader.name),
-        loudness=loudness(path, index.meta.duration_s) if index.meta.has_audio else None,
+        loudness=loudness(path, index.meta.duration_s) if sound and index.meta.has_audio else None,
         times_s=tuple(time_s for time_s, _ in shown),
         picture_T=tuple(place[number] for _, number in shown),
         width=width,

@@ -67,3 +67,13 @@ def on_event_grid(time_s: float, start_s: float, end_s: float, step_s: float) ->
 def union_times(grids: Iterable[Iterable[float]]) -> tuple[float, ...]:
     """The times of all grids, sorted, each once."""
     return tuple(sorted({time for grid in grids for time in grid}))
+
+
+def spread_indices(count: int, wanted: int) -> tuple[int, ...]:
+    """Which of ``count`` things to take for ``wanted`` of them, evenly spread from the first to the last.
+
+    >>> spread_indices(7, 3), spread_indices(2, 5), spread_indices(4, 1)
+    ((0, 3, 6), (0, 1), (0,))
+    """
+    wanted = min(wanted, count)
+    return tuple(round(k * (count - 1) / max(wanted - 1, 1)) for k in range(wanted))

@@ -1,6 +1,8 @@
 """What the language model is asked about captions, and how its answers are read. Pure text, no network.
 
 caption -> caption_messages, objects_schema -> (a model) -> parse_objects -> clean_objects -> objects
+
+No objects is an answer, too: nothing that can be seen makes the sound.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from ravst_ray.core.replies import MalformedAnswer, json_objects
 from ravst_ray.records import SceneObject
 
 Message = dict[str, Any]
@@ -26,6 +29,7 @@ _SYSTEM = (
     "You read the caption of a video with sound. List every physical object, animal or person that the caption names, "
     "with its adjectives, in the words of the caption. "
     f'Mark an object "{AUDIBLE}" if it makes sound in the caption, and "{SILENT}" if it does not. '
+    'If nothing that can be seen makes the sound (thunder, wind noise, speech off screen), answer {"objects": []}. '
     'Answer in JSON: {"objects": [{"name": "...", "audibility": "..."}]}'
 )
 _EXAMPLES: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...] = (
@@ -38,10 +42,14 @@ _EXAMPLES: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...] = (
         "a parked truck stands on a street while a woman sings",
         (("parked truck", False), ("street", False), ("woman", True)),
     ),
+    ("rain noise", ()),  # last, where it moves a small model's judgement of audibility least
 )
+NO_SOURCE = "nothing in view makes this sound"
 _CAPTION_REQUEST = (
     "These frames are from a video, in order of time; its sound is labelled: {label}. "
-    "Write one plain sentence of at most 30 words that names the objects in view and says which of them make sound."
+    "Write one plain sentence of at most 40 words that names the people, animals and objects in view, each with its "
+    "colour or another mark of its own: first what makes this sound, then what is in view and silent, and says which "
+    "is which. If what makes the sound can't be seen in any frame, write only: {no_source}."
 )
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
@@ -69,10 +77,6 @@ _FUNCTION_WORDS = (
 )
 
 
-class MalformedAnswer(ValueError):
-    """A model's answer is not what was asked for."""
-
-
 class _NamedObject(BaseModel):
     name: str
     audibility: Literal["visible and audible", "visible only"]
@@ -93,7 +97,9 @@ def caption_messages(caption: str) -> list[Message]:
 
 def frames_messages(label: str, jpegs: Sequence[bytes]) -> list[Message]:
     """The conversation that asks a vision-language model for the caption of an event, from its frames (JPEG files)."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": _CAPTION_REQUEST.format(label=label)}]
+    content: list[dict[str, Any]] = [
+        {"type": "text", "text": _CAPTION_REQUEST.format(label=label, no_source=NO_SOURCE)}
+    ]
     for jpeg in jpegs:
         url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
         content.append({"type": "image_url", "image_url": {"url": url}})
@@ -109,7 +115,7 @@ def objects_schema(names: Sequence[str] = ()) -> dict[str, Any]:
         "required": ["name", "audibility"],
         "additionalProperties": False,
     }
-    bounds = {"minItems": 1, "maxItems": MAX_OBJECTS} if names else {}
+    bounds = {"minItems": 0, "maxItems": MAX_OBJECTS} if names else {}
     return {
         "type": "object",
         "properties": {"objects": {"type": "array", "items": item, **bounds}},
@@ -143,19 +149,26 @@ def render_objects(objects: Iterable[SceneObject]) -> str:
 
 
 def parse_objects(text: str) -> list[SceneObject]:
-    """Read an answer, in or out of a Markdown code fence.
+    """Read an answer, also after thinking, in a Markdown code fence or amid sentences; the first that fits counts.
 
     Raises:
-        MalformedAnswer: it is no JSON, or JSON of another shape; the message says which.
+        MalformedAnswer: it holds no JSON object, or only ones of another shape; the message says which.
     """
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)\n```\s*", text, re.DOTALL)
-    try:
-        answer = _Answer.model_validate_json(fenced.group(1) if fenced else text)
-    except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        place = ".".join(map(str, finding["loc"]))
-        raise MalformedAnswer(f"{place + ': ' if place else ''}{finding['msg']}") from None
-    return [SceneObject(row.name, row.audibility == AUDIBLE) for row in answer.objects]
+    misfit = MalformedAnswer("no JSON object in it")
+    for found in json_objects(text):
+        try:
+            answer = _Answer.model_validate(found)
+        except ValidationError as error:
+            finding = error.errors(include_url=False)[0]
+            misfit = MalformedAnswer(f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}")
+            continue
+        return [SceneObject(row.name, row.audibility == AUDIBLE) for row in answer.objects]
+    raise misfit
+
+
+def says_no_source(caption: str) -> bool:
+    """Whether a caption says in the words of :func:`frames_messages` that the source of the sound can't be seen."""
+    return " ".join(NO_SOURCE.split()) in " ".join(caption.lower().split())
 
 
 def clean_name(name: str) -> str:

@@ -81,9 +81,7 @@ class FramePool:
         hard_share: share of the scenes that are hard ones.
     """
 
-    def __init__(
-        self, seed: int, fresh: int = 4, first: int = 1_000, limit: int = 10_000, hard_share: float = 0.0
-    ):
+    def __init__(self, seed: int, fresh: int = 4, first: int = 1_000, limit: int = 10_000, hard_share: float = 0.0):
         self.rng = np.random.default_rng([TRAINING_SEED, seed])
         self.fresh, self.limit, self.hard_share = fresh, limit, hard_share
         self.samples: list[Sample] = []

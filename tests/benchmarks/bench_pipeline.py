@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_pipeline.py [--videos 3] [--seconds 8]
 
 Both ground the same clip again and again with the same random models of 210 M parameters, with as many threads. The
-pipeline's rate is taken between its first and its last finished video, so that its start doesn't count; the bare
-models run before and after it, because these machines are noisy. Goal: less than 10% overhead.
+objects are given, so no text is read. The pipeline's rate is taken between its first and its last finished video, so
+that its start doesn't count; the bare models run before and after it, because these machines are noisy. Goal: less
+than 10% overhead.
 """
 
 from __future__ import annotations
@@ -19,23 +20,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ravst_ray.annotate.captions import AnalyzeCaptions
 from ravst_ray.annotate.decode import DecodeFrames
 from ravst_ray.annotate.pipeline import stream
-from ravst_ray.annotate.step import Step
-from ravst_ray.backends.chat import ChatClient
 from ravst_ray.cluster import start_ray
-from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig, LLMConfig
+from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.records import Event, SceneObject, Video
 from tests.benchmarks.bench_decode import make_clip
 from tests.benchmarks.bench_grounding import NAMES, bare, bench_step, load, model_config
-
-
-def given_names() -> Step:
-    """The captions step for objects that are known: it asks nobody."""
-    return AnalyzeCaptions(LLMConfig(), ChatClient("none", "http://127.0.0.1:9/v1", "none"))
 
 
 def bare_rate(clip: Path, seconds: int, videos: int, config: GroundingConfig) -> float:
@@ -58,7 +51,6 @@ def pipeline_rate(clip: Path, seconds: int, videos: int, config: GroundingConfig
     pools = {"decode": {"num_cpus": 0.25}, "llm": {"num_cpus": 0.25}, "ground": {"num_cpus": 1}}
     steps = {
         "decode": partial(DecodeFrames, DecodeConfig()),
-        "captions": given_names,
         "ground": partial(bench_step, config),
     }
     with tempfile.TemporaryDirectory() as folder:
