@@ -275,9 +275,9 @@ def test_traits_are_what_the_scene_shows():
 
 
 def test_training_data_are_plain_unless_hard_ones_are_asked_for():
-    one, other = any_scene(np.random.default_rng(5), 0.0), random_scene(np.random.default_rng(5))
+    one, other = any_scene(np.random.default_rng(5), 0.0, 0), random_scene(np.random.default_rng(5))
     assert np.array_equal(one.ground, other.ground) and one.camera is None
-    assert any_scene(np.random.default_rng(5), 1.0).camera is not None
+    assert any_scene(np.random.default_rng(5), 1.0, 0).camera is not None
     clip = make_clip(np.random.default_rng(6), hard_share=1.0)
     assert clip.images.shape == (8, 3, 128, 128) and clip.seen.any()
 
