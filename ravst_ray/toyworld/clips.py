@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ravst_ray.toyworld.hard import TRAITS, hard_scene, without_cuts
 from ravst_ray.toyworld.samples import TRAINING_SEED, roughen, shrink
 from ravst_ray.toyworld.scene import SIZE_PX, random_scene, render
 
@@ -30,10 +31,17 @@ class Clip:
         return replace(self, images=self.images[..., ::-1].copy(), masks=self.masks[..., ::-1].copy(), boxes=boxes)
 
 
-def make_clip(rng: np.random.Generator, frames: int = 8) -> Clip:
-    """A clip of a new scene, starting anywhere in it, with 0.6 to 1.4 s between its frames."""
-    step_s = float(rng.uniform(0.6, 1.4))
-    scene = random_scene(rng, duration_s=float(rng.uniform(frames * step_s, 20)))
+def make_clip(rng: np.random.Generator, frames: int = 8, hard_share: float = 0.0) -> Clip:
+    """A clip of a new scene, starting anywhere in it, with 0.6 to 1.4 s between its frames.
+
+    With the probability ``hard_share`` it is a hard scene without its cuts: there the memory starts anew.
+    """
+    if hard_share and rng.random() < hard_share:
+        scene = without_cuts(hard_scene(rng, int(rng.integers(len(TRAITS)))))
+        step_s = float(rng.uniform(0.6, min(1.4, scene.duration_s / frames)))
+    else:
+        step_s = float(rng.uniform(0.6, 1.4))
+        scene = random_scene(rng, duration_s=float(rng.uniform(frames * step_s, 20)))
     start_s = float(rng.uniform(0, scene.duration_s - (frames - 1) * step_s))
     images, masks, boxes, seen = [], [], [], []
     for t in range(frames):
@@ -49,15 +57,16 @@ def make_clip(rng: np.random.Generator, frames: int = 8) -> Clip:
 class ClipPool:
     """Endless clips: one is painted anew every other batch, the rest are drawn from those painted before."""
 
-    def __init__(self, seed: int, first: int = 150, limit: int = 1_500):
+    def __init__(self, seed: int, first: int = 150, limit: int = 1_500, hard_share: float = 0.0):
         self.rng = np.random.default_rng([TRAINING_SEED, 7, seed])
-        self.clips = [make_clip(self.rng) for _ in range(first)]
+        self.hard_share = hard_share
+        self.clips = [make_clip(self.rng, hard_share=hard_share) for _ in range(first)]
         self.limit, self._painted = limit, first
 
     def batch(self, size: int) -> list[Clip]:
         """``size`` clips, half of them mirrored."""
         if self.rng.random() < 0.5:
-            clip = make_clip(self.rng)
+            clip = make_clip(self.rng, hard_share=self.hard_share)
             if len(self.clips) < self.limit:
                 self.clips.append(clip)
             else:

@@ -54,6 +54,12 @@ def hard_scene(rng: np.random.Generator, number: int) -> Scene:
     return scene
 
 
+def without_cuts(scene: Scene) -> Scene:
+    """The scene as its first shot shows it, which rests where it ended."""
+    camera = scene.camera
+    return replace(scene, camera=replace(camera, shots=camera.shots[:1])) if camera else scene
+
+
 def _draw(rng: np.random.Generator, wanted: set[str]) -> tuple[Scene, set[str]]:
     """A scene, and for which traits its events found a place ("plain": an ordinary event); none: no event at all."""
     duration_s = float(rng.integers(18, 33)) / 2

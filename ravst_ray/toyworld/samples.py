@@ -46,6 +46,12 @@ def roughen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(Image.open(data))
 
 
+def any_scene(rng: np.random.Generator, hard_share: float, number: int) -> Scene:
+    """Hard scene ``number`` with this probability, else a plain one; with 0 nothing more is drawn than for that."""
+    hard = hard_share > 0 and rng.random() < hard_share
+    return hard_scene(rng, number) if hard else random_scene(rng)
+
+
 def likely_time(scene: Scene, rng: np.random.Generator) -> float:
     """A random time of the scene, mostly within an event, since that is where the pipeline looks."""
     events = [event for sprite in scene.sprites for event in sprite.events_s]
@@ -78,20 +84,20 @@ class FramePool:
         fresh: newly painted frames in a batch.
         first: frames painted before the first batch.
         limit: frames kept; older ones are overwritten.
-        hard_share: share of the scenes that are hard ones.
+        hard_share: of the scenes, those that are hard ones.
     """
 
     def __init__(self, seed: int, fresh: int = 4, first: int = 1_000, limit: int = 10_000, hard_share: float = 0.0):
         self.rng = np.random.default_rng([TRAINING_SEED, seed])
-        self.fresh, self.limit, self.hard_share = fresh, limit, hard_share
+        self.hard_share = hard_share
+        self.fresh, self.limit = fresh, limit
         self.samples: list[Sample] = []
         self._painted = 0
         while len(self.samples) < first:
             self._paint()
 
     def _paint(self) -> None:
-        hard = self.hard_share > 0 and self.rng.random() < self.hard_share
-        scene = hard_scene(self.rng, self._painted) if hard else random_scene(self.rng)
+        scene = any_scene(self.rng, self.hard_share, self._painted)
         for _ in range(4):
             sample = make_sample(scene, likely_time(scene, self.rng), self.rng)
             if len(self.samples) < self.limit:

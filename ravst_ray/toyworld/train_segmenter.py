@@ -16,10 +16,11 @@ from ravst_ray.core.masks import mask_box, without_specks
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.toyworld.checkpoints import SEGMENTER
 from ravst_ray.toyworld.clips import Clip, ClipPool
+from ravst_ray.toyworld.hard import hard_scene, without_cuts
 from ravst_ray.toyworld.samples import MODEL_SIZE_PX
 from ravst_ray.toyworld.scene import random_scene, render
 from ravst_ray.toyworld.segmenter import Memory, build_model, build_processor, encode, segmentation_loss, step
-from ravst_ray.toyworld.training import Trainer, export
+from ravst_ray.toyworld.training import Trainer, add_hard_options, export, started
 
 log = get_logger(__name__)
 
@@ -84,17 +85,19 @@ def batch_loss(model, clips: list[Clip], frames: int, rng: np.random.Generator) 
     return torch.stack(losses).mean()
 
 
-def evaluate(model, processor, scenes: int = 20, frames: int = 8, seed: int = _UNSEEN_SEED) -> dict[str, float]:
+def evaluate(
+    model, processor, scenes: int = 20, frames: int = 8, seed: int = _UNSEEN_SEED, hard: bool = False
+) -> dict[str, float]:
     """Mask and box IoU on unseen scenes: of the prompted frame, and of the frames followed from it.
 
     Boxes of the first frame are prompts as they are; frames are one second apart; only seen objects count; masks lose
-    their specks first, as in the pipeline.
+    their specks first, as in the pipeline. ``hard``: hard scenes without their cuts.
     """
     rng = np.random.default_rng([seed, 5])
     scores: dict[str, list[float]] = {"prompted_mask": [], "followed_mask": [], "prompted_box": [], "followed_box": []}
-    for _ in range(scenes):
-        scene = random_scene(rng, duration_s=20.0)
-        start = float(rng.uniform(0, 20 - frames))
+    for number in range(scenes):
+        scene = without_cuts(hard_scene(rng, number)) if hard else random_scene(rng, duration_s=20.0)
+        start = float(rng.uniform(0, scene.duration_s - frames))
         moments = [render(scene, start + t) for t in range(frames)]
         objects = [i for i, box in enumerate(moments[0].boxes_N) if box]
         if not objects:
@@ -152,19 +155,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for state and log")
     parser.add_argument("--minutes", type=float, default=45.0, help="time budget, earlier runs included")
     parser.add_argument("--resume", action="store_true")
+    add_hard_options(parser)
     parser.add_argument("--export", type=Path, default=SEGMENTER, help="where the checkpoint goes")
     args = parser.parse_args()
     setup_logging()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    processor, model = build_processor(), build_model()
-    trainer = Trainer(model, args.out, args.minutes, rate=1e-3, decay=0.995, resume=args.resume)
+    processor, model = build_processor(), started(build_model(), args.start)
+    trainer = Trainer(model, args.out, args.minutes, rate=args.rate, decay=0.995, resume=args.resume)
     parameters = sum(p.numel() for p in model.parameters())
-    pool = ClipPool(seed=trainer.step)
+    pool = ClipPool(seed=trainer.step, hard_share=args.hard_share)
     rng = np.random.default_rng([2, trainer.step])
 
     def publish(scenes: int) -> None:
         numbers = trainer.with_average(lambda: evaluate(model, processor, scenes)) | {"scenes": float(scenes)}
+        if args.hard_share:
+            hard = trainer.with_average(lambda: evaluate(model, processor, scenes, hard=True))
+            numbers |= {f"hard_{key}": value for key, value in hard.items()}
         trainer.note(**numbers)
         trainer.save()
         if numbers["prompted_mask"] > 0.5:

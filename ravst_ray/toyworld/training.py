@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
@@ -17,6 +18,20 @@ import torch
 from ravst_ray.logs import get_logger
 
 log = get_logger(__name__)
+
+
+def add_hard_options(parser: argparse.ArgumentParser) -> None:
+    """Options to train on a checkpoint with hard scenes mixed in."""
+    parser.add_argument("--hard-share", type=float, default=0.0, metavar="P", help="share of hard scenes (default 0)")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="checkpoint to go on from (default: from scratch)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate (default 1e-3)")
+
+
+def started(model: Any, start: Path | None) -> Any:
+    """The model, with the weights of a checkpoint where one is given."""
+    if start:
+        model.load_state_dict(type(model).from_pretrained(start, dtype=torch.float32).state_dict())
+    return model
 
 
 class Trainer:

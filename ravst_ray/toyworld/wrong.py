@@ -23,7 +23,7 @@ from typing import Any, Literal
 from ravst_ray.core.answers import ObjectAnswer, parse
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.core.intervals import Interval, merge, overlap
-from ravst_ray.records import QAPair, Status
+from ravst_ray.records import STATUSES, QAPair, Status
 from ravst_ray.toyworld.asked import Asked, read_question
 from ravst_ray.toyworld.evaluate import plain_name
 from ravst_ray.toyworld.pointing import box_faults
@@ -91,15 +91,12 @@ class WrongCount:
 
 def count_wrong(truth: Truth, pairs: Iterable[QAPair], when: When = "event") -> WrongCount:
     """Hold questions against ``truth.json``; those of videos that it doesn't know are left out."""
-    counts = WrongCount(*({status: Count() for status in _STATUSES} for _ in range(2)))
+    counts = WrongCount(*({status: Count() for status in STATUSES} for _ in range(2)))
     for pair in pairs:
         if pair.video_id in truth:
             verdict = judge_question(truth[pair.video_id], pair, when)
             (counts.off_screen if verdict.off_screen else counts.in_view)[pair.status].add(verdict)
     return counts
-
-
-_STATUSES: tuple[Status, ...] = ("accepted", "suspect", "rejected")
 
 
 def judge_question(video: Truth, pair: QAPair, when: When = "event") -> Verdict:

@@ -24,7 +24,7 @@ from ravst_ray.annotate.filter import filter_videos
 from ravst_ray.annotate.grounding import build_ground
 from ravst_ray.annotate.quality import CheckQuality
 from ravst_ray.annotate.questions import MakeQuestions
-from ravst_ray.annotate.unite import unite
+from ravst_ray.annotate.texts import known_item
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.unav import read_unav
@@ -53,22 +53,17 @@ def annotated(world: Path, settings: Sequence[str] = ()) -> list[VideoItem]:
     """The videos of a toy world after all steps, with the true names given."""
     config = hard_config(world, settings)
     videos = read_unav(config.input.annotations, config.input.videos).videos
-    items = [VideoItem(video) for video in filter_videos(videos, config.filter, config.seed).videos]
+    kept = filter_videos(videos, config.filter, config.seed).videos
+    items = [item for video in kept if (item := known_item(video, write_captions=False))]
     most = config.grounding.max_instances
-    items = [named(item) for item in DecodeFrames(config.decode)(items)]
     for step in (
+        DecodeFrames(config.decode),
         build_ground(config.grounding),
         CheckQuality(config.quality, most),
         MakeQuestions(config.questions, most, config.seed),
     ):
         items = step(items)
     return [replace(item, frames=None) for item in items]
-
-
-def named(item: VideoItem) -> VideoItem:
-    """What caption analysis does with objects that are given."""
-    given = [replace(one, objects=one.event.given_objects or ()) for one in item.annotations]
-    return replace(item, annotations=unite(given))
 
 
 def hard_config(world: Path, settings: Sequence[str] = ()) -> AnnotateConfig:
