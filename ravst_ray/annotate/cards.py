@@ -1,8 +1,7 @@
 """Every model of a run against the card, phase by phase, before anything starts.
 
 The phases follow one another, each with its own part of a card: captions (the local server: its share, and no more of
-the card than its actor asks for), then vision (detector and segmenter in each grounding actor). With
-``llm.write_captions`` both run at once; each within what its actor asks of Ray, they fit beside each other.
+the card than its actor asks for), then vision (detector and segmenter in each grounding actor).
 """
 
 from __future__ import annotations
