@@ -51,6 +51,7 @@ def given(name):
         (event(), True, True),
         (event(caption="a dog barks"), True, True),
         (event(given_objects=(DOG,)), False, False),
+        (event(caption=" "), True, True),
         (event(label=" "), False, True),
         (event(label=" ", asked=False), False, False),
         (event(caption=f"A bed. {NO_SOURCE.capitalize()}."), False, False),
