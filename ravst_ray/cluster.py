@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -213,7 +214,7 @@ class QueueLengths(ExecutionCallback):
     EVERY_S = 2.0
 
     def __init__(self) -> None:
-        self._gauge = Gauge("ravst_queue_length", "blocks waiting for a step, most of them one video", ("step",))
+        self._gauge = _queue_gauge(ray.get_runtime_context().get_job_id())
         self._next_s = 0.0
 
     def on_execution_step(self, executor: Any) -> None:
@@ -225,6 +226,12 @@ class QueueLengths(ExecutionCallback):
             step = step_of_operator(operator.name)
             if step is not None:
                 self._gauge.set(state.total_enqueued_input_blocks(), {"step": step})
+
+
+@cache
+def _queue_gauge(job_id: str) -> Gauge:
+    """One for all graphs of a driver: a second one of its name would forget what the first one told."""
+    return Gauge("ravst_queue_length", "blocks waiting for a step, most of them one video", ("step",))
 
 
 class LetGo(ExecutionCallback):

@@ -17,6 +17,7 @@ from ravst_ray.annotate.caption_frames import CaptionFrames
 from ravst_ray.annotate.pipeline import build_steps, read_captions, rooms, stream, wait_for_end
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.texts import known_item, lacks_caption, needs_model
+from ravst_ray.annotate.workers import Letting
 from ravst_ray.backends.local_llm import SupervisedServer
 from ravst_ray.backends.protocols import DecodedVideo
 from ravst_ray.config.annotate import DecodeConfig, LLMConfig
@@ -51,6 +52,7 @@ def given(name):
         (event(), True, True),
         (event(caption="a dog barks"), True, True),
         (event(given_objects=(DOG,)), False, False),
+        (event(caption=" "), True, True),
         (event(label=" "), False, True),
         (event(label=" ", asked=False), False, False),
         (event(caption=f"A bed. {NO_SOURCE.capitalize()}."), False, False),
@@ -137,7 +139,7 @@ def test_the_language_model_is_gone_before_the_first_frame_is_decoded(tmp_path, 
             return super().process(item)
 
     DatasetStore(str(tmp_path / "out")).prepare()
-    steps = {**STUBS, "captions": Serving, "decode": Looking}
+    steps = {**STUBS, "captions": lambda: Letting(Serving()), "decode": Looking}  # as the real one is built
     rows = list(stream(stub_config(tmp_path / "out"), videos("a", "b"), steps))
     assert {row["video_id"]: row["reason"] for row in rows} == {"a": None, "b": None}
     assert (tmp_path / "seen").read_text().split() == ["gone"] * 6

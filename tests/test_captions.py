@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ravst_ray.annotate.captions import AnalyzeCaptions, build_captions, check_llm, spread
+from ravst_ray.annotate.caption_frames import spread
+from ravst_ray.annotate.captions import AnalyzeCaptions, build_captions, check_llm
 from ravst_ray.backends.chat import Breaker, ChatClient
 from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.config.annotate import LLMConfig

@@ -182,8 +182,26 @@ def committed(output):
 
 
 @contextmanager
-def halfway(cluster, endpoint, command, output):
-    """A run in its middle: something is committed, and the last answer is held back until the end of the block.
+def halfway(cluster, command, output):
+    """A run in its middle: something is committed, and what grounds is stopped until the end of the block."""
+    process = start(cluster, command)
+    stopped = []
+    try:
+        wait_for(lambda: committed(output), process)
+        stopped += processes(cluster, "GroundActor", 1)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        assert stopped, "it has grounded all"
+        yield process
+    finally:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def reading(cluster, endpoint, command):
+    """A run that reads captions: the last answer is held back until the end of the block.
 
     The baseline asked about every caption once, and so does each run.
     """
@@ -192,7 +210,7 @@ def halfway(cluster, endpoint, command, output):
     behaviour.go_on.clear()
     try:
         process = start(cluster, command)
-        wait_for(lambda: committed(output) and len(endpoint.requests) > behaviour.answers, process)
+        wait_for(lambda: len(endpoint.requests) > behaviour.answers, process)
         yield process
     finally:
         behaviour.answers = 10**9
@@ -224,10 +242,10 @@ def test_a_decoder_that_is_killed(cluster, command, baseline, tmp_path):
     assert content(tmp_path / "out") == baseline
 
 
-def test_an_actor_that_is_killed(cluster, command, baseline, endpoint, tmp_path):
+def test_an_actor_that_is_killed(cluster, command, baseline, tmp_path):
     """The one that grounds."""
     output = tmp_path / "out"
-    with halfway(cluster, endpoint, command(output), output) as process:
+    with halfway(cluster, command(output), output) as process:
         (victim,) = processes(cluster, "GroundActor", 1)
         os.kill(victim, signal.SIGKILL)
     finish(process)
@@ -268,10 +286,10 @@ def test_a_video_that_ends_its_process_every_time(
     assert {**found, "errors": []} == baseline
 
 
-def test_a_node_that_is_lost(cluster, command, baseline, endpoint, tmp_path):
+def test_a_node_that_is_lost(cluster, command, baseline, tmp_path):
     """The one with the GPU; another comes, as an autoscaler would bring it."""
     output = tmp_path / "out"
-    with halfway(cluster, endpoint, command(output), output) as process:
+    with halfway(cluster, command(output), output) as process:
         (node,) = [node for node in cluster.worker_nodes if node.get_resource_and_label_spec().num_gpus]
         cluster.remove_node(node, allow_graceful=False)
         add_node(cluster, **GPU_NODE)
@@ -282,10 +300,10 @@ def test_a_node_that_is_lost(cluster, command, baseline, endpoint, tmp_path):
 @pytest.mark.parametrize(
     ("blow", "status", "state"), [(signal.SIGKILL, -9, "died"), (signal.SIGTERM, 1, "stopped")], ids=["kill", "term"]
 )
-def test_a_driver_that_is_ended(cluster, command, baseline, endpoint, tmp_path, blow, status, state):
+def test_a_driver_that_is_ended(cluster, command, baseline, tmp_path, blow, status, state):
     """Told to stop, it lets go of the output and says so; killed, it can't. The same command goes on after either."""
     output = tmp_path / "out"
-    with halfway(cluster, endpoint, command(output), output) as process:
+    with halfway(cluster, command(output), output) as process:
         process.send_signal(blow)
         said = finish(process, status)
         found = read_status(str(output))
@@ -313,12 +331,26 @@ def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, tmp_path):
     assert content(output) == baseline
 
 
+def test_a_driver_that_is_killed_while_captions_are_read(cluster, command, baseline, endpoint, tmp_path):
+    """Nothing is committed yet; what was answered is in the cache, and isn't asked again."""
+    output = tmp_path / "out"
+    with reading(cluster, endpoint, command(output)) as process:
+        process.kill()
+        finish(process, -signal.SIGKILL)
+        found = read_status(str(output))
+    assert (found.state, found.done, found.failed, found.left) == ("died", 0, {}, VIDEOS)
+    asked = len(endpoint.requests)
+    finish(start(cluster, command(output)))
+    assert len(endpoint.requests) <= asked + 1, "at most the one that wasn't answered"
+    assert content(output) == baseline
+
+
 def test_an_endpoint_that_is_slow_and_then_away(cluster, command, baseline, endpoint, tmp_path):
     """What it didn't answer is an errors row that may pass; the same command does it once it is back."""
     output, behaviour = tmp_path / "out", endpoint.respond
     behaviour.delay_s = 1.0
     try:
-        with halfway(cluster, endpoint, command(output), output) as process:
+        with reading(cluster, endpoint, command(output)) as process:
             behaviour.away = True
         finish(process)
     finally:
@@ -369,11 +401,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_disk_that_is_full(cluster, command, baseline, endpoint, small_disk):
+def test_a_disk_that_is_full(cluster, command, baseline, small_disk):
     """The run ends with a message; once there is room, the same command goes on."""
     output, ballast = small_disk / "out", small_disk / "ballast"
     with (
-        halfway(cluster, endpoint, command(output), output) as process,
+        halfway(cluster, command(output), output) as process,
         ballast.open("wb", buffering=0) as file,
         pytest.raises(OSError, match="No space left"),
     ):
@@ -409,10 +441,10 @@ def test_a_local_language_model_that_is_killed(cluster, command, s3, tmp_path):
 
 
 @pytest.mark.timeout(2400)
-def test_the_head_that_is_lost(command, baseline, endpoint, tmp_path):
+def test_the_head_that_is_lost(command, baseline, tmp_path):
     """Ray itself ends the driver after a minute without it; the same command on another cluster goes on."""
     output = tmp_path / "out"
-    with started() as doomed, halfway(doomed, endpoint, command(output), output) as process:
+    with started() as doomed, halfway(doomed, command(output), output) as process:
         doomed.remove_node(doomed.head_node, allow_graceful=False)
         said = process.communicate(timeout=WITHIN_S)[0]
         assert process.returncode != 0, said

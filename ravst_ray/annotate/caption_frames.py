@@ -9,10 +9,10 @@ from ravst_ray.annotate.texts import lacks_caption
 from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.protocols import Decoder
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.core.frame_times import event_times, spread_indices, union_times
+from ravst_ray.core.frame_times import event_times, round_to_tenth, spread_indices, union_times
 from ravst_ray.datasets.places import local_copy
 from ravst_ray.errors import StepError
-from ravst_ray.records import Event, VideoItem
+from ravst_ray.records import Event, Frames, VideoItem
 
 
 class CaptionFrames(Step):
@@ -53,3 +53,10 @@ class CaptionFrames(Step):
     def _times(self, event: Event) -> tuple[float, ...]:
         grid = event_times(event.start_s, event.end_s, self._config.step_s)
         return tuple(grid[k] for k in spread_indices(len(grid), self._count))
+
+
+def spread(frames: Frames, event: Event, count: int) -> list[bytes]:
+    """Up to ``count`` of the frames that lie in an event, evenly spread over it, from its first to its last."""
+    first_s, last_s = (float(round_to_tenth(time_s)) for time_s in (event.start_s, event.end_s))  # as they are sampled
+    inside = [j for t, j in zip(frames.times_s, frames.jpegs, strict=True) if first_s <= t <= last_s]
+    return [inside[k] for k in spread_indices(len(inside), count)]

@@ -15,16 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ravst_ray.annotate.caption_frames import spread
 from ravst_ray.annotate.step import Step, failed
 from ravst_ray.annotate.texts import (
     NO_MODEL,
     NO_OBJECTS,
-    NOTHING_VISIBLE,
     Reading,
     events_of,
     known_reading,
     lacks_caption,
     needs_model,
+    reading_of,
     text_of,
     with_readings,
 )
@@ -33,15 +34,12 @@ from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.backends.local_llm import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
 from ravst_ray.backends.protocols import ChatAnswer, ChatModel
 from ravst_ray.config.annotate import LLMConfig
-from ravst_ray.core.frame_times import round_to_tenth, spread_indices
 from ravst_ray.core.prompts import (
     Message,
     candidate_names,
     caption_messages,
-    clean_objects,
     frames_messages,
     objects_schema,
-    parse_objects,
 )
 from ravst_ray.core.replies import MalformedAnswer, spoken
 from ravst_ray.errors import StepError
@@ -49,7 +47,7 @@ from ravst_ray.records import Event, EventAnnotation, Frames, VideoItem
 
 _RETRY_TEMPERATURE = 0.7
 _PASSING = ("llm_unreachable", "llm_rate_limited")
-PROMPT_VERSION = cache_key(caption_messages(""), objects_schema())[:12]
+PROMPT_VERSION = cache_key(caption_messages(""), objects_schema(), frames_messages("", ()))[:12]
 
 
 class AnalyzeCaptions(Step):
@@ -193,12 +191,12 @@ class AnalyzeCaptions(Step):
         kept = self._cache.get(key) if self._cache else None
         if kept is not None:
             spent["llm_cache_hits"] += 1
-            return _reading(kept, text)[0]
+            return reading_of(kept, text)[0]
         malformed: MalformedAnswer | None = None
         for attempt in range(self._config.max_attempts):
             answer = await self._ask(messages, schema, attempt, spent)
             try:
-                reading, dropped = _reading(answer.text, text)
+                reading, dropped = reading_of(answer.text, text)
             except MalformedAnswer as error:
                 malformed = error
                 continue
@@ -252,13 +250,6 @@ class AnalyzeCaptions(Step):
         return {key: value for key, value in vars(self).items() if key != "_loop"} | {"_known": {}}
 
 
-def spread(frames: Frames, event: Event, count: int) -> list[bytes]:
-    """Up to ``count`` of the frames that lie in an event, evenly spread over it, from its first to its last."""
-    first_s, last_s = (float(round_to_tenth(time_s)) for time_s in (event.start_s, event.end_s))  # as they are sampled
-    inside = [j for t, j in zip(frames.times_s, frames.jpegs, strict=True) if first_s <= t <= last_s]
-    return [inside[k] for k in spread_indices(len(inside), count)]
-
-
 def check_llm(config: LLMConfig) -> None:
     """Whether the configured model can be used; starts nothing and sends nothing.
 
@@ -290,16 +281,8 @@ def build_captions(config: LLMConfig, cache_path: str | Path | None = None) -> A
     return AnalyzeCaptions(config, chat, cache, server=server)
 
 
-def _reading(answer: str, text: str) -> tuple[Reading, int]:
-    """What an answer says of a text, and how many of its names the text doesn't hold."""
-    named = parse_objects(answer)
-    if not named:
-        return NOTHING_VISIBLE, 0
-    objects, dropped = clean_objects(named, text)
-    return (Reading(tuple(objects)) if objects else NO_OBJECTS), dropped
-
-
 def _said(text: str) -> str:
+    """What a model says after it has thought; nothing where its thinking never ends."""
     try:
         return spoken(text)
     except MalformedAnswer:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ravst_ray.annotate.unite import unite
-from ravst_ray.core.prompts import says_no_source
+from ravst_ray.core.prompts import clean_objects, parse_objects, says_no_source
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 
 NO_MODEL = {"llm": "none: objects given"}
@@ -34,9 +34,22 @@ NO_TEXT = Reading(reason="no_text")
 """There is neither a caption nor a label."""
 
 
+def reading_of(answer: str, text: str) -> tuple[Reading, int]:
+    """What a model's answer says of a text, and how many of its names the text doesn't hold.
+
+    Raises:
+        MalformedAnswer: it is no answer.
+    """
+    named = parse_objects(answer)
+    if not named:
+        return NOTHING_VISIBLE, 0
+    objects, dropped = clean_objects(named, text)
+    return (Reading(tuple(objects)) if objects else NO_OBJECTS), dropped
+
+
 def text_of(event: Event) -> str:
     """The caption, else the label, in single spaces."""
-    return " ".join((event.caption or event.label).split())
+    return " ".join((event.caption or "").split() or event.label.split())
 
 
 def lacks_caption(event: Event) -> bool:

@@ -108,6 +108,10 @@ class Letting(Step):
         self.stage = inner.stage
         self._inner = inner
 
+    def close(self) -> None:
+        """End what the inner step has started."""
+        self._inner.close()
+
     def __call__(self, items: Sequence[VideoItem]) -> list[VideoItem]:
         """The inner step, without the frames."""
         return [replace(item, frames=None) for item in self._inner(items)]
