@@ -119,7 +119,7 @@ def test_the_language_model_is_gone_before_the_first_frame_is_decoded(tmp_path, 
 
     class Serving(StubCaptions):
         def __init__(self):
-            self.server = SupervisedServer(command, tmp_path / "log", dict(os.environ), grace_s=2.0)
+            self.server = SupervisedServer(command, tmp_path / "log", dict(os.environ), grace_s=12.0)
             (tmp_path / "actor").write_text(str(os.getpid()))
 
         def process(self, item):
