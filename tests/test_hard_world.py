@@ -34,11 +34,10 @@ from tests.benchmarks.bench_hard import annotated, hard_config, measure
 
 SEED, VIDEOS = 3, 9  # one video more than once for each trait
 
-# What the slow test holds the tiny checkpoints to, on these videos with the true names. The wrong ones that are left
-# are those of names of which the detector finds one instance only.
-LEAST_RECALL = 0.72
-LEAST_KEPT = 0.55
-MOST_WRONG = 7
+# What the slow test holds the tiny checkpoints to, on these videos with the true names.
+LEAST_RECALL = 0.88
+LEAST_KEPT = 0.4
+MOST_WRONG = 0
 
 PLAIN_SHA256 = {
     "truth.json": "a4ef0b023eed5a264ef4d31e3e5604d83d875ceee4c0332da6a157583676957b",

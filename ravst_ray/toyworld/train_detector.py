@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +105,15 @@ def evaluate(
     }
 
 
-def model_card(numbers: dict[str, float], trainer: Trainer, parameters: int) -> str:
-    """README.md of the checkpoint."""
+def model_card(numbers: Mapping[str, float], trained: Sequence[str], parameters: int) -> str:
+    """README.md of the checkpoint.
+
+    Args:
+        numbers: of :func:`evaluate` on plain scenes, and as ``hard_…`` on hard ones.
+        trained: what was done, a sentence for each training.
+        parameters: how many it has.
+    """
+    history = "; then ".join(trained)
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -118,12 +127,27 @@ and nothing else; it stands in for `IDEA-Research/grounding-dino-base` in the de
 the same code.
 
 - **Data**: frames of random toy scenes, 256 x 256, JPEG-roughened, resized to 128 x 128; prompts hold absent names too.
-- **Training**: {trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min on one (busy) CPU core, AdamW
-  at 1e-3 with cosine decay, averaged weights: `python -m ravst_ray.toyworld.train_detector`
+- **Training**, on one (busy) CPU core, AdamW with cosine decay, averaged weights, by
+  `python -m ravst_ray.toyworld.train_detector`:
+  {history}.
 - **Accuracy** on {int(numbers["frames"])} unseen frames (thresholds 0.4 / 0.3, NMS at 0.6; a find has the right name
-  and an IoU of 0.5 or more): recall {numbers["recall"]:.3f}, precision {numbers["precision"]:.3f}, mean IoU of finds
-  {numbers["mean_iou"]:.3f}.
+  and an IoU of 0.5 or more): {_accuracy(numbers, "")}{"; of hard scenes: " if "hard_recall" in numbers else ""}\
+{_accuracy(numbers, "hard_")}.
 """
+
+
+def _accuracy(numbers: Mapping[str, float], prefix: str) -> str:
+    titles = {"recall": "recall", "precision": "precision", "mean_iou": "mean IoU of finds"}
+    found = {title: numbers[prefix + key] for key, title in titles.items() if prefix + key in numbers}
+    return ", ".join(f"{title} {value:.3f}" for title, value in found.items())
+
+
+def trained_before(start: Path | None) -> list[str]:
+    """The trainings of the checkpoint that another one starts from, as its card tells them."""
+    card = start / "README.md" if start else None
+    if card is None or not card.exists():
+        return []
+    return re.findall(r"\d+ steps of \d+ images[^;.]*", " ".join(card.read_text().split()))
 
 
 def main() -> None:
@@ -144,6 +168,8 @@ def main() -> None:
     pool = FramePool(seed=trainer.step, hard_share=args.hard_share)
     rng = np.random.default_rng([1, trainer.step])
 
+    before = trained_before(args.start)
+
     def publish(frames: int) -> None:
         numbers = trainer.with_average(lambda: evaluate(model, processor, frames)) | {"frames": float(frames)}
         if args.hard_share:
@@ -151,10 +177,13 @@ def main() -> None:
             numbers |= {f"hard_{key}": value for key, value in hard.items()}
         trainer.note(**numbers)
         trainer.save()
+        now = (
+            f"{trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min at {args.rate:g}, "
+            f"{args.hard_share:.0%} hard scenes"
+        )
         if numbers["recall"] > 0.3:
-            trainer.with_average(
-                lambda: export(model, processor, args.export, model_card(numbers, trainer, parameters))
-            )
+            card = model_card(numbers, [*before, now], parameters)
+            trainer.with_average(lambda: export(model, processor, args.export, card))
 
     model.train()
     losses: list[float] = []

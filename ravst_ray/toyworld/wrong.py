@@ -43,7 +43,7 @@ REASONS: dict[str, str] = {
     "missing_source": "a name that sounds and is seen isn't in the answer",
     "silent_source": "a name in the answer doesn't sound there",
     "sounding_silent": "an object that is said to be silent sounds there",
-    "wrong_boxes": "more than 20% of an object's boxes are on something else, or on nothing",
+    "wrong_boxes": "more than a quarter of an object's boxes are on something else, or on nothing",
     "wrong_instance": "for 2 seconds or more a box is on an instance that isn't meant",
     "missing_boxes": "an instance seen in most of the asked seconds has no box in most of those",
 }
