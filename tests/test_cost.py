@@ -22,7 +22,7 @@ def test_hours_and_dollars():
 
 def test_readme_shows_this_table():
     text = README.read_text(encoding="utf-8")
-    head, *lines = table_of([5237, 1_000_000], [3, 9.9], Rates())
+    head, *lines = table_of([5237, 1_000_000], [3, 7.6], Rates())
     assert len(lines) == 4
     for cells in (head, *lines):
         assert f"| {' | '.join(cells)} |" in text

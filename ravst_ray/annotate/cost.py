@@ -1,6 +1,6 @@
 """What an annotation run needs in GPU hours, CPU hours and dollars: arithmetic over rates that you give.
 
-    python -m ravst_ray.annotate.cost --videos 5237 1000000 --ground-fps 3 9.9 --usd-gpu-hour 2
+    python -m ravst_ray.annotate.cost --videos 5237 1000000 --ground-fps 3 7.6 --usd-gpu-hour 2
 
 The defaults say where they come from; prices are assumptions, no measurements. Not in
 the sum: the language model (``summary.json`` counts its tokens and dollars), storage, transfer, idle nodes.
@@ -26,7 +26,7 @@ class Rates:
     while it lasts. Measured on 2 CPU cores (README.md) are CPU seconds: ``decode_s`` of a sampled frame (360p, decord),
     and of a video, with 10,000 of them and stubbed models on a simulated cluster of four nodes, ``control_s`` of the
     driver, the GCS and the raylets and ``tasks_s`` of the processes that do the steps. ``ground_fps``, the frames a
-    second that detector and segmenter do on a GPU, was measured on an H200 with three objects
+    second that detector and segmenter do on a GPU, was measured on an H100 with three objects
     (tests/benchmarks/gpu_grounding.py). Assumptions are both prices, and the rates of other cards.
     """
 
@@ -34,7 +34,7 @@ class Rates:
     decode_s: float = 0.025
     control_s: float = 0.037
     tasks_s: float = 0.082
-    ground_fps: float = 9.9
+    ground_fps: float = 7.6
     usd_gpu_hour: float = 2.0
     usd_cpu_hour: float = 0.05
 
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = Rates()
     parser.add_argument("--videos", type=int, nargs="+", default=[5237, 1_000_000])
     parser.add_argument("--frames", type=float, default=known.frames, help="sampled frames of a video")
-    parser.add_argument("--ground-fps", type=float, nargs="+", default=[3, 9.9], help="on a GPU; 9.9: an H200")
+    parser.add_argument("--ground-fps", type=float, nargs="+", default=[3, 7.6], help="on a GPU; 7.6: an H100")
     parser.add_argument("--decode-ms", type=float, default=1000 * known.decode_s, help="CPU time of a sampled frame")
     parser.add_argument("--control-ms", type=float, default=1000 * known.control_s, help="CPU time of Ray for a video")
     parser.add_argument("--tasks-ms", type=float, default=1000 * known.tasks_s, help="CPU time of its steps' processes")
