@@ -127,7 +127,7 @@ and nothing else; it stands in for `IDEA-Research/grounding-dino-base` in the de
 the same code.
 
 - **Data**: frames of random toy scenes, 256 x 256, JPEG-roughened, resized to 128 x 128; prompts hold absent names too.
-- **Training**, on one (busy) CPU core, AdamW with cosine decay, averaged weights, by
+- **Training** with AdamW, cosine decay and averaged weights, by
   `python -m ravst_ray.toyworld.train_detector`:
   {history}.
 - **Accuracy** on {int(numbers["frames"])} unseen frames (thresholds 0.4 / 0.3, NMS at 0.6; a find has the right name
@@ -178,7 +178,7 @@ def main() -> None:
         trainer.note(**numbers)
         trainer.save()
         now = (
-            f"{trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min at {args.rate:g}, "
+            f"{trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min on one (busy) core at {args.rate:g}, "
             f"{args.hard_share:.0%} hard scenes"
         )
         if numbers["recall"] > 0.3:
