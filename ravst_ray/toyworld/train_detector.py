@@ -178,8 +178,8 @@ def main() -> None:
         trainer.note(**numbers)
         trainer.save()
         now = (
-            f"{trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min on one (busy) core at {args.rate:g}, "
-            f"{args.hard_share:.0%} hard scenes"
+            f"{trainer.step} steps of {_BATCH} images, {trainer.elapsed_s / 60:.0f} min on one (busy) core at "
+            f"{args.rate:g}, {args.hard_share:.0%} hard scenes"
         )
         if numbers["recall"] > 0.3:
             card = model_card(numbers, [*before, now], parameters)
