@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import threading
 import time
 import warnings
@@ -53,12 +54,23 @@ def start_ray(cpus: int | None = None, dashboard: bool = True) -> None:
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, log_to_driver=True, logging_level="WARNING", **local)
+            _keep_sigterm()
             return
         except Exception as error:  # Ray raises the bare class when a busy machine is too slow for its 30 s
             if "timed out during startup" not in str(error) or attempt + 1 == START_ATTEMPTS:
                 raise AbortError(f"Ray could not be started at {address}: {error}") from error
             log.warning("Ray was slow to start, trying again: %s", error)
             ray.shutdown()
+
+
+def _keep_sigterm() -> None:
+    """Have SIGTERM go to Python's handler alone again.
+
+    Ray's C++ part puts itself before it, and aborts the process three seconds after the signal: too soon for letting
+    go of locks and ending servers on a busy machine.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def stream_blocks() -> None:
