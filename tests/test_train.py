@@ -64,7 +64,7 @@ def arguments(data, model, output, *more):
         "rollouts.max_staleness=0",
         "rollouts.prompts_per_step=2",
         "rollouts.group_size=4",
-        "rollouts.max_tokens=24",
+        "rollouts.max_tokens=160",  # long enough that a fifth of them end in time: a group then has something to learn
         "rollouts.num_cpus=0.5",
         "learner.micro_batch=4",
         "learner.rate=0.003",
@@ -148,7 +148,7 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
     assert lines[-1]["rollout/restarts"] == 1
     assert lines[-1]["rollout/skipped_videos"] == 1
     assert all(line["sync/logprob_gap_mean"] < 1e-3 and line["staleness/mean"] == 0 for line in lines)
-    assert any(line["loss"] != 0 for line in lines)
+    assert any(line["grad_norm"] > 0 for line in lines)
     assert {"reward/mean", "reward/format", "reward/object", "reward/temporal", "reward/spatial"} <= lines[0].keys()
     assert {step: len(rows) for step, rows in whole.items()} == {1: 8, 2: 8, 3: 8}
 
