@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.records import EventAnnotation
 from ravst_ray.reports.overlay import draw_frame, tracks_at
 from ravst_ray.toyworld.accuracy import stored_annotations

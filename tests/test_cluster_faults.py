@@ -239,7 +239,7 @@ def decoding_another(cluster, seen):
 
 def decoder_with(cluster, wanted):
     """A decoder's child whose open videos are wanted, stopped; None: there is none, and each goes on."""
-    for pid in processes(cluster, "ravst_ray.backends.decode_child", 2):
+    for pid in processes(cluster, "ravst_ray.media.child", 2):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             if wanted({name for name in open_files(pid) if name.endswith(".mp4")}):

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 from ravst_ray.annotate.decode import DecodeFrames
-from ravst_ray.backends import decoding
-from ravst_ray.backends.audio import loudness, waveform
-from ravst_ray.backends.decoding import ChildDecoder
-from ravst_ray.backends.decord_decoder import batches
-from ravst_ray.backends.protocols import DecodedVideo
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.core.frame_times import event_times, on_event_grid, union_times
 from ravst_ray.errors import StepError
+from ravst_ray.media import decoding
+from ravst_ray.media.audio import loudness, waveform
+from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.media.decord_decoder import batches
+from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 from tests.broken_videos import BROKEN, Recipe, break_sound, read_number, trim_without_decoding, write_video
 
@@ -393,7 +393,7 @@ def test_a_child_that_died_idle_is_replaced_without_an_error(plain):
 def test_the_child_dies_with_its_parent_even_while_it_hangs(plain):
     program = (
         "import os, signal, sys, time\n"
-        "from ravst_ray.backends.decoding import ChildDecoder\n"
+        "from ravst_ray.media.decoding import ChildDecoder\n"
         "from ravst_ray.config.annotate import DecodeConfig\n"
         "decoder = ChildDecoder(DecodeConfig())\n"
         "decoder.decode(sys.argv[1], [0.0])\n"
@@ -409,9 +409,7 @@ def test_the_child_dies_with_its_parent_even_while_it_hangs(plain):
 
 
 def test_the_child_loads_no_framework(plain, tmp_path):
-    program = (
-        "import sys\nfrom ravst_ray.backends import decode_child, video_sampling, decord_decoder\nprint(*sys.modules)"
-    )
+    program = "import sys\nfrom ravst_ray.media import child, sampling, decord_decoder\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "av" in loaded
     assert {"torch", "ray", "transformers"}.isdisjoint(loaded)

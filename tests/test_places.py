@@ -206,7 +206,7 @@ class Reads:
     """A decoder that takes the file's content for its picture."""
 
     def decode(self, path, times_s):
-        from ravst_ray.backends.protocols import DecodedVideo
+        from ravst_ray.media.protocols import DecodedVideo
         from ravst_ray.records import Frames, VideoMeta
 
         self.path = path

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import lacks_caption
-from ravst_ray.backends.decoding import ChildDecoder
-from ravst_ray.backends.protocols import Decoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.core.frame_times import event_times, round_to_tenth, spread_indices, union_times
 from ravst_ray.datasets.places import local_copy
 from ravst_ray.errors import StepError
+from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import Event, Frames, VideoItem
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ravst_ray.annotate.step import Step
-from ravst_ray.backends.decoding import ChildDecoder
-from ravst_ray.backends.protocols import Decoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.core.frame_times import event_times, union_times
 from ravst_ray.datasets.places import local_copy
 from ravst_ray.errors import StepError
+from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import Event, EventAnnotation, Video, VideoItem
 
 

@@ -7,10 +7,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from ravst_ray.backends.protocols import Clip, Decoder
+from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
+from ravst_ray.media.protocols import Decoder
 
 
 def show_video(

@@ -8,16 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ravst_ray.records import Box, Frames, Loudness, VideoMeta
-
-
-@dataclass(frozen=True)
-class DecodedVideo:
-    """What a decoder gives back for one video."""
-
-    meta: VideoMeta
-    frames: Frames
-    loudness: Loudness | None
+from ravst_ray.records import Box
 
 
 @dataclass(frozen=True)
@@ -61,14 +52,6 @@ class Generation:
 
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
-
-
-class Decoder(Protocol):
-    """Reads sampled frames and the loudness of one file; raises ``StepError`` when the file can't be used."""
-
-    def decode(self, path: str, times_s: Sequence[float]) -> DecodedVideo:
-        """Frames at ``times_s`` (sorted, unique); times past the last frame are left out."""
-        ...
 
 
 @dataclass(frozen=True)

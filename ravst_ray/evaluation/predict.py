@@ -28,7 +28,6 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.protocols import Clip, Generation
 from ravst_ray.backends.video_llm import VideoLLM
@@ -41,6 +40,7 @@ from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 

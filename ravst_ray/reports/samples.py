@@ -11,12 +11,12 @@ from itertools import pairwise
 
 from PIL import Image
 
-from ravst_ray.backends.audio import waveform
-from ravst_ray.backends.decoding import ChildDecoder
-from ravst_ray.backends.protocols import Decoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import RavstError
 from ravst_ray.logs import get_logger
+from ravst_ray.media.audio import waveform
+from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import EventAnnotation, QAPair, Track
 from ravst_ray.reports.figures import ticks, waveform_path
 from ravst_ray.reports.overlay import TrackBox, draw_frame, track_colors, tracks_at

@@ -190,7 +190,7 @@ def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, i
 
 
 def _file_view(task: VideoTask, config: FramesConfig) -> VideoView | None:
-    from ravst_ray.backends.video_index import index_video
+    from ravst_ray.media.index import index_video
 
     try:
         meta = index_video(task.path).meta

@@ -20,7 +20,6 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster import plain_error, start_ray
@@ -29,6 +28,7 @@ from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 from ravst_ray.training.forward import Row, VideoForward

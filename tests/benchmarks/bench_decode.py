@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ravst_ray.backends.decoding import ChildDecoder
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.core.frame_times import event_times
+from ravst_ray.media.decoding import ChildDecoder
 
 SIZES = {"360p": (640, 360), "1080p": (1920, 1080)}
 FPS = 25

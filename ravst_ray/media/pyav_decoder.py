@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import av
 import numpy as np
 
-from ravst_ray.backends.video_index import VideoIndex, open_video, picture_stream, pictures
+from ravst_ray.media.index import VideoIndex, open_video, picture_stream, pictures
 
 NAME = f"pyav {av.__version__}"
 THREADS = 1

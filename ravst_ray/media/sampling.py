@@ -11,12 +11,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from ravst_ray.backends import pyav_decoder
-from ravst_ray.backends.audio import loudness
-from ravst_ray.backends.video_index import VideoIndex, index_video
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.media import pyav_decoder
+from ravst_ray.media.audio import loudness
+from ravst_ray.media.index import VideoIndex, index_video
 from ravst_ray.records import Loudness, VideoMeta
 
 log = get_logger(__name__)
@@ -45,7 +45,7 @@ def sample_video(
     Times at which no picture is shown are left out. Loudness is measured where ``sound`` is wanted.
 
     Raises:
-        StepError: the file can't be used, see :func:`ravst_ray.backends.video_index.index_video`.
+        StepError: the file can't be used, see :func:`ravst_ray.media.index.index_video`.
     """
     index = index_video(path)
     shown = [(time_s, number) for time_s in times_s if (number := index.shown_at(time_s)) is not None]
@@ -79,7 +79,7 @@ class _Reader:
         """The wanted pictures, in order."""
         done = 0
         if self._backend == "decord":
-            from ravst_ray.backends import decord_decoder
+            from ravst_ray.media import decord_decoder
 
             self.name = decord_decoder.NAME
             try:

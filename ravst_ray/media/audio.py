@@ -1,6 +1,6 @@
 """The sound track: its level over time, and its outline for a picture.
 
-Times are those of the pictures (see :mod:`ravst_ray.backends.video_index`).
+Times are those of the pictures (see :mod:`ravst_ray.media.index`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from ravst_ray.backends.video_index import open_video, origin_s
 from ravst_ray.logs import get_logger
+from ravst_ray.media.index import open_video, origin_s
 from ravst_ray.records import Loudness
 
 log = get_logger(__name__)

@@ -1,4 +1,4 @@
-"""The process in which videos are decoded: ``python -m ravst_ray.backends.decode_child FD PARENT_PID``.
+"""The process in which videos are decoded: ``python -m ravst_ray.media.child FD PARENT_PID``.
 
 It reads requests from the socket FD and answers each with the JPEGs, piece by piece, and then one message with the
 rest. It imports neither ray nor torch, and it dies with its parent, whatever a native library is doing.
@@ -14,10 +14,10 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from ravst_ray.backends.wire import Channel
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import StepError
 from ravst_ray.logs import setup_logging
+from ravst_ray.media.wire import Channel
 
 _PR_SET_PDEATHSIG = 1
 _PIECE_BYTES = 8 * 2**20
@@ -49,18 +49,18 @@ def serve(channel: Channel) -> None:
     config = DecodeConfig.model_validate(channel.receive()[0])
     import av
 
-    from ravst_ray.backends import video_sampling
+    from ravst_ray.media.sampling import sample_video
 
     av.logging.set_level(av.logging.PANIC)
     if config.backend == "decord":
-        from ravst_ray.backends import decord_decoder  # noqa: F401
+        from ravst_ray.media import decord_decoder  # noqa: F401
     channel.send({"kind": "ready"})
     while True:
         request, _ = channel.receive()
         pieces = _Pieces(channel)
         try:
             wanted = request["path"], request["times_s"], config, pieces.add, request["sound"]
-            sampled = video_sampling.sample_video(*wanted)
+            sampled = sample_video(*wanted)
         except StepError as error:
             answer: dict[str, Any] = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             channel.send({"kind": "error", **answer})

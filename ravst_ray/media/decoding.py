@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.protocols import DecodedVideo
-from ravst_ray.backends.wire import Channel
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.media.protocols import DecodedVideo
+from ravst_ray.media.wire import Channel
 from ravst_ray.records import Frames, Loudness, VideoMeta
 
 log = get_logger(__name__)
@@ -115,7 +115,7 @@ class _Child:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
-        command = [sys.executable, "-m", "ravst_ray.backends.decode_child", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "ravst_ray.media.child", str(theirs.fileno()), str(os.getpid())]
         with theirs:
             self.process = subprocess.Popen(
                 command,

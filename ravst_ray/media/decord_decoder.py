@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import decord
 import numpy as np
 
-from ravst_ray.backends.video_index import VideoIndex
+from ravst_ray.media.index import VideoIndex
 
 NAME = f"decord {decord.__version__}"
 THREADS = 1
