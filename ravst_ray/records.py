@@ -65,7 +65,10 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoMeta:
-    """What the container says. Sizes are those of the displayed picture (after rotation)."""
+    """What the container says. Sizes are those of the displayed picture: in square pixels, after rotation.
+
+    ``decoder`` names what read the pictures and its version, ``notes`` what was done to them, "" for nothing.
+    """
 
     duration_s: float
     fps: float
@@ -73,14 +76,16 @@ class VideoMeta:
     height: int
     has_audio: bool
     decoder: str
+    notes: str = ""
 
 
 @dataclass(frozen=True)
 class Loudness:
-    """RMS level of the real audio track in dBFS, one value a ``step_s``; silence is -100."""
+    """RMS level of the real audio track in dBFS, one value a ``step_s`` from ``start_s`` on; silence is -100."""
 
     step_s: float
     level_db_T: tuple[float, ...]
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True)

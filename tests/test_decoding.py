@@ -29,7 +29,7 @@ from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 from tests.broken_videos import BROKEN, Recipe, break_sound, read_number, trim_without_decoding, write_video
 
-BACKENDS = ("decord", "pyav")
+BACKENDS = ("auto", "pyav")
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +171,16 @@ def test_right_pictures_at_the_right_times(name, decoders, tmp_path):
         assert decoded.meta.duration_s == pytest.approx(recipe.starts_ms()[-1] / 1000, abs=0.3)
         assert decoded.meta.has_audio is recipe.sound
         assert (decoded.loudness is None) is not recipe.sound
-    for ours, theirs in zip(pictures(seen["decord"]), pictures(seen["pyav"]), strict=True):
+    for ours, theirs in zip(pictures(seen["auto"]), pictures(seen["pyav"]), strict=True):
         assert np.abs(ours.astype(int) - theirs).mean() < 2
 
 
 def test_decord_reads_what_it_reads_well_and_pyav_the_rest(decoders, tmp_path, plain):
-    assert decoders["decord"].decode(str(plain), [0.0]).meta.decoder.startswith("decord")
+    assert decoders["auto"].decode(str(plain), [0.0]).meta.decoder.startswith("decord")
     assert decoders["pyav"].decode(str(plain), [0.0]).meta.decoder.startswith("pyav")
     for name in ("fragmented.mp4", "open_gop.mp4", "tiny.mp4", "stream.ts"):
         path = write_video(tmp_path / name, CONTAINERS[name])
-        assert decoders["decord"].decode(str(path), [0.0]).meta.decoder.startswith("pyav"), name
+        assert decoders["auto"].decode(str(path), [0.0]).meta.decoder.startswith("pyav"), name
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
@@ -284,7 +284,7 @@ def test_no_sound_and_broken_sound(decoders, plain, tmp_path):
     assert loudness(str(mute), 2.4) is None
     assert waveform(str(mute), 10) is None
     broken = break_sound(plain, tmp_path / "broken.mp4")
-    decoded = decoders["decord"].decode(str(broken), [0.4])
+    decoded = decoders["auto"].decode(str(broken), [0.4])
     assert (decoded.meta.has_audio, decoded.loudness, numbers(decoded)) == (True, None, [10])
 
 
@@ -307,7 +307,7 @@ def test_broken_files_say_what_is_wrong(kind, backend, decoders, tmp_path):
 def test_a_pipe_that_nobody_writes_is_refused(decoders, tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(StepError) as caught:
-        decoders["decord"].decode(str(tmp_path / "pipe.mp4"), [0.0])
+        decoders["auto"].decode(str(tmp_path / "pipe.mp4"), [0.0])
     assert caught.value.reason == "not_a_file"
 
 
@@ -419,7 +419,7 @@ def test_the_child_loads_no_framework(plain, tmp_path):
 
 
 def test_step_fills_the_item_in(decoders, plain):
-    step = DecodeFrames(DecodeConfig(), decoders["decord"])
+    step = DecodeFrames(DecodeConfig(), decoders["auto"])
     (done,) = step([item(plain, (0.41, 1.5), (1.4, 2.0))])
     assert done.error is None
     assert done.frames.times_s == (0.4, 1.4)
@@ -434,13 +434,13 @@ def test_step_fills_the_item_in(decoders, plain):
 
 
 def test_step_keeps_the_frames_that_exist(decoders, plain):
-    step = DecodeFrames(DecodeConfig(), decoders["decord"])
+    step = DecodeFrames(DecodeConfig(), decoders["auto"])
     (done,) = step([item(plain, (1.0, 9.0), (7.0, 9.0))])
     assert [annotation.frame_times_s for annotation in done.annotations] == [(1.0, 2.0), ()]
 
 
 def test_step_decodes_denser_than_the_answers_if_asked_to(decoders, plain):
-    step = DecodeFrames(DecodeConfig(step_s=1.0), decoders["decord"], track_step_s=0.25)
+    step = DecodeFrames(DecodeConfig(step_s=1.0), decoders["auto"], track_step_s=0.25)
     (done,) = step([item(plain, (0.41, 1.5), (1.1, 1.6))])
     assert done.frames.times_s == (0.4, 0.65, 0.9, 1.1, 1.15, 1.35, 1.4, 1.6)
     assert [annotation.frame_times_s for annotation in done.annotations] == [(0.4, 1.4), (1.1,)]
@@ -456,7 +456,7 @@ def test_step_reads_only_what_live_events_need_and_keeps_what_is_known(decoders,
         EventAnnotation(second, (SceneObject("drum", True, (2,)),), status="suspect", reasons=("faint",)),
         EventAnnotation(replace(third, asked=False), (SceneObject("bell", False),)),
     )
-    step = DecodeFrames(DecodeConfig(), decoders["decord"])
+    step = DecodeFrames(DecodeConfig(), decoders["auto"])
     (done,) = step([replace(video, annotations=known)])
     assert done.frames.times_s == (1.0, 2.0) and done.stats["frames_decoded"] == 2
     assert done.annotations == (known[0], replace(known[1], frame_times_s=(1.0, 2.0)), known[2])
@@ -468,7 +468,7 @@ def test_step_reads_only_what_live_events_need_and_keeps_what_is_known(decoders,
 
 
 def test_step_turns_bad_input_into_errors_rows_and_goes_on(decoders, plain, tmp_path):
-    step = DecodeFrames(DecodeConfig(), decoders["decord"])
+    step = DecodeFrames(DecodeConfig(), decoders["auto"])
     outside, missing, endless, eventless, good = step(
         [
             item(plain, (5.0, 9.0)),

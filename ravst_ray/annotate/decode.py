@@ -66,7 +66,12 @@ class DecodeFrames(Step):
             loudness=decoded.loudness,
             frames=decoded.frames,
             annotations=annotations,
-            provenance={**item.provenance, "decoder": decoded.meta.decoder, "frame_step_s": f"{self.config.step_s:g}"},
+            provenance={
+                **item.provenance,
+                "decoder": decoded.meta.decoder,
+                **({"pictures": decoded.meta.notes} if decoded.meta.notes else {}),
+                "frame_step_s": f"{self.config.step_s:g}",
+            },
         ).with_stats(frames_decoded=len(existing))
 
     def _grid(self, video: Video, event: Event, parts: int = 1) -> tuple[float, ...]:

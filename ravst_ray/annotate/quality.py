@@ -267,6 +267,7 @@ def _levels_db(loudness: Loudness, start_s: float, end_s: float) -> Sequence[flo
     An event shorter than a window gets the one that it starts in; past the end of the track there is none.
     """
     step_s, levels = loudness.step_s, loudness.level_db_T
+    start_s, end_s = start_s - loudness.start_s, end_s - loudness.start_s
     inside = tuple(level for i, level in enumerate(levels) if start_s <= (i + 0.5) * step_s <= end_s)
-    first = int(start_s / step_s)
+    first = max(0, int(start_s / step_s))
     return inside or levels[first : first + 1]

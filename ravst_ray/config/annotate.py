@@ -38,9 +38,14 @@ class FilterConfig(StrictModel):
 class DecodeConfig(StrictModel):
     """Reading of sampled frames and of the sound level."""
 
-    backend: Literal["decord", "pyav"] = "decord"
+    backend: Literal["auto", "decord", "pyav"] = Field(
+        "auto",
+        description="auto: decord for the files that it is proven right for, PyAV for all others; decord: those files "
+        "alone; pyav: all by PyAV, which is the faster and the newer (decord carries an FFmpeg of 2020)",
+    )
     step_s: float = Field(1.0, gt=0, description="boxes are given at S, S + step, … up to E of each event")
     max_side_px: int = Field(1024, ge=32, description="larger frames are scaled down; boxes are scaled back")
+    max_pixels: int = Field(7680 * 4320, ge=1, description="width x height; larger videos become errors rows")
     jpeg_quality: int = Field(95, ge=50, le=100, description="frames travel between actors as JPEG")
     deadline_s: float = Field(120.0, gt=0, description="a video that takes longer becomes an errors row")
 

@@ -13,7 +13,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ravst_ray.logs import get_logger
-from ravst_ray.media.index import open_video, origin_s
+from ravst_ray.media.index import Span, open_video, origin_s
 from ravst_ray.records import Loudness
 
 log = get_logger(__name__)
@@ -30,20 +30,23 @@ class BrokenAudio(Exception):
     """The sound track can't be decoded."""
 
 
-def loudness(path: str, duration_s: float) -> Loudness | None:
+def loudness(path: str, duration_s: float, part: Span | None = None) -> Loudness | None:
     """RMS level per 0.1 s over ``[0, duration_s)``, in dB below full scale, the channels' powers averaged.
 
     A sine that reaches full scale has -3.01 dB; where the track has no sound, or no samples, it is -100 dB.
+    With ``part`` only that part of the track is read, and told.
     None where there is no sound track, or a broken one (which is logged).
     """
+    start_s = math.floor(part.start_s / STEP_S) * STEP_S if part else 0.0
+    duration_s = (min(duration_s, part.end_s) if part else duration_s) - start_s
     count = max(1, int(np.ceil(round(duration_s / STEP_S, 6))))
     energy, samples = np.zeros(count), np.zeros(count)
     try:
         with open_video(path) as container:
             if not container.streams.audio:
                 return None
-            for chunk in _chunks(container):
-                bins, starts, values = _binned(chunk, STEP_S, count)
+            for chunk in _chunks(container, part):
+                bins, starts, values = _binned(chunk, start_s, STEP_S, count)
                 if len(bins):
                     energy[bins] += np.add.reduceat(np.square(values).mean(axis=0), starts)
                     samples[bins] += np.diff(starts, append=values.shape[1])
@@ -52,7 +55,7 @@ def loudness(path: str, duration_s: float) -> Loudness | None:
         return None
     power = energy / np.maximum(samples, 1)
     level_db = np.maximum(10 * np.log10(np.maximum(power, 1e-20)), SILENCE_DB)
-    return Loudness(STEP_S, tuple(round(float(level), 2) for level in level_db))
+    return Loudness(STEP_S, tuple(round(float(level), 2) for level in level_db), round(start_s, 6))
 
 
 def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarray | None:
@@ -67,7 +70,7 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
             if not container.streams.audio or length_s <= 0:
                 return None
             for chunk in _chunks(container):
-                places, starts, values = _binned(chunk, length_s / bins, bins)
+                places, starts, values = _binned(chunk, 0.0, length_s / bins, bins)
                 if len(places):
                     outline[places, 0] = np.minimum(outline[places, 0], np.minimum.reduceat(values.min(axis=0), starts))
                     outline[places, 1] = np.maximum(outline[places, 1], np.maximum.reduceat(values.max(axis=0), starts))
@@ -77,22 +80,26 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
     return np.clip(outline, -1, 1)
 
 
-def _binned(chunk: Chunk, step_s: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bins that a chunk reaches, where each starts in it, and its samples within ``[0, count * step_s)``."""
+def _binned(chunk: Chunk, zero_s: float, step_s: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Those of ``count`` bins from ``zero_s`` on that a chunk reaches, where each starts in it, and the samples in them."""
     start_s, rate, samples = chunk
-    place = np.floor((start_s + np.arange(samples.shape[1]) / rate) / step_s + 1e-9).astype(np.int64)
+    place = np.floor((start_s - zero_s + np.arange(samples.shape[1]) / rate) / step_s + 1e-9).astype(np.int64)
     inside = slice(*np.searchsorted(place, [0, count]))
     place, samples = place[inside], samples[:, inside]
     starts = np.flatnonzero(np.diff(place, prepend=-1))
     return place[starts], starts, samples
 
 
-def _chunks(container: InputContainer) -> Iterator[Chunk]:
+def _chunks(container: InputContainer, part: Span | None = None) -> Iterator[Chunk]:
     stream = container.streams.best("audio")
     origin, position_s = origin_s(container), -math.inf
     packets = broken = decoded = 0
+    if part:
+        container.seek(int((part.start_s + origin) * av.time_base), backward=True)
     for packet in container.demux(stream):
-        packets += 1
+        if part and position_s > part.end_s:
+            break
+        packets += packet.size > 0
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
@@ -107,7 +114,7 @@ def _chunks(container: InputContainer) -> Iterator[Chunk]:
             yield position_s, frame.sample_rate, _to_float(frame)
             position_s += frame.samples / frame.sample_rate
             decoded += 1
-    if not decoded or broken > max(1, _TOLERATED * packets):
+    if (packets and not decoded) or broken > max(1, _TOLERATED * packets):
         raise BrokenAudio(f"{broken} of {packets} packets can't be decoded")
 
 

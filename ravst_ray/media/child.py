@@ -52,7 +52,7 @@ def serve(channel: Channel) -> None:
     from ravst_ray.media.sampling import sample_video
 
     av.logging.set_level(av.logging.PANIC)
-    if config.backend == "decord":
+    if config.backend != "pyav":
         from ravst_ray.media import decord_decoder  # noqa: F401
     channel.send({"kind": "ready"})
     while True:

@@ -1,14 +1,17 @@
 """What is in a video file: checks, and the index of its pictures, made by reading the packets without decoding them.
 
 Time 0 is the first picture that is shown. A sound track that starts earlier by more than an encoder's priming means
-that the file starts with sound alone; time 0 is then the start of the sound, as in a player.
+that the file starts with sound alone; time 0 is then the start of the sound, as in a player, and the first picture
+stands for the time before it. Everybody who asks for pictures or sound gets this time from here.
+
+Of a file that lasts much longer than what is wanted of it, only that part is read.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,19 +19,34 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ravst_ray.errors import StepError
+from ravst_ray.media.display import Display, display_of
 from ravst_ray.records import VideoMeta
 
 # Only containers of video, only from the disk: a playlist or a script named .mp4 could make FFmpeg open other files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _STATES_DURATION = ("mov", "matroska")
+_NO_TIMES = ("avi",)  # it tells the order in which pictures are decoded, and nothing of when they are shown
+MAX_PIXELS = 7680 * 4320
 _PRIMING_S = 0.1
 _TINY_S = 1e-3  # Matroska rounds times to milliseconds
+_FIELDS = 2  # FFmpeg's orders of fields begin there; below are unknown and progressive
+_MARGIN_S = 10.0  # read beside what is wanted: a keyframe before it, the sound around it
+_MUCH_LONGER_S = 120.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a video, in seconds from its start."""
+
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -36,40 +54,63 @@ class VideoIndex:
     """The pictures of a video in the order in which they are shown.
 
     Attributes:
-        pts_T: timestamps in units of ``time_base``, rising.
+        path: of the file.
+        meta: what the reader of the pictures is told of them.
+        container: FFmpeg's names of the format.
+        codec: FFmpeg's name of the codec.
+        pixels: FFmpeg's name of the pixel format.
+        time_base: seconds, the unit of ``pts_T``.
+        pts_T: timestamps, rising.
         starts_s_T: the same in seconds from the start of the video.
         end_s: when the last picture ends.
+        counted: the container has no times of presentation: the n-th picture that comes out is the one at ``pts_T[n]``.
         keyframes: rising indices of the pictures from which decoding can start.
+        clean: every keyframe is one before which nothing is needed (IDR), and no picture that follows it in the file
+            is shown before it (open GOP).
         hidden: number of packets that the container says to decode but not to show (edit lists).
-        leading: number of pictures that are shown before the keyframe that they are stored after (open GOP).
         listed: number of packets that the container's own list of pictures has, 0 where it has no such list.
-        rotation: degrees, counter-clockwise, by which a coded picture is turned to be shown: 0, 90, 180 or 270.
+        video_streams: how many there are, cover pictures aside; the best one is read.
+        display: what is done to the pictures.
+        part: what was read of a long file, None for all of it.
     """
 
     path: str
     meta: VideoMeta
     container: str
+    codec: str
+    pixels: str
     time_base: Fraction
     pts_T: np.ndarray
     starts_s_T: np.ndarray
     end_s: float
+    counted: bool
     keyframes: np.ndarray
+    clean: bool
     hidden: int
-    leading: int
     listed: int
-    coded_width: int
-    coded_height: int
-    rotation: int
+    video_streams: int
+    display: Display
+    part: Span | None
 
     def __len__(self) -> int:
         return len(self.pts_T)
 
     def shown_at(self, time_s: float) -> int | None:
-        """Index of the picture shown at a time; None before the first and after the last one."""
+        """Index of the picture shown at a time, the first one before it begins; None after the last one."""
         if time_s >= self.end_s:
             return None
-        picture = int(np.searchsorted(self.starts_s_T, time_s + _TINY_S, side="right")) - 1
-        return picture if picture >= 0 else None
+        return max(0, int(np.searchsorted(self.starts_s_T, time_s + _TINY_S, side="right")) - 1)
+
+    def notes(self, times_s: Sequence[float]) -> list[str]:
+        """What one should know of the pictures at these times, in words."""
+        first_s = float(self.starts_s_T[0])
+        late = bool(times_s) and times_s[0] + _TINY_S < first_s
+        return [
+            *self.display.notes(),
+            *([f"the first picture, of {first_s:.1f} s, stands for the time before it"] if late else []),
+            *([f"1 of {self.video_streams} video streams"] if self.video_streams > 1 else []),
+            *([f"read from {self.part.start_s:.0f} to {self.part.end_s:.0f} s"] if self.part else []),
+        ]
 
 
 def open_video(path: str) -> InputContainer:
@@ -80,9 +121,11 @@ def open_video(path: str) -> InputContainer:
 def picture_stream(container: InputContainer) -> VideoStream | None:
     """The best video stream; a cover picture of a sound file is none."""
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-        return None
-    return stream
+    return stream if isinstance(stream, VideoStream) and not _is_cover(stream) else None
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def origin_s(container: InputContainer) -> float:
@@ -95,17 +138,23 @@ def origin_s(container: InputContainer) -> float:
     return picture_s if picture_s - container_s <= _PRIMING_S else container_s
 
 
-def index_video(path: str) -> VideoIndex:
+def index_video(path: str, times_s: Sequence[float] = (), max_pixels: int = MAX_PIXELS) -> VideoIndex:
     """Check a file and index its pictures.
+
+    Args:
+        path: of the file.
+        times_s: what is wanted, sorted; where the file lasts much longer, the rest isn't read. Nothing: all of it.
+        max_pixels: larger pictures are refused.
 
     Raises:
         StepError: ``missing_file``, ``not_a_file``, ``unreadable_file``, ``empty_file``, ``not_a_video``,
-            ``truncated``, ``no_video_stream``, ``no_frames`` or ``undecodable``.
+            ``truncated``, ``no_video_stream``, ``no_frames``, ``too_many_pixels`` or ``undecodable``.
     """
     _check_file(path)
+    wanted = Span(times_s[0], times_s[-1]) if times_s else None
     try:
         with open_video(path) as container:
-            return _index(path, container)
+            return _index(path, container, wanted, max_pixels)
     except av.error.PermissionError:
         raise _unreadable(path, "no permission") from None
     except av.error.FFmpegError as error:
@@ -150,14 +199,19 @@ def _not_a_video(path: str, error: av.FFmpegError) -> StepError:
 class _Packets:
     """What reading through a file's packets yields; times in units of the picture stream's time base."""
 
-    shown: list[tuple[int, int, bool]]  # pts, duration, is a keyframe
-    hidden: int
-    leading: int
-    last_s: float  # end of the last packet of any stream, in the container's time
+    shown: list[tuple[int, int, bool]]  # when, for how long, is a keyframe
+    counted: bool = False
+    clean: bool = True
+    hidden: int = 0
+    last_s: float = 0.0  # end of the last packet of any stream, in the container's time
+    whole: bool = True
 
 
-def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
-    found, keyframe = _Packets([], 0, 0, 0.0), None
+def _read_packets(container: InputContainer, stream: VideoStream, until_s: float | None) -> _Packets:
+    """Read on to the end, or to the first keyframe after a time of the container."""
+    found, keyframe, sync = _Packets([]), None, _Sync(stream)
+    counted = container.format.name in _NO_TIMES
+    decoded: list[int] = []  # times of decoding, for a container that has no others
     for packet in container.demux():
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None or packet.time_base is None:
@@ -166,18 +220,70 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Packets:
         if packet.stream_index != stream.index:
             continue
         if packet.is_keyframe:
+            if until_s is not None and float(time * packet.time_base) > until_s:
+                found.whole = False
+                break
             keyframe = time
-        elif keyframe is not None and time < keyframe:
-            found.leading += 1
+            found.clean &= sync.is_clean(packet)
+        elif keyframe is None or time < keyframe:
+            found.clean = False
         if packet.is_discard:
             found.hidden += 1
-        else:
-            found.shown.append((time, packet.duration or 0, packet.is_keyframe))
+            continue
+        counted |= packet.pts is None
+        found.shown.append((time, packet.duration or 0, packet.is_keyframe))
+        decoded.append(packet.dts if packet.dts is not None else time)
+    if counted:
+        found.shown = [(dts, length, key) for dts, (_, length, key) in zip(decoded, found.shown, strict=True)]
+        found.counted = True
     found.shown.sort()
     return found
 
 
-def _index(path: str, container: InputContainer) -> VideoIndex:
+class _Sync:
+    """Tells keyframes that stand for themselves (IDR pictures) from points at which recovery begins."""
+
+    def __init__(self, stream: VideoStream):
+        context = stream.codec_context
+        self._codec, extra = context.name, bytes(context.extradata or b"")
+        place = {"h264": 4, "hevc": 21}.get(self._codec, 0)
+        self._length_size = (extra[place] & 3) + 1 if place and len(extra) > place and extra[0] == 1 else 0
+
+    def is_clean(self, packet: Packet) -> bool:
+        """Whether nothing before this keyframe is needed; of codecs other than H.264 and HEVC that isn't known: no."""
+        if not self._length_size:
+            return False
+        content, place = bytes(packet), 0
+        while place + self._length_size < len(content):
+            kind = content[place + self._length_size]
+            unit = kind & 31 if self._codec == "h264" else kind >> 1 & 63
+            if unit in ((1, 2, 3, 4, 5) if self._codec == "h264" else range(32)):  # a slice: the units before are heads
+                return unit == 5 if self._codec == "h264" else unit in (19, 20)
+            place += self._length_size + int.from_bytes(content[place : place + self._length_size])
+        return False
+
+
+def _part(container: InputContainer, wanted: Span | None) -> Span | None:
+    """The part to read of a file that lasts much longer than what is wanted, None for all of it."""
+    stated_s = (container.duration or 0) / av.time_base
+    if wanted is None or not container.format.name.startswith(_STATES_DURATION):
+        return None
+    part = Span(max(0.0, wanted.start_s - _MARGIN_S), wanted.end_s + _MARGIN_S)
+    return part if stated_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
+
+
+def _read_part(container: InputContainer, stream: VideoStream, part: Span, wanted: Span, start_s: float) -> _Packets:
+    """The packets of a part, empty where the container can't find it."""
+    assert stream.time_base is not None
+    container.seek(int((part.start_s + start_s) / stream.time_base), stream=stream, backward=True)
+    packets = _read_packets(container, stream, part.end_s + start_s)
+    found_s = packets.shown[0][0] * float(stream.time_base) - start_s if packets.shown else float("inf")
+    if part.start_s > 0 and found_s > wanted.start_s:
+        packets.shown.clear()
+    return packets
+
+
+def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels: int) -> VideoIndex:
     name = Path(path).name
     if not container.streams:
         raise StepError("no_frames", f"{name} has a header and nothing else; download it again", retryable=True)
@@ -186,33 +292,58 @@ def _index(path: str, container: InputContainer) -> VideoIndex:
         raise StepError("no_video_stream", f"{name} has no pictures, only sound or data")
     if stream.codec_context is None or stream.time_base is None:
         raise StepError("undecodable", f"{name}: no decoder for its pictures; convert it to H.264")
-    time_base, start_s = stream.time_base, origin_s(container)
-    packets = _read_packets(container, stream)
+    check_pixels(name, stream.codec_context.width, stream.codec_context.height, max_pixels)
+    time_base, start_s, part = stream.time_base, origin_s(container), _part(container, wanted)
+    packets = _read_part(container, stream, part, wanted, start_s) if part and wanted else None
+    if packets is None or not packets.shown:
+        if part:
+            container.seek(0)
+        part, packets = None, _read_packets(container, stream, None)
     if not packets.shown:
         raise StepError("no_frames", f"{name} has a video stream without a single picture")
-    _check_complete(path, container, packets.last_s)
+    if packets.whole:
+        _check_complete(path, container, packets.last_s)
     pts_T = np.array([pts for pts, _, _ in packets.shown], dtype=np.int64)
     starts_s_T = np.round(pts_T * float(time_base) - start_s, 6)
     fps = _frames_per_second(stream, starts_s_T)
     end_s = round(float(starts_s_T[-1]) + (packets.shown[-1][1] * float(time_base) or 1 / fps), 6)
-    width, height, rotation = _first_picture(path)
-    shown_size = (height, width) if rotation in (90, 270) else (width, height)
+    if not packets.whole:
+        stated_s = (container.duration or 0) / av.time_base
+        end_s = max(end_s, round(stated_s + (container.start_time or 0) / av.time_base - start_s, 6))
+    display = _first_display(path, max_pixels)
+    cameras = [one for one in container.streams.video if not _is_cover(one)]
     return VideoIndex(
         path=path,
-        meta=VideoMeta(end_s, fps, *shown_size, has_audio=bool(container.streams.audio), decoder=""),
+        meta=VideoMeta(end_s, fps, *display.size, has_audio=bool(container.streams.audio), decoder=""),
         container=container.format.name,
+        codec=stream.codec_context.name,
+        pixels=stream.codec_context.pix_fmt or "",
         time_base=time_base,
         pts_T=pts_T,
         starts_s_T=starts_s_T,
         end_s=end_s,
+        counted=packets.counted,
         keyframes=np.flatnonzero([key for _, _, key in packets.shown]),
+        clean=packets.clean,
         hidden=packets.hidden,
-        leading=packets.leading,
         listed=stream.frames,
-        coded_width=width,
-        coded_height=height,
-        rotation=rotation,
+        video_streams=len(cameras),
+        display=display,
+        part=part,
     )
+
+
+def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Refuse pictures that would take too much memory.
+
+    Raises:
+        StepError: ``too_many_pixels``.
+    """
+    if width * height > max_pixels:
+        message = (
+            f"{name}: {width}x{height} pixels are more than decode.max_pixels = {max_pixels}; scale the video down"
+        )
+        raise StepError("too_many_pixels", message)
 
 
 def _check_complete(path: str, container: InputContainer, last_s: float) -> None:
@@ -236,17 +367,35 @@ def _frames_per_second(stream: VideoStream, starts_s_T: np.ndarray) -> float:
     return stated if abs(stated - measured) <= 0.01 * measured else measured
 
 
-def _first_picture(path: str) -> tuple[int, int, int]:
-    """Coded width and height, and the rotation, which only a decoded picture tells."""
+def _first_display(path: str, max_pixels: int) -> Display:
+    """How the pictures are shown, which only a decoded one tells."""
+    name = Path(path).name
     with open_video(path) as container:
-        for picture in pictures(container):
-            return picture.width, picture.height, round(picture.rotation / 90) * 90 % 360
-    raise StepError("undecodable", f"{Path(path).name}: none of its pictures can be decoded")
+        stream = picture_stream(container)
+        assert stream is not None and stream.codec_context is not None
+        limit_pixels(stream, max_pixels)
+        for picture in pictures(container, stream):
+            check_pixels(name, picture.width, picture.height, max_pixels)
+            fields = int(stream.codec_context.field_order) >= _FIELDS
+            return display_of(picture, stream.sample_aspect_ratio, fields)
+    raise StepError("undecodable", f"{name}: none of its pictures can be decoded")
 
 
-def pictures(container: InputContainer) -> Iterator[VideoFrame]:
-    """Decoded pictures from where the container stands; broken packets are passed over."""
-    for packet in container.demux(picture_stream(container)):
+def limit_pixels(stream: VideoStream, max_pixels: int) -> None:
+    """Have the decoder itself refuse larger pictures, also those that come later; before the first is decoded."""
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+
+
+def pictures(
+    container: InputContainer, stream: VideoStream, wanted_pts: Collection[int] | None = None
+) -> Iterator[VideoFrame]:
+    """Decoded pictures from where the container stands; broken packets are passed over.
+
+    With ``wanted_pts``, a picture may be left out that isn't wanted and that no other picture needs.
+    """
+    for packet in container.demux(stream):
+        if wanted_pts is not None:
+            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
         try:
             yield from packet.decode()
         except av.error.InvalidDataError:

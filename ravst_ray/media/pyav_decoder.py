@@ -1,4 +1,7 @@
-"""Reading chosen pictures with PyAV: onwards from keyframe to keyframe, one picture in memory."""
+"""Reading chosen pictures with PyAV: onwards from keyframe to keyframe, one picture in memory.
+
+Pictures that nobody wants and no other picture needs aren't decoded, and a picture is scaled as it is converted.
+"""
 
 from __future__ import annotations
 
@@ -6,81 +9,117 @@ from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
 
-from ravst_ray.media.index import VideoIndex, open_video, picture_stream, pictures
+from ravst_ray.media.display import Screen, deinterlaced
+from ravst_ray.media.index import VideoIndex, limit_pixels, open_video, picture_stream, pictures
 
 NAME = f"pyav {av.__version__}"
 THREADS = 1
 _SEEK_GAP = 8  # pictures; below that decoding on is cheaper than a seek
+_SKIPPING = ("h264", "hevc")  # codecs whose decoders were measured to skip what isn't needed, and nothing else
 
 
-def read_pictures(index: VideoIndex, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-    """The pictures with these rising indices, as they are shown: uint8 RGB ``[H, W, 3]``.
+def read_pictures(
+    index: VideoIndex, wanted: Sequence[int], size: tuple[int, int], max_pixels: int, combed: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The pictures with these rising indices, as they are shown, and the lines of each as they were decoded.
 
     A picture that can't be decoded is given as the one shown before it.
+
+    Args:
+        index: of the file.
+        wanted: numbers of pictures.
+        size: width and height of the result.
+        max_pixels: larger pictures aren't decoded.
+        combed: deinterlace pictures that don't say that they are interlaced, too.
+
+    Yields:
+        uint8 RGB ``[H, W, 3]``, and the luma of the coded picture, ``[H, W]``, where that is 8 bits wide and not
+        deinterlaced.
     """
     with open_video(index.path) as container:
-        stream = picture_stream(container)
-        assert stream is not None
-        stream.codec_context.thread_count = THREADS
-        walk = _Walk(index, container)
+        walk, screen = _Walk(index, container, wanted, max_pixels, combed), Screen(index.display, size)
         for number in wanted:
-            yield _to_rgb(walk.to(number), index)
+            frame = walk.to(number)
+            yield screen.show(frame), None if combed or index.display.interlaced else _luma(frame)
 
 
 class _Walk:
     """A position in a video that only moves forwards."""
 
-    def __init__(self, index: VideoIndex, container: av.container.InputContainer):
-        self._index = index
-        self._container = container
-        self._frames = pictures(container)
+    def __init__(
+        self, index: VideoIndex, container: InputContainer, wanted: Sequence[int], max_pixels: int, combed: bool
+    ):
+        self._index, self._container, self._combed = index, container, combed
+        stream = picture_stream(container)
+        assert stream is not None
+        self._stream = stream
+        limit_pixels(stream, max_pixels)
+        stream.codec_context.thread_count = THREADS
+        self._fields = combed or index.display.interlaced
+        skipping = index.codec in _SKIPPING and not self._fields and not index.counted
+        self._wanted_pts = {int(index.pts_T[number]) for number in wanted} if skipping else None
         self._number = -1
-        self._shown: av.VideoFrame | None = None
-        self._ahead: av.VideoFrame | None = None
+        self._shown: tuple[int, VideoFrame] | None = None
+        self._ahead: tuple[int, VideoFrame] | None = None
+        if index.part:
+            self._seek(0)
+        else:
+            self._pictures = self._numbered()
 
-    def to(self, number: int) -> av.VideoFrame:
+    def to(self, number: int) -> VideoFrame:
         """The picture with this index, or the last good one before it."""
         keyframe = self._keyframe_before(number)
-        if keyframe - self._number > _SEEK_GAP:
+        if not self._index.counted and keyframe - self._number > _SEEK_GAP:
             self._seek(keyframe)
         self._number = number
-        return self._advance(int(self._index.pts_T[number]))
+        return self._advance(number)
 
     def _keyframe_before(self, number: int) -> int:
         place = int(np.searchsorted(self._index.keyframes, number, side="right")) - 1
         return int(self._index.keyframes[place]) if place >= 0 else 0
 
     def _seek(self, keyframe: int) -> None:
-        pts = int(self._index.pts_T[keyframe])
-        self._restart(pts)
-        if self._ahead is None or self._ahead.pts > pts:  # an inexact seek went too far
-            self._restart(int(self._index.pts_T[0]))
+        self._restart(keyframe)
+        if self._ahead is None or self._ahead[0] > keyframe:  # an inexact seek went too far
+            self._restart(0)
 
-    def _restart(self, pts: int) -> None:
-        self._container.seek(pts, stream=picture_stream(self._container), backward=True)
-        self._frames = pictures(self._container)
-        self._shown, self._ahead = None, self._next()
+    def _restart(self, number: int) -> None:
+        self._container.seek(int(self._index.pts_T[number]), stream=self._stream, backward=True)
+        self._pictures = self._numbered()
+        self._shown, self._ahead = None, next(self._pictures, None)
 
-    def _next(self) -> av.VideoFrame | None:
-        return next((frame for frame in self._frames if frame.pts is not None), None)
+    def _numbered(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures from here on with their numbers, -1 for what comes before the index begins."""
+        frames = pictures(self._container, self._stream, self._wanted_pts)
+        if self._fields:
+            frames = deinterlaced(frames, every=self._combed)
+        if self._index.counted:
+            yield from enumerate(frames)
+            return
+        for frame in frames:
+            if frame.pts is not None:
+                yield int(np.searchsorted(self._index.pts_T, frame.pts, side="right")) - 1, frame
 
-    def _advance(self, pts: int) -> av.VideoFrame:
-        while self._shown is None or self._shown.pts < pts:
-            following = self._ahead or self._next()
+    def _advance(self, number: int) -> VideoFrame:
+        while self._shown is None or self._shown[0] < number:
+            following = self._ahead or next(self._pictures, None)
             self._ahead = None
             if following is None:
                 break
-            if self._shown is not None and following.pts > pts:
+            if self._shown is not None and following[0] > number:
                 self._ahead = following
                 break
             self._shown = following
         if self._shown is None:
             raise av.error.InvalidDataError(0, "no picture can be decoded", self._index.path)
-        return self._shown
+        return self._shown[1]
 
 
-def _to_rgb(frame: av.VideoFrame, index: VideoIndex) -> np.ndarray:
-    size = {"width": index.coded_width, "height": index.coded_height}
-    rgb = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size)
-    return np.rot90(rgb, index.rotation // 90)
+def _luma(frame: VideoFrame) -> np.ndarray | None:
+    if not frame.format.name.startswith(("yuv4", "yuvj4")) or frame.format.components[0].bits != 8:
+        return None
+    plane = frame.planes[0]
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]

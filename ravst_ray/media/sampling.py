@@ -16,10 +16,17 @@ from ravst_ray.errors import StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media import pyav_decoder
 from ravst_ray.media.audio import loudness
+from ravst_ray.media.display import is_combed
 from ravst_ray.media.index import VideoIndex, index_video
 from ravst_ray.records import Loudness, VideoMeta
 
 log = get_logger(__name__)
+
+Picture = tuple[np.ndarray, np.ndarray | None]  # RGB, and one channel at full height
+
+# Combing that nobody flagged is looked for in the first pictures; a few must show it, and most of them.
+_PROBED = 8
+_COMBED = 2
 
 
 @dataclass(frozen=True)
@@ -47,50 +54,82 @@ def sample_video(
     Raises:
         StepError: the file can't be used, see :func:`ravst_ray.media.index.index_video`.
     """
-    index = index_video(path)
+    index = index_video(path, times_s, config.max_pixels)
     shown = [(time_s, number) for time_s in times_s if (number := index.shown_at(time_s)) is not None]
     wanted = sorted({number for _, number in shown})
-    width, height = scaled_size(index.meta.width, index.meta.height, config.max_side_px)
-    reader = _Reader(config.backend)
+    size = scaled_size(index.meta.width, index.meta.height, config.max_side_px)
+    reader = _Reader(index, wanted, size, config)
     try:
-        for picture in reader.read(index, wanted):
-            keep(to_jpeg(picture, width, height, config.jpeg_quality))
+        for jpeg in reader.jpegs():
+            keep(jpeg)
     except av.error.FFmpegError as error:
         raise StepError("undecodable", f"{Path(path).name}: its pictures can't be decoded: {error}") from None
     place = {number: position for position, number in enumerate(wanted)}
+    notes = [*reader.notes, *index.notes([time_s for time_s, _ in shown])]
+    heard = sound and index.meta.has_audio
     return Sampled(
-        meta=replace(index.meta, decoder=reader.name),
-        loudness=loudness(path, index.meta.duration_s) if sound and index.meta.has_audio else None,
+        meta=replace(index.meta, decoder=reader.name, notes="; ".join(notes)),
+        loudness=loudness(path, index.meta.duration_s, index.part) if heard else None,
         times_s=tuple(time_s for time_s, _ in shown),
         picture_T=tuple(place[number] for _, number in shown),
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
     )
 
 
 class _Reader:
-    """The chosen decoder, and PyAV for what decord refuses; ``name`` is the one that read last."""
+    """The decoder that is right for a file. ``name`` is the one that read last, ``notes`` what it did unasked."""
 
-    def __init__(self, backend: str):
-        self._backend = backend
+    def __init__(self, index: VideoIndex, wanted: Sequence[int], size: tuple[int, int], config: DecodeConfig):
+        self._index, self._wanted, self._size, self._config = index, wanted, size, config
         self.name = pyav_decoder.NAME
+        self.notes: list[str] = []
 
-    def read(self, index: VideoIndex, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-        """The wanted pictures, in order."""
+    def jpegs(self) -> Iterator[bytes]:
+        """The wanted pictures, in order. Where the first ones turn out to be combed, all are read deinterlaced."""
+        held: list[bytes] = []
+        combed = 0
+        pictures = self._pictures()
+        for picture, luma in pictures:
+            held.append(self._jpeg(picture))
+            combed += luma is not None and is_combed(luma)
+            if len(held) == _PROBED:
+                break
+        if combed >= _COMBED and 2 * combed > len(held):
+            self.name, self.notes = (
+                pyav_decoder.NAME,
+                ["combed, though not flagged as interlaced: deinterlaced (bwdif)"],
+            )
+            held, pictures = [], self._pyav(self._wanted, combed=True)
+        yield from held
+        for picture, _ in pictures:
+            yield self._jpeg(picture)
+
+    def _jpeg(self, picture: np.ndarray) -> bytes:
+        return to_jpeg(picture, *self._size, self._config.jpeg_quality)
+
+    def _pyav(self, wanted: Sequence[int], combed: bool = False) -> Iterator[Picture]:
+        return pyav_decoder.read_pictures(self._index, wanted, self._size, self._config.max_pixels, combed)
+
+    def _pictures(self) -> Iterator[Picture]:
         done = 0
-        if self._backend == "decord":
+        if self._config.backend != "pyav":
             from ravst_ray.media import decord_decoder
 
-            self.name = decord_decoder.NAME
             try:
-                for picture in decord_decoder.read_pictures(index, wanted):
+                self.name = decord_decoder.NAME
+                for picture in decord_decoder.read_pictures(self._index, self._wanted):
                     done += 1
-                    yield picture
+                    yield picture, picture[..., 1]
                 return
             except decord_decoder.DecordRefusal as refusal:
-                log.info("%s: read by PyAV, not decord: %s", index.path, refusal)
+                file = Path(self._index.path).name
+                if self._config.backend == "decord":
+                    message = f"{file}: decord can't be trusted: {refusal}; set decode.backend=auto"
+                    raise StepError("not_for_decord", message, retryable=True) from None
+                log.debug("%s: read by PyAV, not decord: %s", file, refusal)
                 self.name = pyav_decoder.NAME
-        yield from pyav_decoder.read_pictures(index, wanted[done:])
+        yield from self._pyav(self._wanted[done:])
 
 
 def scaled_size(width: int, height: int, max_side_px: int) -> tuple[int, int]:
