@@ -81,7 +81,7 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
 
 
 def _binned(chunk: Chunk, zero_s: float, step_s: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Those of ``count`` bins from ``zero_s`` on that a chunk reaches, where each starts in it, and the samples in them."""
+    """Those of ``count`` bins from ``zero_s`` on that a chunk reaches, where each starts, and the samples in them."""
     start_s, rate, samples = chunk
     place = np.floor((start_s - zero_s + np.arange(samples.shape[1]) / rate) / step_s + 1e-9).astype(np.int64)
     inside = slice(*np.searchsorted(place, [0, count]))

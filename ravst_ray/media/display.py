@@ -19,8 +19,8 @@ from av.video.frame import VideoFrame
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
 _STRANGEST_PIXEL = 8  # pixels of a shape beyond 1:8 are taken for a damaged header
 
-# A picture is combed where a pixel differs from both neighbours above and below by this much, in the same direction,
-# while those are alike; a hundredth of such pixels is more than lines in a still picture give.
+# A pixel is combed where four lines alternate: the even ones are alike, the odd ones are, and these differ from those
+# by so much. A hundredth of such pixels is more than a picture of one moment has, whatever its lines and textures.
 _COMB_LEVELS = 24
 _COMBED_SHARE = 0.01
 
@@ -205,8 +205,7 @@ class Chain:
 
 def is_combed(luma: np.ndarray) -> bool:
     """Whether a picture (one channel ``[H, W]``, at its full height) is woven of two fields of a moving scene."""
-    rows = luma[: 2 * (luma.shape[0] // 2)].astype(np.int16)
-    above, here, below = rows[:-2], rows[1:-1], rows[2:]
-    up, down = here - above, here - below
-    differs = (np.minimum(up, down) > _COMB_LEVELS) | (np.maximum(up, down) < -_COMB_LEVELS)
-    return bool((differs & (np.abs(above - below) < _COMB_LEVELS // 2)).mean() > _COMBED_SHARE)
+    rows = luma.astype(np.int16)
+    first, second, third, fourth = (rows[start : len(rows) - 3 + start] for start in range(4))
+    alike = np.maximum(np.abs(first - third), np.abs(second - fourth)) < _COMB_LEVELS // 2
+    return bool((alike & (np.abs(first - second) > _COMB_LEVELS)).mean() > _COMBED_SHARE)

@@ -382,8 +382,11 @@ def _first_display(path: str, max_pixels: int) -> Display:
 
 
 def limit_pixels(stream: VideoStream, max_pixels: int) -> None:
-    """Have the decoder itself refuse larger pictures, also those that come later; before the first is decoded."""
-    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+    """Have the decoder itself refuse much larger pictures, also those that come later; before the first is decoded.
+
+    It counts the padding of its buffers, too, hence the quarter more.
+    """
+    stream.codec_context.options = {"max_pixels": str(max_pixels + max_pixels // 4 + 2**16)}
 
 
 def pictures(

@@ -18,6 +18,7 @@ from ravst_ray.media.index import VideoIndex, limit_pixels, open_video, picture_
 NAME = f"pyav {av.__version__}"
 THREADS = 1
 _SEEK_GAP = 8  # pictures; below that decoding on is cheaper than a seek
+_SEEKING = ("mov", "matroska", "mpegts", "flv")  # after a seek in others, MPEG programs say, times are wrong
 _SKIPPING = ("h264", "hevc")  # codecs whose decoders were measured to skip what isn't needed, and nothing else
 
 
@@ -60,6 +61,7 @@ class _Walk:
         stream.codec_context.thread_count = THREADS
         self._fields = combed or index.display.interlaced
         skipping = index.codec in _SKIPPING and not self._fields and not index.counted
+        self._seeks = not index.counted and index.container.startswith(_SEEKING)
         self._wanted_pts = {int(index.pts_T[number]) for number in wanted} if skipping else None
         self._number = -1
         self._shown: tuple[int, VideoFrame] | None = None
@@ -72,7 +74,7 @@ class _Walk:
     def to(self, number: int) -> VideoFrame:
         """The picture with this index, or the last good one before it."""
         keyframe = self._keyframe_before(number)
-        if not self._index.counted and keyframe - self._number > _SEEK_GAP:
+        if self._seeks and keyframe - self._number > _SEEK_GAP:
             self._seek(keyframe)
         self._number = number
         return self._advance(number)
