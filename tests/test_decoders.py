@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ravst_ray.backends.clips import show_video
 from ravst_ray.config.annotate import DecodeConfig
+from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media import decord_decoder, pyav_decoder
 from ravst_ray.media.audio import loudness
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.display import is_combed
 from ravst_ray.media.index import VideoIndex, index_video
 from ravst_ray.media.sampling import Sampled, sample_video
@@ -187,7 +190,7 @@ def test_decord_gives_the_same_pictures_as_pyav_whatever_is_asked_for(name, swee
     _, index = sweep(name)
     size = index.display.size
     every = range(len(index))
-    truth = [picture for picture, _ in pyav_decoder.read_pictures(index, every, size, 10**6)]
+    truth = [picture.rgb for picture in pyav_decoder.read_pictures(index, every, size, 10**6)]
     for wanted in (every, every[::7], every[5::23], every[-1:], every[3:4]):
         for number, picture in zip(wanted, decord_decoder.read_pictures(index, wanted), strict=True):
             assert np.abs(picture.astype(int) - truth[number]).mean() < 2, (wanted, number)
@@ -200,7 +203,7 @@ def test_every_picture_is_the_one_of_its_number(name, sweep):
     shift, size = SHIFTED.get(name, 0), index.display.size
     every = range(len(index))
     for wanted in (every, every[::7], every[5::23], every[-1:], every[3:4]):
-        seen = [read_number(picture) for picture, _ in pyav_decoder.read_pictures(index, wanted, size, 10**6)]
+        seen = [read_number(picture.rgb) for picture in pyav_decoder.read_pictures(index, wanted, size, 10**6)]
         assert seen == [number + shift for number in wanted], wanted
 
 
@@ -247,6 +250,15 @@ def test_the_first_picture_stands_for_the_time_before_it(backend, tmp_path):
     assert [read_number(picture) for picture in pictures] == [50, 50, 50, 50, 75]
     assert sampled.meta.notes == "the first picture, of 2.0 s, stands for the time before it"
     assert sample(path, [2.5], backend)[0].meta.notes == ""
+
+
+def test_what_annotation_accepts_can_be_asked(tmp_path):
+    decoder = ChildDecoder(DecodeConfig())
+    path = sound_first(tmp_path / "cut.mp4", 2.0)
+    clip, view = show_video(decoder, "cut", str(path), 3.9, FramesConfig())
+    decoder.close()
+    assert view.frames == len(clip.frames) and np.abs(clip.frames[0].astype(int) - clip.frames[1]).mean() < 1
+    assert view.frames * view.step_s == pytest.approx(3.9, abs=view.step_s)
 
 
 # --- as a player shows it --------------------------------------------------------------------------------------------
@@ -406,8 +418,8 @@ def test_pictures_that_grow_later_are_refused_too(tmp_path):
     path = tmp_path / "grows.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     index = replace(index_video(str(small)), path=str(path))
-    frames = [picture.shape for picture, _ in pyav_decoder.read_pictures(index, range(30), (96, 80), 100 * 100)]
-    assert frames == [(80, 96, 3)] * 30
+    frames = list(pyav_decoder.read_pictures(index, range(30), (96, 80), 100 * 100))
+    assert [frame.rgb.shape for frame in frames] == [(80, 96, 3)] * 30
 
 
 def test_of_a_long_file_only_the_part_that_is_wanted_is_read(tmp_path):
@@ -425,6 +437,28 @@ def test_of_a_long_file_only_the_part_that_is_wanted_is_read(tmp_path):
     assert max(level.level_db_T[:145]) < -60 and min(level.level_db_T[160:]) > -12
     whole = loudness(str(path), index.meta.duration_s).level_db_T[900:1180]
     assert level.level_db_T[5:-5] == pytest.approx(whole[5:-5], abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.mp4"])
+def test_a_file_whose_clock_starts_days_late_is_no_long_file(name, tmp_path):
+    path = write_video(tmp_path / name, Recipe(start_ms=86_400_000, sound=False))
+    sampled, pictures = sample(path, [0.0, 1.0, 2.0])
+    assert [read_number(picture) for picture in pictures] == [0, 25, 50]
+    assert sampled.meta.duration_s == pytest.approx(2.4, abs=0.1) and sampled.meta.notes == ""
+
+
+def test_damaged_pictures_are_counted(tmp_path):
+    """The last third can't be decoded: its last good picture stands for it, and that is said."""
+
+    def spoil(packets: list) -> None:
+        noise = np.random.default_rng(0)
+        for packet in packets[40:]:
+            packet.update(noise.integers(0, 256, packet.size, dtype=np.uint8).tobytes())
+
+    path = remux(x264(**IDR), spoil)(tmp_path / "spoiled.mp4")
+    sampled, pictures = sample(path, [0.0, 1.0, 1.4, 1.8, 2.2])
+    assert [read_number(picture) for picture in pictures] == [0, 25, 35, 39, 39]
+    assert sampled.meta.notes == "damaged pictures: 2 of 5"
 
 
 def test_sound_without_packets_is_silence(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -23,6 +24,20 @@ _STRANGEST_PIXEL = 8  # pixels of a shape beyond 1:8 are taken for a damaged hea
 # by so much. A hundredth of such pixels is more than a picture of one moment has, whatever its lines and textures.
 _COMB_LEVELS = 24
 _COMBED_SHARE = 0.01
+
+
+class Picture(NamedTuple):
+    """A picture that was read.
+
+    Attributes:
+        rgb: uint8 ``[H, W, 3]``.
+        lines: one channel in which combing would show, uint8 ``[H, W]`` at the coded height; None where it can't.
+        damaged: it isn't what was encoded, or another stands for it.
+    """
+
+    rgb: np.ndarray
+    lines: np.ndarray | None
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -263,13 +263,23 @@ class _Sync:
         return False
 
 
-def _part(container: InputContainer, wanted: Span | None) -> Span | None:
+def _stated_end_s(container: InputContainer) -> float | None:
+    """When the container says that it ends, in its own time; None where it doesn't say."""
+    if not container.duration or not container.format.name.startswith(_STATES_DURATION):
+        return None
+    end = container.duration / av.time_base
+    if container.format.name.startswith("mov"):  # Matroska states the end, MP4 the length
+        end += (container.start_time or 0) / av.time_base
+    return end
+
+
+def _part(container: InputContainer, wanted: Span | None, start_s: float) -> Span | None:
     """The part to read of a file that lasts much longer than what is wanted, None for all of it."""
-    stated_s = (container.duration or 0) / av.time_base
-    if wanted is None or not container.format.name.startswith(_STATES_DURATION):
+    stated_s = _stated_end_s(container)
+    if wanted is None or stated_s is None:
         return None
     part = Span(max(0.0, wanted.start_s - _MARGIN_S), wanted.end_s + _MARGIN_S)
-    return part if stated_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
+    return part if stated_s - start_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
 
 
 def _read_part(container: InputContainer, stream: VideoStream, part: Span, wanted: Span, start_s: float) -> _Packets:
@@ -293,7 +303,8 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
     if stream.codec_context is None or stream.time_base is None:
         raise StepError("undecodable", f"{name}: no decoder for its pictures; convert it to H.264")
     check_pixels(name, stream.codec_context.width, stream.codec_context.height, max_pixels)
-    time_base, start_s, part = stream.time_base, origin_s(container), _part(container, wanted)
+    time_base, start_s = stream.time_base, origin_s(container)
+    part = _part(container, wanted, start_s)
     packets = _read_part(container, stream, part, wanted, start_s) if part and wanted else None
     if packets is None or not packets.shown:
         if part:
@@ -308,8 +319,7 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
     fps = _frames_per_second(stream, starts_s_T)
     end_s = round(float(starts_s_T[-1]) + (packets.shown[-1][1] * float(time_base) or 1 / fps), 6)
     if not packets.whole:
-        stated_s = (container.duration or 0) / av.time_base
-        end_s = max(end_s, round(stated_s + (container.start_time or 0) / av.time_base - start_s, 6))
+        end_s = max(end_s, round((_stated_end_s(container) or 0.0) - start_s, 6))
     display = _first_display(path, max_pixels)
     cameras = [one for one in container.streams.video if not _is_cover(one)]
     return VideoIndex(
@@ -348,11 +358,9 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
 
 def _check_complete(path: str, container: InputContainer, last_s: float) -> None:
     """Compare the end of the last packet with the duration that the container states, where it states one."""
-    if not container.duration or not container.format.name.startswith(_STATES_DURATION):
+    stated_s = _stated_end_s(container)
+    if stated_s is None:
         return
-    stated_s = container.duration / av.time_base
-    if container.format.name.startswith("mov"):  # Matroska states the end, MP4 the length
-        stated_s += (container.start_time or 0) / av.time_base
     if last_s < stated_s - max(0.5, 0.05 * stated_s):
         raise _truncated(path, f"it ends at {last_s:.1f} s of {stated_s:.1f} s")
 

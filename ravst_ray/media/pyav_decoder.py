@@ -12,7 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from ravst_ray.media.display import Screen, deinterlaced
+from ravst_ray.media.display import Picture, Screen, deinterlaced
 from ravst_ray.media.index import VideoIndex, limit_pixels, open_video, picture_stream, pictures
 
 NAME = f"pyav {av.__version__}"
@@ -24,10 +24,10 @@ _SKIPPING = ("h264", "hevc")  # codecs whose decoders were measured to skip what
 
 def read_pictures(
     index: VideoIndex, wanted: Sequence[int], size: tuple[int, int], max_pixels: int, combed: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The pictures with these rising indices, as they are shown, and the lines of each as they were decoded.
+) -> Iterator[Picture]:
+    """The pictures with these rising indices, as they are shown.
 
-    A picture that can't be decoded is given as the one shown before it.
+    One that can't be decoded is given as the one shown before it, and said to be damaged.
 
     Args:
         index: of the file.
@@ -35,16 +35,13 @@ def read_pictures(
         size: width and height of the result.
         max_pixels: larger pictures aren't decoded.
         combed: deinterlace pictures that don't say that they are interlaced, too.
-
-    Yields:
-        uint8 RGB ``[H, W, 3]``, and the luma of the coded picture, ``[H, W]``, where that is 8 bits wide and not
-        deinterlaced.
     """
     with open_video(index.path) as container:
         walk, screen = _Walk(index, container, wanted, max_pixels, combed), Screen(index.display, size)
         for number in wanted:
-            frame = walk.to(number)
-            yield screen.show(frame), None if combed or index.display.interlaced else _luma(frame)
+            found, frame = walk.to(number)
+            lines = None if combed or index.display.interlaced else _luma(frame)
+            yield Picture(screen.show(frame), lines, damaged=found != number or frame.is_corrupt)
 
 
 class _Walk:
@@ -71,8 +68,8 @@ class _Walk:
         else:
             self._pictures = self._numbered()
 
-    def to(self, number: int) -> VideoFrame:
-        """The picture with this index, or the last good one before it."""
+    def to(self, number: int) -> tuple[int, VideoFrame]:
+        """The picture with this index, or the last good one before it, and which it is."""
         keyframe = self._keyframe_before(number)
         if self._seeks and keyframe - self._number > _SEEK_GAP:
             self._seek(keyframe)
@@ -105,7 +102,7 @@ class _Walk:
             if frame.pts is not None:
                 yield int(np.searchsorted(self._index.pts_T, frame.pts, side="right")) - 1, frame
 
-    def _advance(self, number: int) -> VideoFrame:
+    def _advance(self, number: int) -> tuple[int, VideoFrame]:
         while self._shown is None or self._shown[0] < number:
             following = self._ahead or next(self._pictures, None)
             self._ahead = None
@@ -117,7 +114,7 @@ class _Walk:
             self._shown = following
         if self._shown is None:
             raise av.error.InvalidDataError(0, "no picture can be decoded", self._index.path)
-        return self._shown[1]
+        return self._shown
 
 
 def _luma(frame: VideoFrame) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,11 @@ from ravst_ray.errors import StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media import pyav_decoder
 from ravst_ray.media.audio import loudness
-from ravst_ray.media.display import is_combed
+from ravst_ray.media.display import Picture, is_combed
 from ravst_ray.media.index import VideoIndex, index_video
 from ravst_ray.records import Loudness, VideoMeta
 
 log = get_logger(__name__)
-
-Picture = tuple[np.ndarray, np.ndarray | None]  # RGB, and one channel at full height
 
 # Combing that nobody flagged is looked for in the first pictures; a few must show it, and most of them.
 _PROBED = 8
@@ -88,25 +87,27 @@ class _Reader:
     def jpegs(self) -> Iterator[bytes]:
         """The wanted pictures, in order. Where the first ones turn out to be combed, all are read deinterlaced."""
         held: list[bytes] = []
-        combed = 0
+        combed = damaged = 0
         pictures = self._pictures()
-        for picture, luma in pictures:
+        for picture in itertools.islice(pictures, _PROBED):
             held.append(self._jpeg(picture))
-            combed += luma is not None and is_combed(luma)
-            if len(held) == _PROBED:
-                break
+            combed += picture.lines is not None and is_combed(picture.lines)
+            damaged += picture.damaged
         if combed >= _COMBED and 2 * combed > len(held):
             self.name, self.notes = (
                 pyav_decoder.NAME,
                 ["combed, though not flagged as interlaced: deinterlaced (bwdif)"],
             )
-            held, pictures = [], self._pyav(self._wanted, combed=True)
+            held, damaged, pictures = [], 0, self._pyav(self._wanted, combed=True)
         yield from held
-        for picture, _ in pictures:
+        for picture in pictures:
+            damaged += picture.damaged
             yield self._jpeg(picture)
+        if damaged:
+            self.notes.append(f"damaged pictures: {damaged} of {len(self._wanted)}")
 
-    def _jpeg(self, picture: np.ndarray) -> bytes:
-        return to_jpeg(picture, *self._size, self._config.jpeg_quality)
+    def _jpeg(self, picture: Picture) -> bytes:
+        return to_jpeg(picture.rgb, *self._size, self._config.jpeg_quality)
 
     def _pyav(self, wanted: Sequence[int], combed: bool = False) -> Iterator[Picture]:
         return pyav_decoder.read_pictures(self._index, wanted, self._size, self._config.max_pixels, combed)
@@ -120,7 +121,7 @@ class _Reader:
                 self.name = decord_decoder.NAME
                 for picture in decord_decoder.read_pictures(self._index, self._wanted):
                     done += 1
-                    yield picture, picture[..., 1]
+                    yield Picture(picture, picture[..., 1])
                 return
             except decord_decoder.DecordRefusal as refusal:
                 file = Path(self._index.path).name

@@ -1,8 +1,9 @@
-"""Frames per second decoded at 1 fps by decord and by PyAV, each in its child process as in production.
+"""CPU a sampled frame, by decoder and size of the video, and what seeking wins over reading through.
 
-    python tests/benchmarks/bench_decode.py [--seconds 20] [--folder DIR]
+    python -m tests.benchmarks.bench_decode [--seconds 30] [--folder DIR]
 
-The files are made once and kept in the folder.
+Each decoder runs in its child process as in production. "every" seconds between frames: at 1 there are several
+frames between two keyframes, at 12 a keyframe is nearer than the frame before. The files are made once and kept.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.core.frame_times import event_times
+from ravst_ray.media import pyav_decoder
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.media.index import index_video
 
-SIZES = {"360p": (640, 360), "1080p": (1920, 1080)}
+SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "4K": (3840, 2160)}
 FPS = 25
+EVERY_S = (1.0, 12.0)
 
 
 def make_clip(path: Path, width: int, height: int, seconds: int) -> Path:
@@ -51,43 +54,61 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(backend: str, path: Path, seconds: int, repeats: int) -> tuple[int, float, float, str]:
-    """Sampled frames, seconds of the fastest of the repeats, mean CPU seconds, and the decoder that did it."""
-    decoder = ChildDecoder(DecodeConfig(backend=backend))
-    times_s = event_times(0.0, seconds - 0.1)
-    decoder.decode(str(path), times_s[:1])  # the child starts, the file is in the page cache
-    best_s, cpu_before_s = float("inf"), cpu_seconds(decoder.pid)
+def measure(backend: str, path: Path, times_s: list[float], repeats: int) -> tuple[float, str]:
+    """CPU seconds a sampled frame in the child process, and the decoder that read."""
+    decoder = ChildDecoder(DecodeConfig.model_validate({"backend": backend}))
+    decoded = decoder.decode(str(path), times_s[:1])  # the child starts, the file is in the page cache
+    assert decoder.pid is not None
+    before_s = cpu_seconds(decoder.pid)
     for _ in range(repeats):
-        started = time.perf_counter()
         decoded = decoder.decode(str(path), times_s)
-        best_s = min(best_s, time.perf_counter() - started)
-    cpu_s = (cpu_seconds(decoder.pid) - cpu_before_s) / repeats
+    taken_s = cpu_seconds(decoder.pid) - before_s
     decoder.close()
-    return len(decoded.frames.times_s), best_s, cpu_s, decoded.meta.decoder
+    return taken_s / repeats / len(times_s), decoded.meta.decoder
+
+
+def measure_walk(path: Path, times_s: list[float], seeking: bool, skipping: bool) -> float:
+    """CPU seconds a frame that PyAV reads, when it may seek or not, and may leave out what isn't needed or not."""
+    index = index_video(str(path))
+    wanted = [number for time_s in times_s if (number := index.shown_at(time_s)) is not None]
+    ways = pyav_decoder._SEEKING, pyav_decoder._SKIPPING
+    pyav_decoder._SEEKING = ways[0] if seeking else ()
+    pyav_decoder._SKIPPING = ways[1] if skipping else ()
+    started = time.process_time()
+    for _ in pyav_decoder.read_pictures(index, wanted, (1024, 576), 2**30):
+        pass
+    pyav_decoder._SEEKING, pyav_decoder._SKIPPING = ways
+    return (time.process_time() - started) / len(wanted)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=20, help="length of the clips")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=30, help="length of the clips")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ravst_bench")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    table = Table(title=f"Decoding at 1 fps from {args.seconds} s of H.264, {FPS} fps ({load})")
-    for column in ("file", "decoder", "frames", "seconds", "frames/s", "x real time", "CPU ms/frame"):
-        table.add_column(column, justify="left" if column in ("file", "decoder") else "right")
+    decoders = Table(title=f"CPU ms a sampled frame, {args.seconds} s of H.264 at {FPS} fps ({load})")
+    walks = Table(title="PyAV alone: CPU ms a frame")
+    for column in ("file", "every", "decord", "pyav"):
+        decoders.add_column(column, justify="left" if column == "file" else "right")
+    for column in ("file", "every", "reads all", "skips", "seeks", "seeks and skips"):
+        walks.add_column(column, justify="left" if column == "file" else "right")
     for size, (width, height) in SIZES.items():
         path = args.folder / f"{size}_{args.seconds}s.mp4"
         if not path.exists():
             make_clip(path.with_suffix(".part.mp4"), width, height, args.seconds).rename(path)
-        for backend in ("decord", "pyav"):
-            frames, taken_s, cpu_s, decoder = measure(backend, path, args.seconds, args.repeats)
-            speed = f"{args.seconds / taken_s:.1f}"
-            cpu = f"{1000 * cpu_s / frames:.0f}"
-            table.add_row(size, decoder, str(frames), f"{taken_s:.2f}", f"{frames / taken_s:.1f}", speed, cpu)
-    Console().print(table)
+        for every_s in EVERY_S:
+            times_s = np.arange(0.5, args.seconds - 0.1, every_s).tolist()
+            spent = [measure(backend, path, times_s, args.repeats) for backend in ("auto", "pyav")]
+            assert [name.split()[0] for _, name in spent] == ["decord", "pyav"]
+            decoders.add_row(size, f"{every_s:g} s", *(f"{1000 * cpu_s:.0f}" for cpu_s, _ in spent))
+            ways = [(False, False), (False, True), (True, False), (True, True)]
+            taken = [f"{1000 * measure_walk(path, times_s, *way):.0f}" for way in ways]
+            walks.add_row(size, f"{every_s:g} s", *taken)
+    Console().print(decoders, walks)
 
 
 if __name__ == "__main__":
