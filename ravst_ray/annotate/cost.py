@@ -23,7 +23,7 @@ class Rates:
     """What one video, one frame and one hour cost.
 
     ``frames`` is the mean of the published R-AVST test videos whose answers tell when an event is: a frame a second
-    while it lasts. Measured on 2 CPU cores (README.md) are CPU seconds: ``decode_s`` of a sampled frame (360p, decord),
+    while it lasts. Measured on 2 CPU cores (README.md) are CPU seconds: ``decode_s`` of a sampled frame (360p),
     and of a video, with 10,000 of them and stubbed models on a simulated cluster of four nodes, ``control_s`` of the
     driver, the GCS and the raylets and ``tasks_s`` of the processes that do the steps. ``ground_fps``, the frames a
     second that detector and segmenter do on a GPU, was measured on an H100 with three objects
@@ -31,7 +31,7 @@ class Rates:
     """
 
     frames: float = 25.5
-    decode_s: float = 0.025
+    decode_s: float = 0.017
     control_s: float = 0.037
     tasks_s: float = 0.082
     ground_fps: float = 7.6
