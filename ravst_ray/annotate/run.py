@@ -19,6 +19,7 @@ from ravst_ray.annotate.settings import absolute, check_same_settings, saved_con
 from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import own_objects, summarise
 from ravst_ray.annotate.texts import lacks_caption
+from ravst_ray.backends.dialect import ADAPTATIONS
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
@@ -329,6 +330,8 @@ def _tell(summary: dict[str, Any], config: AnnotateConfig, console: Console) -> 
     say(f"{videos['done']} videos done, {videos['failed']} failed, {sum(summary['drops'].values())} rejected before")
     if summary["errors"]:
         say("errors: " + ", ".join(f"{reason} {count}" for reason, count in summary["errors"].items()))
+    for name in summary["llm_adaptations"]:
+        say(f"the language model's endpoint doesn't take all that was sent: {ADAPTATIONS[name]}")
     say(
         f"{summary['events']} events ({', '.join(f'{count} {name}' for name, count in status.items())}), "
         f"{summary['objects']} objects, {100 * summary['share_audible']:.0f}% audible, "

@@ -10,6 +10,8 @@ from ravst_ray.core.prompts import clean_objects, parse_objects, says_no_source
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 
 NO_MODEL = {"llm": "none: objects given"}
+ADAPTED = "llm_adapted/"
+"""Of a video's stats: how many of its requests the endpoint wanted otherwise, by what was adapted."""
 
 
 @dataclass(frozen=True)
