@@ -26,7 +26,7 @@ from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
 from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.records import Event, Frames, SceneObject, Video, VideoItem, VideoMeta
-from tests.fake_endpoint import FakeEndpoint, completion, objects
+from tests.fake_endpoint import FakeEndpoint, completion, error, objects
 from tests.stub_run import run_without_ray, write_labels
 from tests.stub_run import stub_config as run_config
 from tests.test_local_llm import FAMILY, is_gone, script
@@ -195,10 +195,12 @@ def test_all_texts_are_read_first_and_the_first_grounding_waits_for_no_other_vid
     assert order[20:].index("ground") < 19, "before the last of the 20 is decoded"
 
 
-def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck_bunny, tmp_path, local_ray):
-    """A video that can't be decoded has its error from then on."""
+def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck_bunny, tmp_path, local_ray, caplog):
+    """A video that can't be decoded has its error from then on. What the endpoint doesn't take is told once."""
 
     def respond(request, _):
+        if "seed" in request:
+            return error(400, "Unrecognized request argument supplied: seed")
         asked = request["messages"][-1]["content"]
         return completion("A rabbit yawns by a tree.") if isinstance(asked, list) else objects(rabbit=True, tree=False)
 
@@ -219,7 +221,9 @@ def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck
     assert [(thing.name, thing.audible) for thing in first.objects] == [("rabbit", True), ("tree", False)]
     assert second.event.caption == "a tree" and done[0].stats["caption_frames"] == 2
     assert (done[2].error.stage, done[2].error.reason) == ("decode", "missing_file")
-    (shown,) = [asked for asked in endpoint.captions() if isinstance(asked, list)]
+    shown = next(asked for asked in endpoint.captions() if isinstance(asked, list))
+    told = "the language model's endpoint doesn't take all that was sent: no seed is sent"
+    assert [record.message for record in caplog.records if record.name == pipeline.__name__] == [told]
     images = [part["image_url"]["url"] for part in shown[1:]]
     assert len(images) == 2 and images[0] != images[1]
     assert all(url.startswith("data:image/jpeg;base64,") for url in images)

@@ -344,6 +344,48 @@ def test_what_no_request_survives_aborts_the_run(reply, words):
     assert "sk-1" not in str(raised.value)
 
 
+def test_what_an_endpoint_wanted_otherwise_is_counted_and_the_answer_is_kept(tmp_path):
+    """The cache knows the question, not how it was sent: the next run asks nothing."""
+
+    def respond(request, _):
+        return objects(dog=True) if "max_completion_tokens" in request else error(400, "'max_tokens' is not supported")
+
+    cache = LLMCache(tmp_path / "c.sqlite")
+    with FakeEndpoint(respond) as endpoint:
+        for key, value in (("llm_adapted/max_completion_tokens", 1), ("llm_cache_hits", 1)):
+            step = step_for(endpoint, cache)
+            (done,) = step([item("a dog barks")])
+            step.close()
+            assert done.error is None and done.stats[key] == value
+    assert len(endpoint.requests) == 2 and "llm_adapted/max_completion_tokens" not in done.stats
+
+
+THOUGHT_AWAY = completion(None, finish_reason="length", reasoning_content='a dog, so {"objects": []}, or')
+
+
+def test_an_answer_that_was_thought_away_says_so_and_three_of_them_end_the_run():
+    with FakeEndpoint(lambda *_: THOUGHT_AWAY) as endpoint:
+        step = step_for(endpoint, concurrency=1, max_attempts=2)
+        done = step([item("a dog barks"), item("a cat meows")])
+        message = "the limit of llm.max_tokens = 256 was hit (a model that thinks uses it up before it answers)"
+        assert [one.error.reason for one in done] == ["llm_malformed"] * 2
+        assert all(message in one.error.message for one in done)
+        with pytest.raises(AbortError, match=r"the first 3 questions got no answer .* so raise llm\.max_tokens"):
+            step([item("a bell rings")])
+        step.close()
+    assert len(endpoint.requests) == 6
+
+
+def test_silence_after_an_answer_ends_no_run():
+    replies = [objects(dog=True), *[completion("<think>hm")] * 4]
+    with FakeEndpoint(lambda _, number: replies[number]) as endpoint:
+        step = step_for(endpoint, concurrency=1, max_attempts=1)
+        done = step([item(f"a dog barks {n}", video_id=str(n)) for n in range(5)])
+        step.close()
+    assert [one.error and one.error.reason for one in done] == [None, *["llm_malformed"] * 4]
+    assert "the thinking never ends" in done[4].error.message
+
+
 def test_a_failure_that_passes_is_not_remembered():
     replies = [error(503), objects(dog=True)]
     with FakeEndpoint(lambda _, number: replies[number]) as endpoint:

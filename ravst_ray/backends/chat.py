@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
-NO_KEY = "none"
+_SHORTEST_SECRET = 8  # a shorter key ("none", "EMPTY") is no secret, and may be part of any word
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST_BACKOFF_S = 8.0  # the openai client's own
 _SHORT_CHARS = 4000
@@ -166,7 +166,7 @@ class ChatClient:
             async with asyncio.timeout(bound_s):
                 response = await client.chat.completions.create(**wanted)
         except openai.APIStatusError as error:
-            refusal = Refusal.of(error, self.api_key if self.api_key != NO_KEY else "")
+            refusal = Refusal.of(error, self.api_key if len(self.api_key) >= _SHORTEST_SECRET else "")
             # Some servers name a parameter that they don't know with a 500.
             away = refusal.status >= 500 and not set(refusal.names()) & set(wanted)
             self.breaker.record(reached=not away)
@@ -248,7 +248,7 @@ def endpoint_of(config: LLMConfig) -> tuple[str, str]:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not is_loopback(url):
         raise ConfigError(f"llm.backend openai needs the environment variable OPENAI_API_KEY for {parts.hostname}")
-    return url, key or NO_KEY
+    return url, key or "none"
 
 
 def is_loopback(url: str) -> bool:
