@@ -274,6 +274,20 @@ def test_labels_alone_are_warned_of(tmp_path, monkeypatch, caplog, names, more, 
     assert ("jobs/configs/annotate_captioner.yaml" in said.getvalue()) == warned
 
 
+def test_captions_in_another_script_are_warned_of_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    run_without_ray(monkeypatch, tmp_path / "healed")
+    labels = json.loads(write_labels(tmp_path / "labels.json", "good1", "good2", "good3").read_text())
+    for name, caption in (("good1", "一只狗在叫"), ("good2", "犬が dog を見る。鳥"), ("good3", "a dog, señor 犬")):
+        entry = labels["database"][name]
+        labels["database"][name] = {**entry, "annotations": [entry["annotations"][0] | {"caption": caption}]}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    said = io.StringIO()
+    annotate(run_config(tmp_path), Console(file=said, width=1000))
+    warning = "2 of 3 events are described in another script than the Latin one"
+    assert said.getvalue().count(warning) == 1 and caplog.text.count(warning) == 1
+
+
 def test_the_phase_is_shown_on_the_console_and_in_the_status(tmp_path, monkeypatch):
     from ravst_ray.annotate.status import read_status
 

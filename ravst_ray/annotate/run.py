@@ -18,7 +18,7 @@ from ravst_ray.annotate.filter import filter_videos
 from ravst_ray.annotate.settings import absolute, check_same_settings, saved_config
 from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import own_objects, summarise
-from ravst_ray.annotate.texts import lacks_caption
+from ravst_ray.annotate.texts import lacks_caption, other_script
 from ravst_ray.backends.dialect import ADAPTATIONS
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
@@ -72,7 +72,7 @@ def _run(config: AnnotateConfig, console: Console, command: str, choose: Choose)
     started = time.monotonic()
     config = absolute(config)
     videos, drops = _select(config, console)
-    _warn_of_labels(config, videos, console)
+    _warn_of_texts(config, videos, console)
     _check_models(config)
     store = DatasetStore(config.output)
     store.prepare()
@@ -184,18 +184,26 @@ def without_caption(videos: Iterable[Video]) -> tuple[int, int]:
     return sum(map(lacks_caption, named)), len(named)
 
 
-def _warn_of_labels(config: AnnotateConfig, videos: Sequence[Video], console: Console) -> None:
-    """Say what labels alone come to, where that is most of what there is to read."""
+def _warn_of_texts(config: AnnotateConfig, videos: Sequence[Video], console: Console) -> None:
+    """Say what labels alone come to, where that is most of what there is to read, and of scripts no detector knows."""
+    warnings = []
     lacking, named = without_caption(videos)
-    if config.llm.write_captions or 2 * lacking <= named:
-        return
-    warning = (
-        f"{lacking} of {named} events have no caption: the language model reads their labels alone, which name hardly "
-        "any silent object; llm.write_captions=true with a vision-language model writes captions from the frames "
-        "(jobs/configs/annotate_captioner.yaml)"
-    )
-    log.warning("%s", warning)
-    console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+    if not config.llm.write_captions and 2 * lacking > named:
+        warnings.append(
+            f"{lacking} of {named} events have no caption: the language model reads their labels alone, which name "
+            "hardly any silent object; llm.write_captions=true with a vision-language model writes captions from the "
+            "frames (jobs/configs/annotate_captioner.yaml)"
+        )
+    asked = [event for video in videos for event in video.events if event.asked]
+    if other := sum(map(other_script, asked)):
+        warnings.append(
+            f"{other} of {len(asked)} events are described in another script than the Latin one: their objects are "
+            "named in it, but Grounding DINO's checkpoints know English names alone; translate the captions, or name "
+            "a grounding.detector that was trained on their language"
+        )
+    for warning in warnings:
+        log.warning("%s", warning)
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _check_models(config: AnnotateConfig) -> None:

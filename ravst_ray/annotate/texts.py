@@ -54,6 +54,13 @@ def text_of(event: Event) -> str:
     return " ".join((event.caption or "").split() or event.label.split())
 
 
+def other_script(event: Event) -> bool:
+    """Whether the names that the event's objects get are in another script than the Latin one."""
+    text = "".join(thing.name for thing in event.given_objects or ()) or text_of(event)
+    letters = [char for char in text if char.isalpha()]
+    return 2 * sum(char > "\u024f" for char in letters) > len(letters)
+
+
 def lacks_caption(event: Event) -> bool:
     """Whether a caption would help: the event is asked about, and its objects aren't given."""
     return event.asked and not event.given_objects and not (event.caption or "").strip()
