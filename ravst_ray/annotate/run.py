@@ -211,12 +211,12 @@ def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.cards import check_cards
     from ravst_ray.annotate.quality import check_skip
     from ravst_ray.backends.model_size import card_bytes
-    from ravst_ray.backends.pretrained import model_source
+    from ravst_ray.backends.pretrained import check_model
 
     check_skip(config.quality)
     check_llm(config.llm)
-    model_source(config.grounding.detector, "grounding.detector")
-    model_source(config.grounding.segmenter, "grounding.segmenter")
+    check_model(config.grounding.detector, "grounding.detector")
+    check_model(config.grounding.segmenter, "grounding.segmenter")
     check_cards(config, card_bytes())
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
@@ -64,7 +64,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     """
     setup_logging()
     output = Path(config.output).absolute()
-    model_source(config.model, "model")
+    check_model(config.model, "model")
     check_sinks(config.sinks)
     tasks = training_tasks(config.data)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)

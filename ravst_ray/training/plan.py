@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import loading, model_source
+from ravst_ray.backends.pretrained import check_model, loading, model_source
 from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
 from ravst_ray.backends.video_prompts import VideoView, question_prompt, view_size, view_times
 from ravst_ray.config.train import TrainConfig
@@ -156,6 +156,7 @@ def _lines(config: TrainConfig) -> list[str]:
     epochs = samplings * rollouts.prompts_per_step / max(count, 1)
     lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
     try:
+        check_model(config.model, "model")
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         return [*lines, f"prompts: not measured: {error}"]

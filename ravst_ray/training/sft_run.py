@@ -20,7 +20,7 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config
@@ -88,7 +88,7 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
     """
     setup_logging()
     output = Path(config.output).absolute()
-    model_source(config.model, "model")
+    check_model(config.model, "model")
     tasks = training_tasks(config.data)
     if (output / "metrics.jsonl").exists():
         raise ConfigError(f"{output} holds a run already; name another output")
