@@ -151,7 +151,7 @@ class ChatClient:
     def _learn(self, better: Dialect) -> None:
         new = better.made[len(self.dialect.made) :]
         for name in new:
-            log.info("%s at %s: %s", self.model, self.base_url, ADAPTATIONS[name])
+            log.debug("%s at %s: %s", self.model, self.base_url, ADAPTATIONS[name])
         if new:
             self.dialect = better
 
