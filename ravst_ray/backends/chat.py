@@ -17,17 +17,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ravst_ray.backends.dialect import ADAPTATIONS, Dialect, Refusal
+from ravst_ray.backends.dialect import Dialect, Refusal
 from ravst_ray.backends.protocols import ChatAnswer
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import Message
 from ravst_ray.errors import AbortError, ConfigError, StepError
-from ravst_ray.logs import SECRET_NAME, get_logger
+from ravst_ray.logs import SECRET_NAME
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-log = get_logger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
 _SHORTEST_SECRET = 8  # a shorter key ("none", "EMPTY") is no secret, and may be part of any word
@@ -143,17 +141,11 @@ class ChatClient:
                 sent = spoken.request(wanted)
                 answer = await self._send(sent)
                 if isinstance(answer, Refusal) and spoken is self.dialect:  # else another has learned meanwhile
-                    self._learn(spoken.after(answer, sent))
-                    if spoken is self.dialect:
+                    better = spoken.after(answer, sent)
+                    if better == spoken:
                         raise self._sorted(answer, messages)
+                    self.dialect = better
             return replace(answer, adapted=spoken.made)
-
-    def _learn(self, better: Dialect) -> None:
-        new = better.made[len(self.dialect.made) :]
-        for name in new:
-            log.debug("%s at %s: %s", self.model, self.base_url, ADAPTATIONS[name])
-        if new:
-            self.dialect = better
 
     async def _send(self, wanted: dict[str, Any]) -> ChatAnswer | Refusal:
         import openai
