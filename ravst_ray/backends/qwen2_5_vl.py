@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.errors import StepError
+from ravst_ray.errors import ConfigError, StepError
 
 FRAME_MULTIPLE = 28
 TEMPORAL_PATCH = 2
@@ -59,6 +59,7 @@ class Qwen25VL:
 
         Raises:
             StepError: ``bad_prompt``, a token of the model's own is written out in ``text``.
+            ConfigError: the chat template has no place for a video.
         """
         if special := cls.special_in(text):
             raise StepError(
@@ -69,7 +70,7 @@ class Qwen25VL:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         if rendered.count("<|video_pad|>") != int(video):
-            raise ValueError("the model's chat template has no place for a video")
+            raise ConfigError("the model's chat template has no place for a video; use one made for video")
         return rendered
 
     @staticmethod
