@@ -22,12 +22,14 @@ class Reply:
     drip_s: float = 0.0  # pause after every byte of the body
 
 
-def completion(text: str | None, prompt_tokens: int = 100, completion_tokens: int = 10) -> Reply:
-    """A chat completion."""
-    message = {"role": "assistant", "content": text}
+def completion(
+    text: Any, prompt_tokens: int = 100, completion_tokens: int = 10, finish_reason: str = "stop", **more: Any
+) -> Reply:
+    """A chat completion; ``more`` stands beside the text (``reasoning_content``)."""
+    message = {"role": "assistant", "content": text, **more}
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     usage["total_tokens"] = prompt_tokens + completion_tokens
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
     return Reply(200, body)
 

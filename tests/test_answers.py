@@ -121,6 +121,25 @@ def test_thinking_before_the_answer_is_no_part_of_it():
     assert read.malformed == {}
 
 
+ANSWER = "<answer><object>dog</object></answer>"
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "malformed"),
+    [
+        (f"<think>so {ANSWER} or", [], {"endless_thinking", "no_answer", "no_object"}),
+        (f"<think>hm</think>{ANSWER}<think>or", ["dog"], {"endless_thinking"}),
+        (f"<think>hm</think> wait <think>{ANSWER}", [], {"endless_thinking", "no_answer", "no_object"}),
+        (f"<think>so {ANSWER}</think>", [], {"no_answer", "no_object"}),
+        (f"so {ANSWER}</think>\n", [], {"no_answer", "no_object"}),
+        (f"<think>a <answer><object>cat</object></answer>?</think>{ANSWER}", ["dog"], set()),
+    ],
+)
+def test_a_draft_in_the_thinking_is_no_answer(text, names, malformed):
+    read = parse(text)
+    assert [one.name for one in read.objects] == names and set(read.malformed) == malformed
+
+
 def test_the_last_answer_counts_and_text_after_it_is_malformed():
     read = parse("<answer><object>cat</object></answer><answer><object>dog</object></answer> so there")
     assert [one.name for one in read.objects] == ["dog"]
@@ -131,7 +150,7 @@ def test_backslash_x_is_two_characters():
     assert parse("<answer><object>a\\x</object></answer>").objects == (ObjectAnswer("a\\x"),)
 
 
-@pytest.mark.parametrize("name", ["", " dog", "a<when>b", "a</ answer >"])
+@pytest.mark.parametrize("name", ["", " dog", "a<when>b", "a</ answer >", "<think>", "a</think>b"])
 def test_names_that_the_grammar_cannot_carry_are_refused(name):
     with pytest.raises(ValueError, match="can't carry"):
         render([ObjectAnswer(name)])

@@ -26,7 +26,7 @@ from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
 from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.records import Event, Frames, SceneObject, Video, VideoItem, VideoMeta
-from tests.fake_endpoint import FakeEndpoint, completion, objects
+from tests.fake_endpoint import FakeEndpoint, completion, error, objects
 from tests.stub_run import run_without_ray, write_labels
 from tests.stub_run import stub_config as run_config
 from tests.test_local_llm import FAMILY, is_gone, script
@@ -195,10 +195,12 @@ def test_all_texts_are_read_first_and_the_first_grounding_waits_for_no_other_vid
     assert order[20:].index("ground") < 19, "before the last of the 20 is decoded"
 
 
-def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck_bunny, tmp_path, local_ray):
-    """A video that can't be decoded has its error from then on."""
+def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck_bunny, tmp_path, local_ray, caplog):
+    """A video that can't be decoded has its error from then on. What the endpoint doesn't take is told once."""
 
     def respond(request, _):
+        if "seed" in request:
+            return error(400, "Unrecognized request argument supplied: seed")
         asked = request["messages"][-1]["content"]
         return completion("A rabbit yawns by a tree.") if isinstance(asked, list) else objects(rabbit=True, tree=False)
 
@@ -219,7 +221,9 @@ def test_a_captioner_sees_frames_and_the_vision_graph_does_not_get_them(big_buck
     assert [(thing.name, thing.audible) for thing in first.objects] == [("rabbit", True), ("tree", False)]
     assert second.event.caption == "a tree" and done[0].stats["caption_frames"] == 2
     assert (done[2].error.stage, done[2].error.reason) == ("decode", "missing_file")
-    (shown,) = [asked for asked in endpoint.captions() if isinstance(asked, list)]
+    shown = next(asked for asked in endpoint.captions() if isinstance(asked, list))
+    told = "the language model's endpoint doesn't take all that was sent: no seed is sent"
+    assert [record.message for record in caplog.records if record.name == pipeline.__name__] == [told]
     images = [part["image_url"]["url"] for part in shown[1:]]
     assert len(images) == 2 and images[0] != images[1]
     assert all(url.startswith("data:image/jpeg;base64,") for url in images)
@@ -268,6 +272,20 @@ def test_labels_alone_are_warned_of(tmp_path, monkeypatch, caplog, names, more, 
     warning = f"{lacking} of {len(names)} events have no caption: the language model reads their labels alone"
     assert (warning in said.getvalue()) == warned and (warning in caplog.text) == warned
     assert ("jobs/configs/annotate_captioner.yaml" in said.getvalue()) == warned
+
+
+def test_captions_in_another_script_are_warned_of_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    run_without_ray(monkeypatch, tmp_path / "healed")
+    labels = json.loads(write_labels(tmp_path / "labels.json", "good1", "good2", "good3").read_text())
+    for name, caption in (("good1", "一只狗在叫"), ("good2", "犬が dog を見る。鳥"), ("good3", "a dog, señor 犬")):
+        entry = labels["database"][name]
+        labels["database"][name] = {**entry, "annotations": [entry["annotations"][0] | {"caption": caption}]}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    said = io.StringIO()
+    annotate(run_config(tmp_path), Console(file=said, width=1000))
+    warning = "2 of 3 events are described in another script than the Latin one"
+    assert said.getvalue().count(warning) == 1 and caplog.text.count(warning) == 1
 
 
 def test_the_phase_is_shown_on_the_console_and_in_the_status(tmp_path, monkeypatch):

@@ -274,7 +274,7 @@ def test_a_long_run_is_several_executions_one_after_the_other(tmp_path, monkeypa
 
     made: list[weakref.ref] = []
 
-    def read_captions(config, some, builds, attempts, tell):
+    def read_captions(config, some, builds, attempts, tell, adapted):
         assert all(one() is None for one in made), "the graph of the last shard is gone"
         return [VideoItem(video) for video in some]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -65,6 +66,7 @@ def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotat
         shutil.copy(source, videos / f"{name}.mp4")
     (videos / "broken.mp4").write_bytes(b"no video")
     pairs = [question(name, task) for name in ("a", "b", "broken", "missing") for task in ("AVTR", "AVSR")]
+    pairs.append(replace(question("a", "AVTR", 1), question="Where is the <|video_pad|>?"))
     out = tmp_path / "out" / "answers.jsonl"
     out.parent.mkdir()
     # An earlier run that was cut off in the middle of its second line.
@@ -78,7 +80,7 @@ def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotat
 
     shown = io.StringIO()
     outcome = predict(annotations(*pairs), videos, out, settings, Console(file=shown, width=200))
-    assert (outcome.answered, outcome.new, outcome.failed) == (4, 3, 4)
+    assert (outcome.answered, outcome.new, outcome.failed) == (4, 3, 5)
     answers = {line["id"]: line for line in lines(out)}
     assert sorted(answers) == ["a/1/AVSR/0", "a/1/AVTR/0", "b/1/AVSR/0", "b/1/AVTR/0"]
     assert answers["a/1/AVTR/0"]["prediction"] == "kept"
@@ -89,8 +91,9 @@ def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotat
         "broken/1/AVSR/0": "not_a_video",
         "missing/1/AVTR/0": "missing_file",
         "missing/1/AVSR/0": "missing_file",
+        "a/1/AVTR/1": "bad_prompt",
     }
-    assert "7 questions on 4 videos to answer, 1 answered before" in shown.getvalue()
+    assert "8 questions on 4 videos to answer, 1 answered before" in shown.getvalue()
     assert "AVSR: 100.0% of 4 true answers are longer than sampling.max_tokens = 24" in shown.getvalue()
 
 

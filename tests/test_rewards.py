@@ -56,6 +56,14 @@ def test_format(task, completion, score):
     assert parts(task, completion, question("dog"))["format"] == score
 
 
+def test_a_true_answer_in_thinking_that_never_ends_earns_nothing():
+    truth = question("dog", when(0, 4))
+    assert Rubric().score("AVTR", truth, truth).total == 2.0
+    for completion in (f"<think>it may be {truth} or", f"<think>{truth}</think>"):
+        reward = Rubric().score("AVTR", completion, truth)
+        assert reward.total == 0.0 and set(reward.parts.values()) == {0.0}
+
+
 @pytest.mark.parametrize(
     ("names", "score"),
     [("dog", 1 / 2), ("dog cat", 1), ("dog cat car", 2 / 3), ("dog dog", 1 / 2), ("car", 0), ("", 0)],

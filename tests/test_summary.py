@@ -16,12 +16,14 @@ def test_objects_are_counted_where_they_are_named_and_questions_left_out_by_reas
     )
     item = VideoItem(Video("v", "v.mp4", 9.0, ()), annotations=unite(named))
     item = item.with_stats(**{"left_out/repeated": 2.0, "left_out/crowd": 1.0, "frames_decoded": 7.0})
+    item = item.with_stats(**{"llm_adapted/no_seed": 3.0})
     store = DatasetStore(str(tmp_path))
     store.prepare()
     store.commit("v", rows_of(item, seed=0, test_share=0.0), item.stats)
     summary = summarise(store, store.compact([]), [], wall_s=1.0)
     assert (summary["events"], summary["objects"], summary["share_audible"]) == (2, 3, 0.6667)
     assert summary["questions_left_out"] == {"repeated": 2, "crowd": 1}
+    assert summary["llm_adaptations"] == ["no_seed"]
     rows = [annotation_from_row(row) for row in store.rows("annotations")]
     assert [[(o.name, o.heard_in) for o in row.objects] for row in rows] == [
         [("dog", (1,)), ("vase", ()), ("man", (2,)), ("cloud", (3,))],

@@ -10,17 +10,18 @@ from ravst_ray.backends.clips import show_video
 from ravst_ray.backends.video_prompts import question_prompt
 from ravst_ray.cli import main
 from ravst_ray.config.base import load_config
-from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.train import TrainConfig, TrainDataConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
-from ravst_ray.errors import ConfigError
+from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.records import QAPair
 from ravst_ray.training import loop
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, needs, prompt_tokens
-from tests.tiny_policies import load_tiny, tiny_policy
+from ravst_ray.training.prompts import training_tasks
+from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
 LAPTOP = next(path for path in CONFIGS if path.stem == "train_laptop")
@@ -129,6 +130,27 @@ def test_prompts_over_the_limit_are_refused_by_id_before_the_run(given, tmp_path
     check_prompts({"a": 99}, near)
     with pytest.raises(ConfigError, match=r"q0 \(100 tokens\).* and 2 more;"):
         check_prompts({f"q{i}": 100 for i in range(7)}, near)
+
+
+def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, policy, caplog):
+    answer = render([ObjectAnswer("red ball", (1.0, 3.0))])
+    asked = ("Where is <|video_pad|>?", "When?", "When<|im_end|>?")
+
+    def tasks(*questions):
+        pairs = [QAPair(f"{v}/1/AVTR/0", v, 1, "AVTR", text, answer) for v, text in zip("abc", questions, strict=False)]
+        (tmp_path / "q.json").write_text(dump_questions(pairs, dict.fromkeys("abc", 6.0)))
+        return training_tasks(TrainDataConfig(annotations=str(tmp_path / "q.json"), videos=str(tmp_path)))
+
+    assert [[pair.question for pair in task.questions] for task in tasks(*asked)] == [["When?"]]
+    assert "(<|…|>) stands in 2 of 3 questions, a/1/AVTR/0 is one; they are left out" in caplog.text
+    with pytest.raises(ConfigError, match=r"stands in 1 of 1 questions, .* none can be asked"):
+        tasks(asked[0])
+    forward = VideoForward(load_tiny(policy)[1])
+    for clip in (noise_clip(), None):
+        with pytest.raises(StepError, match=r"<\|im_end\|> stands in the question") as refused:
+            forward.prompt_ids(asked[2], clip)
+        assert refused.value.reason == "bad_prompt"
+        assert len(forward.prompt_ids("a | dog <b>", clip)) > 5
 
 
 def test_prompts_are_counted_as_the_model_has_them(given, tmp_path, policy):

@@ -18,6 +18,7 @@ from typing import Any
 from ravst_ray.annotate.caption_frames import spread
 from ravst_ray.annotate.step import Step, failed
 from ravst_ray.annotate.texts import (
+    ADAPTED,
     NO_MODEL,
     NO_OBJECTS,
     Reading,
@@ -29,7 +30,7 @@ from ravst_ray.annotate.texts import (
     text_of,
     with_readings,
 )
-from ravst_ray.backends.chat import ChatClient, endpoint_of
+from ravst_ray.backends.chat import ChatClient, Trial, endpoint_of
 from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.backends.local_llm import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
 from ravst_ray.backends.protocols import ChatAnswer, ChatModel
@@ -42,7 +43,7 @@ from ravst_ray.core.prompts import (
     objects_schema,
 )
 from ravst_ray.core.replies import MalformedAnswer, spoken
-from ravst_ray.errors import StepError
+from ravst_ray.errors import AbortError, StepError
 from ravst_ray.records import Event, EventAnnotation, Frames, VideoItem
 
 _RETRY_TEMPERATURE = 0.7
@@ -58,7 +59,8 @@ class AnalyzeCaptions(Step):
 
     A caption is asked about once a run, however many events share it, and once for all with a cache. What was spent
     is added to ``stats`` of the video that caused it: ``tokens/prompt``, ``tokens/completion``, ``llm_requests``,
-    ``llm_cache_hits``, ``llm_names_dropped`` (names that the caption doesn't hold) and ``usd``.
+    ``llm_cache_hits``, ``llm_names_dropped`` (names that the caption doesn't hold), ``usd``, and ``llm_adapted/…``, the
+    requests that the endpoint wanted otherwise, by what was adapted.
 
     Args:
         config: limits, prices and what is wanted.
@@ -89,6 +91,7 @@ class AnalyzeCaptions(Step):
         self._constrain = config.backend == "local" if constrain is None else constrain
         self._server = server
         self._known: dict[str, asyncio.Task[Reading]] = {}
+        self._trial = Trial()
 
     def process_batch(self, items: Sequence[VideoItem]) -> list[VideoItem | StepError]:
         """All videos at once: the model's concurrency is the only limit. A failed one keeps what was spent on it.
@@ -193,8 +196,10 @@ class AnalyzeCaptions(Step):
             spent["llm_cache_hits"] += 1
             return reading_of(kept, text)[0]
         malformed: MalformedAnswer | None = None
+        answers: list[ChatAnswer] = []
         for attempt in range(self._config.max_attempts):
             answer = await self._ask(messages, schema, attempt, spent)
+            answers.append(answer)
             try:
                 reading, dropped = reading_of(answer.text, text)
             except MalformedAnswer as error:
@@ -207,7 +212,7 @@ class AnalyzeCaptions(Step):
                     self._cache.put(key, answer.text)
                 return reading
         if malformed is not None:
-            raise StepError("llm_malformed", f"no answer to use for {text!r}: {malformed}", retryable=True)
+            raise self._useless(answers, f"no answer to use for {text!r}: {malformed}")
         return NO_OBJECTS
 
     async def _describe(self, event: Event, jpegs: Sequence[bytes], spent: Counter[str]) -> str:
@@ -218,14 +223,29 @@ class AnalyzeCaptions(Step):
         if caption is not None:
             spent["llm_cache_hits"] += 1
             return caption
+        answers: list[ChatAnswer] = []
         for attempt in range(self._config.max_attempts):
             answer = await self._ask(messages, None, attempt, spent)
+            answers.append(answer)
             caption = " ".join(_said(answer.text).split())
             if caption:
                 if self._cache:
                     self._cache.put(key, caption)
                 return caption
-        raise StepError("llm_malformed", f"the model wrote no caption for event {event.event_num}", retryable=True)
+        raise self._useless(answers, f"the model wrote no caption for event {event.event_num}")
+
+    def _useless(self, answers: Sequence[ChatAnswer], what: str) -> StepError | AbortError:
+        """Why a question came to nothing, in all attempts; the end of the run where the first ones all got silence."""
+        if any(answer.cut_off for answer in answers):
+            limit = f"the limit of llm.max_tokens = {self._config.max_tokens}"
+            what += f"; {limit} was hit (a model that thinks uses it up before it answers), so raise llm.max_tokens"
+        silent = not any(_said(answer.text) for answer in answers)
+        if silent and self._trial.lost("silence"):
+            return AbortError(
+                f"{self._identity}: the first {self._trial.needed} questions got no answer but empty ones: {what}; "
+                "does llm.base_url end in /v1, and does the model chat?"
+            )
+        return StepError("llm_malformed", what, retryable=True)
 
     async def _ask(
         self, messages: list[Message], schema: dict[str, Any] | None, attempt: int, spent: Counter[str]
@@ -240,6 +260,8 @@ class AnalyzeCaptions(Step):
         spent["llm_requests"] += 1
         spent["tokens/prompt"] += answer.prompt_tokens
         spent["tokens/completion"] += answer.completion_tokens
+        spent.update(f"{ADAPTED}{name}" for name in answer.adapted)
+        self._trial.passed = self._trial.passed or bool(_said(answer.text))
         return answer
 
     def _price(self, spent: Counter[str]) -> float:

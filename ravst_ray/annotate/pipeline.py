@@ -34,8 +34,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.step import Step
-from ravst_ray.annotate.texts import known_item, lacks_caption
+from ravst_ray.annotate.texts import ADAPTED, known_item, lacks_caption
 from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
+from ravst_ray.backends.dialect import ADAPTATIONS
 from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
@@ -157,10 +158,10 @@ def stream(
     for pools in rooms(config, videos):
         check_room(pools)
     attempts = _start_attempts()
-    metrics = RunMetrics(len(videos))
+    metrics, adapted = RunMetrics(len(videos)), set[str]()
     try:
         for start in range(0, len(videos), SHARD):
-            items = read_captions(config, videos[start : start + SHARD], builds, attempts, tell)
+            items = read_captions(config, videos[start : start + SHARD], builds, attempts, tell, adapted)
             dataset = graph(config, items, builds, attempts)
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 for row in batch.to_pylist():
@@ -181,12 +182,19 @@ def rooms(config: AnnotateConfig, videos: Sequence[Video]) -> Iterator[dict[str,
 
 
 def read_captions(
-    config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any, tell: Tell | None = None
+    config: AnnotateConfig,
+    videos: Sequence[Video],
+    builds: dict[str, Build],
+    attempts: Any,
+    tell: Tell | None = None,
+    adapted: set[str] | None = None,
 ) -> list[VideoItem]:
     """The captions phase: the videos with the objects of their events, or with their errors, in their order.
 
     When it returns, its actors and what they started are gone. Where no text is to be read, none are started.
+    ``adapted`` are the endpoint's wishes that were told of before; new ones are added.
     """
+    adapted = set() if adapted is None else adapted
     items = {video.video_id: known_item(video, config.llm.write_captions) for video in videos}
     asking = [video for video in videos if items[video.video_id] is None]
     tell = tell or _tell_nobody
@@ -196,12 +204,21 @@ def read_captions(
         dataset = _captions_graph(config, asking, builds, attempts)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             read = [VideoItem.from_row(row) for row in batch.to_pylist()]
+            _tell_adaptations(read, adapted)
             items |= {item.video.video_id: item for item in read}
             done += len(read)
             tell(done, len(asking))
         del dataset
         wait_for_end(ray.get(attempts.leave.remote()))
     return [item for item in items.values() if item is not None]
+
+
+def _tell_adaptations(read: Iterable[VideoItem], told: set[str]) -> None:
+    """Say once of each thing that the language model's endpoint doesn't take what is sent instead."""
+    names = {key.removeprefix(ADAPTED) for item in read for key in item.stats if key.startswith(ADAPTED)}
+    for name in sorted(names - told):
+        log.warning("the language model's endpoint doesn't take all that was sent: %s", ADAPTATIONS[name])
+    told |= names
 
 
 def _captions_graph(config: AnnotateConfig, videos: Sequence[Video], builds: dict[str, Build], attempts: Any) -> Any:

@@ -18,7 +18,8 @@ from ravst_ray.annotate.filter import filter_videos
 from ravst_ray.annotate.settings import absolute, check_same_settings, saved_config
 from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import own_objects, summarise
-from ravst_ray.annotate.texts import lacks_caption
+from ravst_ray.annotate.texts import lacks_caption, other_script
+from ravst_ray.backends.dialect import ADAPTATIONS
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
@@ -71,7 +72,7 @@ def _run(config: AnnotateConfig, console: Console, command: str, choose: Choose)
     started = time.monotonic()
     config = absolute(config)
     videos, drops = _select(config, console)
-    _warn_of_labels(config, videos, console)
+    _warn_of_texts(config, videos, console)
     _check_models(config)
     store = DatasetStore(config.output)
     store.prepare()
@@ -183,18 +184,26 @@ def without_caption(videos: Iterable[Video]) -> tuple[int, int]:
     return sum(map(lacks_caption, named)), len(named)
 
 
-def _warn_of_labels(config: AnnotateConfig, videos: Sequence[Video], console: Console) -> None:
-    """Say what labels alone come to, where that is most of what there is to read."""
+def _warn_of_texts(config: AnnotateConfig, videos: Sequence[Video], console: Console) -> None:
+    """Say what labels alone come to, where that is most of what there is to read, and of scripts no detector knows."""
+    warnings = []
     lacking, named = without_caption(videos)
-    if config.llm.write_captions or 2 * lacking <= named:
-        return
-    warning = (
-        f"{lacking} of {named} events have no caption: the language model reads their labels alone, which name hardly "
-        "any silent object; llm.write_captions=true with a vision-language model writes captions from the frames "
-        "(jobs/configs/annotate_captioner.yaml)"
-    )
-    log.warning("%s", warning)
-    console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+    if not config.llm.write_captions and 2 * lacking > named:
+        warnings.append(
+            f"{lacking} of {named} events have no caption: the language model reads their labels alone, which name "
+            "hardly any silent object; llm.write_captions=true with a vision-language model writes captions from the "
+            "frames (jobs/configs/annotate_captioner.yaml)"
+        )
+    asked = [event for video in videos for event in video.events if event.asked]
+    if other := sum(map(other_script, asked)):
+        warnings.append(
+            f"{other} of {len(asked)} events are described in another script than the Latin one: their objects are "
+            "named in it, but Grounding DINO's checkpoints know English names alone; translate the captions, or name "
+            "a grounding.detector that was trained on their language"
+        )
+    for warning in warnings:
+        log.warning("%s", warning)
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _check_models(config: AnnotateConfig) -> None:
@@ -202,12 +211,12 @@ def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.cards import check_cards
     from ravst_ray.annotate.quality import check_skip
     from ravst_ray.backends.model_size import card_bytes
-    from ravst_ray.backends.pretrained import model_source
+    from ravst_ray.backends.pretrained import check_model
 
     check_skip(config.quality)
     check_llm(config.llm)
-    model_source(config.grounding.detector, "grounding.detector")
-    model_source(config.grounding.segmenter, "grounding.segmenter")
+    check_model(config.grounding.detector, "grounding.detector")
+    check_model(config.grounding.segmenter, "grounding.segmenter")
     check_cards(config, card_bytes())
 
 
@@ -329,6 +338,8 @@ def _tell(summary: dict[str, Any], config: AnnotateConfig, console: Console) -> 
     say(f"{videos['done']} videos done, {videos['failed']} failed, {sum(summary['drops'].values())} rejected before")
     if summary["errors"]:
         say("errors: " + ", ".join(f"{reason} {count}" for reason, count in summary["errors"].items()))
+    for name in summary["llm_adaptations"]:
+        say(f"the language model's endpoint doesn't take all that was sent: {ADAPTATIONS[name]}")
     say(
         f"{summary['events']} events ({', '.join(f'{count} {name}' for name, count in status.items())}), "
         f"{summary['objects']} objects, {100 * summary['share_audible']:.0f}% audible, "

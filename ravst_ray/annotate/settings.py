@@ -29,7 +29,7 @@ SHAPING = {
     "questions": None,
     "quality": None,
     "decode": ("backend", "step_s", "max_side_px", "jpeg_quality"),
-    "llm": ("backend", "model", "model_dir", "max_tokens", "write_captions", "caption_frames"),
+    "llm": ("backend", "model", "model_dir", "write_captions", "caption_frames"),
     "grounding": (
         "detector", "segmenter", "box_threshold", "text_threshold", "nms_iou", "detect_every", "match_iou",
         "keep_score", "max_missed", "chunk_frames", "masks", "track_step_s", "max_instances", "cut_score", "reidentify",

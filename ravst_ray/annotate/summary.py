@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ravst_ray.annotate.texts import ADAPTED
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 
 _LEFT_OUT = "left_out/"
@@ -52,6 +53,7 @@ def summarise(
             "cache_hits": int(stats["llm_cache_hits"]),
         },
         "usd": round(stats["usd"], 6),
+        "llm_adaptations": sorted(key.removeprefix(ADAPTED) for key in stats if key.startswith(ADAPTED)),
     }
 
 

@@ -10,6 +10,8 @@ from ravst_ray.core.prompts import clean_objects, parse_objects, says_no_source
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Video, VideoItem
 
 NO_MODEL = {"llm": "none: objects given"}
+ADAPTED = "llm_adapted/"
+"""Of a video's stats: how many of its requests the endpoint wanted otherwise, by what was adapted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ def reading_of(answer: str, text: str) -> tuple[Reading, int]:
 def text_of(event: Event) -> str:
     """The caption, else the label, in single spaces."""
     return " ".join((event.caption or "").split() or event.label.split())
+
+
+def other_script(event: Event) -> bool:
+    """Whether the names that the event's objects get are in another script than the Latin one."""
+    text = "".join(thing.name for thing in event.given_objects or ()) or text_of(event)
+    letters = [char for char in text if char.isalpha()]
+    return 2 * sum(char > "\u024f" for char in letters) > len(letters)
 
 
 def lacks_caption(event: Event) -> bool:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ravst_ray.backends.model_size import model_folder
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.logs import get_logger
 
 if TYPE_CHECKING:
     import torch
+
+
+log = get_logger(__name__)
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def resolve_device(device: str) -> str:
@@ -52,9 +60,76 @@ def model_source(model: str, key: str) -> str:
         if not (path / "config.json").is_file():
             raise ConfigError(f"{key}: {model} is a directory without a config.json; name one with a saved model")
         return str(path)
-    if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") != 1:
+    if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") != 1 or not _is_hub_name(model):
         raise ConfigError(f"{key}: no model directory {model}; name an existing one, or a hub name such as org/name")
     return model
+
+
+def _is_hub_name(model: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_model(model: str, key: str) -> None:
+    """Whether a model can be had, before anything starts: a directory is looked into, a hub name is looked up.
+
+    A name whose files are in this machine's cache isn't asked about. Where the hub can't be asked, and other machines
+    do the work (``RAY_ADDRESS``), their caches may have it: that is only warned of.
+
+    Args:
+        model: a hub name or a local directory.
+        key: the configuration key that it came from, for the message.
+
+    Raises:
+        ConfigError: files are missing, the hub has no such model, it wants its licence accepted, or can't be reached.
+    """
+    source = Path(model_source(model, key))
+    folder = model_folder(model)
+    lacking = _lacking(folder) if folder else ""
+    if source.is_dir() and lacking:
+        raise ConfigError(f"{key}: {model} lacks {lacking}; name a directory with a whole saved model")
+    if folder is None or lacking:
+        _look_up(model, key)
+
+
+def _lacking(folder: Path) -> str:
+    """What a model's directory should hold and doesn't."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        missing = [name for name in sorted(set(index["weight_map"].values())) if not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, AttributeError):
+        missing = [] if any(any(folder.glob(kind)) for kind in _WEIGHTS) else ["its weights (model.safetensors)"]
+    if not any(folder.glob("*processor_config.json")):
+        missing.append("preprocessor_config.json")
+    return ", ".join(missing)
+
+
+def _look_up(model: str, key: str) -> None:
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+
+    there = f"{constants.ENDPOINT}/{model}"
+    try:
+        get_hf_file_metadata(hf_hub_url(model, "config.json"))
+    except errors.GatedRepoError:
+        hint = f"accept its licence at {there}, and set HF_TOKEN to a token of that account"
+        raise ConfigError(f"{key}: {model} is only for those who accepted its licence; {hint}") from None
+    except errors.RepositoryNotFoundError:
+        hint = "check the name, or set HF_TOKEN where it is private"
+        raise ConfigError(f"{key}: there is no model {there}; {hint}") from None
+    except errors.EntryNotFoundError:
+        raise ConfigError(f"{key}: {there} has no config.json, so it is no model for transformers") from None
+    except Exception as error:  # of whichever HTTP library is underneath
+        offline = isinstance(error, errors.OfflineModeIsEnabled)
+        why = "HF_HUB_OFFLINE is set" if offline else f"the hub can't be asked ({type(error).__name__}: {error})"
+        hint = f"download it first (hf download {model}), or name a directory"
+        if not os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(f"{key}: {model} is not whole in the cache, and {why}; {hint}") from None
+        log.warning("%s: %s is not whole in this machine's cache, and %s; other nodes may have it", key, model, why)
 
 
 @contextmanager

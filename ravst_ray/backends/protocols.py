@@ -120,11 +120,21 @@ class Segmenter(Protocol):
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What a language model said, and what it cost."""
+    """What a language model said, and what it cost.
+
+    Attributes:
+        text: without what it thought, where the endpoint tells the two apart.
+        prompt_tokens, completion_tokens: what was counted.
+        cut_off: the token limit was hit.
+        adapted: what was sent otherwise than asked, because the endpoint doesn't take it; keys of
+            :data:`ravst_ray.backends.dialect.ADAPTATIONS`.
+    """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cut_off: bool = False
+    adapted: tuple[str, ...] = ()
 
 
 class ChatModel(Protocol):

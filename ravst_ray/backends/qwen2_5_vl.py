@@ -7,13 +7,17 @@ instead of after the largest position).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ravst_ray.errors import ConfigError, StepError
+
 FRAME_MULTIPLE = 28
 TEMPORAL_PATCH = 2
+_SPECIAL = re.compile(r"<\|\w+\|>")
 _VISION = (
     "<|vision_start|>",
     "<|vision_end|>",
@@ -33,14 +37,40 @@ class Qwen25VL:
     }
 
     @staticmethod
-    def chat_text(tokenizer: Any, text: str) -> str:
-        """The prompt as text: the chat template around one video and ``text``, up to where the model speaks."""
-        content = [{"type": "video"}, {"type": "text", "text": text}]
+    def special_in(text: str) -> str:
+        """The first of the model's own tokens that is written out in a text, or nothing.
+
+        A tokenizer makes no difference between those of the chat template and those that a text quotes.
+
+            >>> Qwen25VL.special_in("a <|video_pad|> dog"), Qwen25VL.special_in("a | dog")
+            ('<|video_pad|>', '')
+        """
+        found = _SPECIAL.search(text)
+        return found.group() if found else ""
+
+    @classmethod
+    def chat_text(cls, tokenizer: Any, text: str, video: bool = True) -> str:
+        """The prompt as text: the chat template around a video and ``text``, up to where the model speaks.
+
+        Args:
+            tokenizer: the model's.
+            text: what is asked.
+            video: whether there is one; False asks about text alone.
+
+        Raises:
+            StepError: ``bad_prompt``, a token of the model's own is written out in ``text``.
+            ConfigError: the chat template has no place for a video.
+        """
+        if special := cls.special_in(text):
+            raise StepError(
+                "bad_prompt", f"{special} stands in the question: the model would take it for its own token"
+            )
+        content = [{"type": "video"}, {"type": "text", "text": text}] if video else text
         rendered: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        if rendered.count("<|video_pad|>") != 1:
-            raise ValueError("the model's chat template has no place for a video")
+        if rendered.count("<|video_pad|>") != int(video):
+            raise ConfigError("the model's chat template has no place for a video; use one made for video")
         return rendered
 
     @staticmethod

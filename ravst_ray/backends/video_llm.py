@@ -170,14 +170,11 @@ class VideoLLM:
         return Generation(tuple(final.prompt_token_ids), tuple(_completion(one, logprobs) for one in final.outputs))
 
     def _prompt(self, text: str, clip: Clip | None) -> dict[str, Any]:
+        prompt = self.family.chat_text(self.tokenizer, text, video=clip is not None)
         if clip is None:
-            chat = [{"role": "user", "content": text}]
-            return {"prompt": self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)}
+            return {"prompt": prompt}
         metadata = self.family.metadata(len(clip.frames), clip.step_s)
-        return {
-            "prompt": self.family.chat_text(self.tokenizer, text),
-            "multi_modal_data": {"video": [(clip.frames, metadata)]},
-        }
+        return {"prompt": prompt, "multi_modal_data": {"video": [(clip.frames, metadata)]}}
 
     async def set_weights(self, path: str, version: int) -> float:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.

@@ -15,8 +15,9 @@ Temporal answers have object and when, spatial ones object and where (several ob
 spatio-temporal ones all three. The parser takes any text, never raises, is linear in its length, and counts what is
 malformed by kind; ground truth goes through it as well.
 
-What it reads is the last ``<answer>``, up to its end tag or the end of the text; without one, the whole text. A name
-may hold anything but these tags: a comma is part of it, ``\x`` is two characters. Spaces are free everywhere.
+What it reads is the last ``<answer>``, up to its end tag or the end of the text; without one, the whole text. What
+stands in ``<think></think>``, or behind a ``<think>`` that never ends, is a draft and isn't read. A name may hold
+anything but these tags: a comma is part of it, ``\x`` is two characters. Spaces are free everywhere.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from ravst_ray.core.intervals import Interval
+from ravst_ray.core.replies import after_thinking
 from ravst_ray.records import Box
 
 BoxLine = tuple[float, Box]
 
 MALFORMATIONS: dict[str, str] = {
+    "endless_thinking": "a <think> without </think> (what follows it isn't read)",
     "no_answer": "there is no <answer>",
     "several_answers": "there is more than one <answer>",
     "unclosed_answer": "</answer> is missing",
@@ -88,7 +91,8 @@ def render(objects: Iterable[ObjectAnswer]) -> str:
     """
     lines = ["<answer>"]
     for one in objects:
-        if not one.name or one.name != one.name.strip() or _TAG.search(one.name):
+        drafted = after_thinking(one.name) != (0, len(one.name))
+        if not one.name or one.name != one.name.strip() or _TAG.search(one.name) or drafted:
             raise ValueError(f"the answer grammar can't carry the object name {one.name!r}")
         lines.append(f"<object>{one.name}</object>")
         if one.when is not None:
@@ -107,23 +111,26 @@ def parse(text: str) -> ParsedAnswer:
         >>> parse("<answer><object>dog</object><when>[1, 2.5]</when></answer>").objects
         (ObjectAnswer(name='dog', when=(1.0, 2.5), where=None),)
     """
-    tags = list(_TAG.finditer(text))
+    start, end = after_thinking(text)
+    tags = list(_TAG.finditer(text, start, end))
     malformed: Counter[str] = Counter()
+    if end < len(text):
+        malformed["endless_thinking"] += 1
     opened = [place for place, tag in enumerate(tags) if tag.group(2) == "answer" and not tag.group(1)]
     if len(opened) != 1:
         malformed["several_answers" if opened else "no_answer"] += 1
     reader = _Reader(text, malformed)
     if not opened:
-        reader.read(tags, None, len(text))
+        reader.read(tags, None, end)
         return ParsedAnswer(tuple(reader.objects), dict(malformed))
-    start = tags[opened[-1]].end()
+    first = tags[opened[-1]].end()
     inside = tags[opened[-1] + 1 :]
     length = next((place for place, tag in enumerate(inside) if tag.group(2) == "answer"), None)
     if length is None:
         malformed["unclosed_answer"] += 1
-    elif text[inside[length].end() :].strip():
+    elif text[inside[length].end() : end].strip():
         malformed["text_after_answer"] += 1
-    reader.read(inside[:length], start, len(text) if length is None else inside[length].start())
+    reader.read(inside[:length], first, end if length is None else inside[length].start())
     return ParsedAnswer(tuple(reader.objects), dict(malformed))
 
 

@@ -52,7 +52,15 @@ _CAPTION_REQUEST = (
     "is which. If what makes the sound can't be seen in any frame, write only: {no_source}."
 )
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese, and Korean, whose particles join the nouns: no space ends a word there.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # accents on their own, and the vowels of India's scripts
+_WORD = re.compile(rf"[\w{_UNSPACED}{_MARKS}]+(?:['’-][\w{_UNSPACED}{_MARKS}]+)*")
+_UNIT = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w{_MARKS}])+(?:['’-](?:(?![{_UNSPACED}])[\w{_MARKS}])+)*")
+_SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>")  # what a chat template would take for an end of the user's turn, say
 
 
 def _words(text: str) -> frozenset[str]:
@@ -87,12 +95,12 @@ class _Answer(BaseModel):
 
 
 def caption_messages(caption: str) -> list[Message]:
-    """The conversation that asks for the objects of one caption, worked examples first."""
+    """The conversation that asks for the objects of one caption, worked examples first; ``<|…|>`` is left out of it."""
     messages: list[Message] = [{"role": "system", "content": _SYSTEM}]
     for example, objects in _EXAMPLES:
         messages.append({"role": "user", "content": example})
         messages.append({"role": "assistant", "content": render_objects(SceneObject(*pair) for pair in objects)})
-    return [*messages, {"role": "user", "content": " ".join(caption.split())}]
+    return [*messages, {"role": "user", "content": " ".join(_SPECIAL.sub(" ", caption).split())}]
 
 
 def frames_messages(label: str, jpegs: Sequence[bytes]) -> list[Message]:
@@ -127,11 +135,15 @@ def objects_schema(names: Sequence[str] = ()) -> dict[str, Any]:
 def candidate_names(caption: str) -> list[str]:
     """Every run of up to ``MAX_NAME_WORDS`` words of the caption without function words or punctuation inside.
 
+    None for a caption in a script whose words no spaces part: there is no telling where a name begins and ends.
+
     Example:
         >>> candidate_names("The old dog, barking at a cat")
         ['old', 'old dog', 'dog', 'barking', 'cat']
     """
     names: dict[str, None] = {}
+    if lacks_spaces(caption):
+        return []
     for clause in re.split(r"[^\w\s'’-]+", caption.lower()):
         words = _WORD.findall(clause)
         for start in range(len(words)):
@@ -171,6 +183,11 @@ def says_no_source(caption: str) -> bool:
     return " ".join(NO_SOURCE.split()) in " ".join(caption.lower().split())
 
 
+def lacks_spaces(text: str) -> bool:
+    """Whether a text is, in part, in a script whose words no spaces part (Chinese, Japanese, Thai …) or in Korean."""
+    return bool(re.search(f"[{_UNSPACED}]", text))
+
+
 def clean_name(name: str) -> str:
     """Lower case, single spaces, no leading determiner or word about sound: ``"The silent Bell."`` gives ``"bell"``."""
     words = _WORD.findall(name.lower())
@@ -182,17 +199,18 @@ def clean_name(name: str) -> str:
 def clean_objects(objects: Iterable[SceneObject], caption: str) -> tuple[list[SceneObject], int]:
     """Clean the names, drop those that the caption doesn't hold, and fold those that mean the same words of it.
 
-    Of two names for the same words (``"drum"``, ``"red drum"``) the longer stays, and it is audible if either is.
+    Of two names for the same words (``"drum"``, ``"red drum"``) the longer stays, and it is audible if either is. Where
+    no spaces part words (:func:`lacks_spaces`), every character is looked for as a word is elsewhere.
 
     Returns:
         At most ``MAX_OBJECTS`` objects in the order of the answer, and how many names were not in the caption.
     """
-    words = _WORD.findall(caption.lower())
+    words = _units(caption)
     kept: dict[str, bool] = {}
     dropped = 0
     for thing in objects:
         name = clean_name(thing.name)
-        if not name or name.split()[-1] in _SOUNDS or not _occurs(name.split(), words):
+        if not name or name.split()[-1] in _SOUNDS or not _occurs(_units(name), words):
             dropped += 1
             continue
         rival = next((other for other in kept if _same_words(name, other, words)), None)
@@ -204,9 +222,14 @@ def clean_objects(objects: Iterable[SceneObject], caption: str) -> tuple[list[Sc
     return [SceneObject(name, audible) for name, audible in kept.items()][:MAX_OBJECTS], dropped
 
 
+def _units(text: str) -> list[str]:
+    """What a text is compared by: its words, and single characters where no spaces part words."""
+    return _UNIT.findall(text.lower())
+
+
 def _same_words(name: str, other: str, caption: Sequence[str]) -> bool:
     """Whether the shorter is nothing but a part of the longer: it stands nowhere else in the caption."""
-    short, long = sorted((name.split(), other.split()), key=len)
+    short, long = sorted((_units(name), _units(other)), key=len)
     if not any(long[i : i + len(short)] == short for i in range(len(long))):
         return False
     return _count(short, caption) <= _count(long, caption)

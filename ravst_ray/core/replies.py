@@ -1,4 +1,4 @@
-"""JSON in what a model says: after its thinking, in a code fence, amid sentences. Linear in the length of the text."""
+"""What a model says: after its thinking; and JSON in it, in a code fence, amid sentences. Linear in a text's length."""
 
 from __future__ import annotations
 
@@ -16,16 +16,29 @@ class MalformedAnswer(ValueError):
     """A model's answer is not what was asked for."""
 
 
+def after_thinking(text: str) -> tuple[int, int]:
+    """Where what a model says begins and ends: behind its thinking, and before any that never ends.
+
+    Example:
+        >>> after_thinking("<think>hm</think>yes"), after_thinking("<think>perhaps yes")
+        ((17, 20), (0, 0))
+    """
+    thought = text.rfind(_THOUGHT)
+    start = thought + len(_THOUGHT) if thought >= 0 else 0
+    again = text.find(_THINK, start)
+    return start, again if again >= 0 else len(text)
+
+
 def spoken(text: str) -> str:
     """What a model says after it has thought.
 
     Raises:
         MalformedAnswer: the thinking never ends, so what looks like an answer may be a draft.
     """
-    _, thought, said = text.rpartition(_THOUGHT)
-    if _THINK in said:
+    start, end = after_thinking(text)
+    if end < len(text):
         raise MalformedAnswer("the thinking never ends")
-    return said if thought else text
+    return text[start:]
 
 
 def json_objects(text: str) -> Iterator[dict[str, Any]]:

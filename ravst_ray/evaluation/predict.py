@@ -28,7 +28,7 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.backends.protocols import Clip, Generation
 from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
@@ -77,7 +77,7 @@ def predict(
     """
     target = Path(out)
     tasks = read_tasks(annotations, videos, config.limit)
-    model_source(config.engine.model, "engine.model")
+    check_model(config.engine.model, "engine.model")
     done = _begin(target, config)
     pending = [replace(task, questions=tuple(q for q in task.questions if q.qa_id not in done)) for task in tasks]
     pending = [task for task in pending if task.questions]

@@ -82,16 +82,18 @@ class VideoForward:
         self._features: OrderedDict[Any, torch.Tensor] = OrderedDict()
 
     def prompt_ids(self, text: str, clip: Clip | None) -> list[int]:
-        """Token ids of a prompt, its video's placeholders expanded: what vLLM sees."""
+        """Token ids of a prompt, its video's placeholders expanded: what vLLM sees.
+
+        Raises:
+            StepError: ``bad_prompt``, as :meth:`Qwen25VL.chat_text`.
+        """
         tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(self.family.chat_text(tokenizer, text, video=clip is not None))["input_ids"]
         if clip is None:
-            chat = [{"role": "user", "content": text}]
-            rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            return list(tokenizer(rendered)["input_ids"])
+            return ids
         grid = self.inputs(clip).grid_thw
         merge = self.processor.video_processor.merge_size
         pad = tokenizer.convert_tokens_to_ids("<|video_pad|>")
-        ids: list[int] = tokenizer(self.family.chat_text(tokenizer, text))["input_ids"]
         place = ids.index(pad)
         return [*ids[:place], *[pad] * (int(grid.prod()) // merge**2), *ids[place + 1 :]]
 

@@ -28,11 +28,10 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.reports.training_report import write_training_report
@@ -41,6 +40,7 @@ from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
+from ravst_ray.training.prompts import training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
 from ravst_ray.training.worker import work
@@ -64,9 +64,9 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     """
     setup_logging()
     output = Path(config.output).absolute()
-    model_source(config.model, "model")
+    check_model(config.model, "model")
     check_sinks(config.sinks)
-    tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    tasks = training_tasks(config.data)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
     start_ray()

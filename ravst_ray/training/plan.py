@@ -11,13 +11,14 @@ from typing import Any
 
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import loading, model_source
+from ravst_ray.backends.pretrained import check_model, loading, model_source
 from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
 from ravst_ray.backends.video_prompts import VideoView, question_prompt, view_size, view_times
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
-from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.training.prompts import training_tasks
 
 _NAMED = 5
 
@@ -146,7 +147,7 @@ def _lines(config: TrainConfig) -> list[str]:
     absent = [one for one in (config.data.annotations, config.data.videos) if not Path(one).exists()]
     if absent:
         return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]
-    tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    tasks = training_tasks(config.data)
     kinds = Counter(pair.task for task in tasks for pair in task.questions)
     count, missing = sum(kinds.values()), sum(not Path(task.path).exists() for task in tasks)
     by_task = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
@@ -155,6 +156,7 @@ def _lines(config: TrainConfig) -> list[str]:
     epochs = samplings * rollouts.prompts_per_step / max(count, 1)
     lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
     try:
+        check_model(config.model, "model")
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         return [*lines, f"prompts: not measured: {error}"]

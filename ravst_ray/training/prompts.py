@@ -1,14 +1,44 @@
-"""The order in which questions are asked: a shuffle for each epoch, given by the seed and the place alone."""
+"""The questions that are asked, and their order: a shuffle for each epoch, given by the seed and the place alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.config.train import TrainDataConfig
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.errors import ConfigError
+from ravst_ray.logs import get_logger
 from ravst_ray.records import QAPair
+
+log = get_logger(__name__)
+
+
+def training_tasks(data: TrainDataConfig, tell: bool = True) -> list[VideoTask]:
+    """The questions to train on; those in which a token of the model's own is written out are left out.
+
+    Args:
+        data: the files.
+        tell: log how many are left out.
+
+    Raises:
+        ConfigError: as :func:`~ravst_ray.datasets.tasks.read_tasks`, or nothing is left.
+    """
+    tasks = read_tasks(data.annotations, data.videos, data.limit)
+    pairs = [pair for task in tasks for pair in task.questions]
+    bad = {pair.qa_id for pair in pairs if Qwen25VL.special_in(pair.question + pair.answer)}
+    if not bad:
+        return tasks
+    message = f"a token of the model's own (<|…|>) stands in {len(bad)} of {len(pairs)} questions, {min(bad)} is one"
+    if len(bad) == len(pairs):
+        raise ConfigError(f"data.annotations: {message}; none can be asked")
+    if tell:
+        log.warning("%s; they are left out", message)
+    kept = [replace(task, questions=tuple(pair for pair in task.questions if pair.qa_id not in bad)) for task in tasks]
+    return [task for task in kept if task.questions]
 
 
 @dataclass(frozen=True)

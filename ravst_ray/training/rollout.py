@@ -27,14 +27,14 @@ from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_pr
 from ravst_ray.backends.word_vectors import name_matcher
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
-from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
 from ravst_ray.training.pool import RolloutPool
-from ravst_ray.training.prompts import Ask, PromptOrder
+from ravst_ray.training.prompts import Ask, PromptOrder, training_tasks
 from ravst_ray.training.records import group_numbers
 from ravst_ray.training.rollout_actor import RolloutActor, Weights
 
@@ -81,9 +81,7 @@ class RolloutManager:
     def __init__(self, config: TrainConfig, start: int = 0, place: int = 0, group: Any = None):
         setup_logging()
         self._config = config
-        self._order = PromptOrder(
-            read_tasks(config.data.annotations, config.data.videos, config.data.limit), config.seed
-        )
+        self._order = PromptOrder(training_tasks(config.data, tell=False), config.seed)  # the driver has told
         self._rubric = GuardedRubric(config.reward, name_matcher(config.reward.names))
         self._pool = RolloutPool(config, RolloutActor, group)
         self._clips = Clips(self._decode)

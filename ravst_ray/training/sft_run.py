@@ -20,18 +20,19 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.pretrained import model_source
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.sft import SftRunConfig
-from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.prompts import training_tasks
 
 log = get_logger(__name__)
 
@@ -87,8 +88,8 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
     """
     setup_logging()
     output = Path(config.output).absolute()
-    model_source(config.model, "model")
-    tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
+    check_model(config.model, "model")
+    tasks = training_tasks(config.data)
     if (output / "metrics.jsonl").exists():
         raise ConfigError(f"{output} holds a run already; name another output")
     try:
