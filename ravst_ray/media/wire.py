@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 _LENGTHS = struct.Struct(">IQ")
+_MOST_BYTES = 2**30  # of one message; what claims to be longer is nonsense
 
 
 class Channel:
@@ -35,9 +36,13 @@ class Channel:
             self._socket.sendall(payload)
 
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], memoryview]:
-        """The next message: header and payload; errors as in :meth:`send`."""
+        """The next message: header and payload; errors as in :meth:`send`, and ValueError for one that is none."""
         text_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size, deadline))
+        if text_length + payload_length > _MOST_BYTES:
+            raise ValueError(f"a message of {text_length + payload_length} bytes")
         header = json.loads(bytes(self._read(text_length, deadline)))
+        if not isinstance(header, dict):
+            raise ValueError("a message whose header is no object")
         return header, self._read(payload_length, deadline)
 
     def close(self) -> None:
