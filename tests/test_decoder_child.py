@@ -76,10 +76,11 @@ def test_the_child_has_no_network(decoder, plain):
 def test_an_ordinary_user_is_cut_off_too_and_reads_by_its_groups():
     """In a user namespace of its own: what the kernel grants goes on by the real user and all its groups."""
     program = (
-        "import os, tempfile, sys\n"
-        "folder = tempfile.mkdtemp()\n"
-        "os.chmod(folder, 0o755)\n"
-        "for name, owner, group, mode in (('own', 4711, 4711, 0o600), ('group', 0, 815, 0o640), ('alien', 0, 0, 0o600)):\n"
+        "import os, tempfile\n"
+        "folder = tempfile.mkdtemp(dir='/tmp')\n"
+        "os.chmod(folder, 0o777)\n"
+        "files = ('own', 4711, 4711, 0o600), ('group', 0, 815, 0o640), ('alien', 0, 0, 0o600)\n"
+        "for name, owner, group, mode in files:\n"
         "    path = os.path.join(folder, name)\n"
         "    open(path, 'w').close()\n"
         "    os.chown(path, owner, group)\n"
@@ -92,6 +93,8 @@ def test_an_ordinary_user_is_cut_off_too_and_reads_by_its_groups():
         "print(left, before != os.readlink('/proc/self/ns/net'), readable)\n"
         "for name in readable:\n"
         "    open(os.path.join(folder, name)).close()\n"
+        "for name in os.listdir(folder):\n"
+        "    os.remove(os.path.join(folder, name))\n"
     )
     python = [sys.executable, "-c", "from ravst_ray.media import confine\n" + program]
     done = subprocess.run(python, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

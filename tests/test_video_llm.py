@@ -134,3 +134,20 @@ def test_a_model_of_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="is a bert; this runs qwen2_5_vl"):
         asyncio.run(VideoLLM(EngineConfig(model=str(tmp_path))).start())
+
+
+def test_modules_in_the_working_directory_are_not_for_the_engine(tmp_path):
+    """Its processes start as vLLM starts them, by ``spawn``."""
+    for name in ("types", "signal", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the one in the working directory')\n")
+    program = (
+        "import multiprocessing, os\n"
+        "from ravst_ray.backends.video_llm import _set_environment\n"
+        "from ravst_ray.config.video_llm import EngineConfig\n"
+        "_set_environment(EngineConfig(model='m'), None)\n"
+        "child = multiprocessing.get_context('spawn').Process(target=print, args=('started',))\n"
+        "child.start(); child.join()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, env={**env}, capture_output=True, text=True)
+    assert done.stdout == "started\n", done.stderr
