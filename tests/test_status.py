@@ -285,7 +285,9 @@ def test_a_configuration_that_was_cut_short_bars_no_output(stubbed, tmp_path, co
 def test_an_output_can_not_have_a_key_sent_to_an_endpoint_of_its_own(stubbed, tmp_path, monkeypatch, capsys):
     """Whoever can write there would get it; who runs the command has to name the endpoint."""
     url = "https://llm.example.org/v1"
-    stubbed.replace_bytes("config.yaml", dump_config(stub_config(tmp_path, "llm.backend=openai", f"llm.base_url={url}")).encode())
+    stubbed.replace_bytes(
+        "config.yaml", dump_config(stub_config(tmp_path, "llm.backend=openai", f"llm.base_url={url}")).encode()
+    )
     assert saved_config(stubbed.root).llm.base_url == url, "there is no key to lose"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
     assert cli.main(["retry", stubbed.root]) == 2

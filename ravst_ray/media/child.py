@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ravst_ray.config.annotate import DecodeConfig
@@ -60,6 +61,12 @@ def serve(channel: Channel) -> None:
             channel.send(_refusal(error))
         except MemoryError:
             channel.send({"kind": "error", "reason": TOO_LARGE})
+        except ConnectionError:
+            raise
+        except Exception as error:  # what no one has thought of that a file may contain
+            log.warning("%s: not foreseen:", request["path"], exc_info=True)
+            message = f"{Path(request['path']).name}: reading it failed with {error!r}; the file may be broken"
+            channel.send(_refusal(StepError("undecodable", message)))
 
 
 def _refusal(error: StepError) -> dict[str, Any]:
