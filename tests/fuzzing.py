@@ -24,7 +24,8 @@ CONTAINERS: dict[str, tuple[str, Recipe]] = {
 }
 _SIZES = (0, 1, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts", b"stsz", b"stco", b"stss", b"ctts", b"stsc", b"stsd",
-          b"mvhd", b"tkhd", b"mdhd", b"edts", b"elst", b"mdat", b"ftyp", b"avcC", b"moof", b"traf", b"trun")  # fmt: skip
+          b"mvhd", b"tkhd", b"mdhd", b"edts", b"elst", b"mdat", b"ftyp", b"avcC", b"moof", b"traf",
+          b"trun")  # fmt: skip
 Bytes = Callable[[bytearray, random.Random], None]
 
 
@@ -122,8 +123,8 @@ _DAMAGES: tuple[Bytes, ...] = (
 )  # fmt: skip
 
 _ODD_VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1e308, float("nan"), float("inf"), 10**30, "", " ", "nan", "\ud800", "\0", "../../x", "<b>", [], {}, [[]],
-    "x" * 5000, ["a", 1, None], {"a": {"b": []}}, [0.0, 1.0], [5.0, 1.0], [[0.0, 1.0]],
+    None, True, 0, -1, 1e308, float("nan"), float("inf"), 10**30, "", " ", "nan", "\ud800", "\0", "../../x", "<b>",
+    [], {}, [[]], "x" * 5000, ["a", 1, None], {"a": {"b": []}}, [0.0, 1.0], [5.0, 1.0], [[0.0, 1.0]],
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
         return asdict(sampled)
 
     def index(request: dict[str, Any]) -> dict[str, Any]:
-        return {"meta": asdict(index_video(request["path"]).meta)}
+        return {"meta": asdict(index_video(request["path"], max_pixels=config.max_pixels).meta)}
 
     def outline(request: dict[str, Any]) -> dict[str, Any]:
         found = waveform(request["path"], request["bins"], request["duration_s"])

@@ -26,8 +26,8 @@ from ravst_ray.records import Frames, Loudness, VideoMeta
 
 log = get_logger(__name__)
 
-MEMORY_BYTES = 6 * 2**30
-"""Address space that decoding may take, beside the libraries: pictures of 8K, and of 16384 x 8640, need half of it."""
+# Address space beside the libraries, twice what was measured for pictures of 8K and of 16384 x 8640.
+_BYTES, _BYTES_PER_PIXEL = 2 * 2**30, 128
 _KILLED = "decoder_killed"
 _START_TIMEOUT_S = 120.0
 _START_ATTEMPTS = 3
@@ -50,13 +50,14 @@ class ChildDecoder:
     Args:
         config: how frames are decoded.
         sound: measure the loudness, too.
-        memory_bytes: how far the child's address space may grow after its start.
+        memory_bytes: how far the child's address space may grow after its start; by default what videos of
+            ``config.max_pixels`` need.
     """
 
-    def __init__(self, config: DecodeConfig, sound: bool = True, memory_bytes: int = MEMORY_BYTES):
+    def __init__(self, config: DecodeConfig, sound: bool = True, memory_bytes: int | None = None):
         self.config = config
         self.sound = sound
-        self.memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes or _BYTES + _BYTES_PER_PIXEL * config.max_pixels
         self._child: ChildProcess | None = None
 
     @property
@@ -122,7 +123,8 @@ class ChildDecoder:
         if header["reason"] != TOO_LARGE:
             return StepError(header["reason"], header["message"], header["retryable"])
         gib = self.memory_bytes / 2**30
-        return StepError(TOO_LARGE, f"{name}: decoding it takes more than {gib:.1f} GiB of memory; scale it down")
+        message = f"{name}: decoding it takes more than {gib:.1f} GiB of memory; scale it down, or replace it if broken"
+        return StepError(TOO_LARGE, message)
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -186,7 +188,7 @@ def _decoded(answer: _Answer) -> DecodedVideo:
             height=header["height"],
             jpegs=tuple(answer.pictures[number] for number in header["picture_T"]),
         ),
-        loudness=Loudness(level["step_s"], tuple(level["level_db_T"])) if level else None,
+        loudness=Loudness(**{**level, "level_db_T": tuple(level["level_db_T"])}) if level else None,
     )
 
 
