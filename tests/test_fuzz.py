@@ -21,7 +21,7 @@ from ravst_ray.media.decoding import ChildDecoder
 from tests import proc
 from tests.fuzzing import CONTAINERS, damage, damage_json, write_containers
 
-FILES = 70
+FILES = 120
 TEXTS = 1500
 DEADLINE_S = 10.0
 TIMES_S = [0.0, 0.3, 0.6, 0.9, 1.1]
