@@ -330,7 +330,7 @@ def test_a_driver_that_is_ended(cluster, command, baseline, tmp_path, blow, stat
     assert content(output) == baseline
 
 
-def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, tmp_path):
+def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, endpoint, tmp_path):
     """The planned victim is the one error; ``ravst retry`` does it again, and it alone."""
     output = tmp_path / "out"
     process = start(cluster, command(output, "decode.deadline_s=15"))
@@ -343,7 +343,8 @@ def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, tmp_path):
     others = [row for row in baseline["annotations"] if row["video_id"] != victim]
     assert content(output)["annotations"] == others
     retry = [sys.executable, "-m", "ravst_ray.cli", "retry", str(output), "decode.deadline_s=120"]
-    finish(start(cluster, [*retry, "--reason", "decode_deadline"]))
+    retry += [f"llm.base_url={endpoint.base_url}", "--reason", "decode_deadline"]
+    finish(start(cluster, retry))
     assert content(output) == baseline
 
 

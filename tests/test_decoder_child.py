@@ -1,8 +1,11 @@
 """What the decoder's child process is given and what it isn't: keys, modules, the network, memory, time."""
 
+import json
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -37,6 +40,13 @@ def decoder():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def shared():
+    made = ChildDecoder(DecodeConfig(backend="pyav"))
+    yield made
+    made.close()
+
+
 def limit(pid: int, name: str) -> tuple[str, str]:
     """Soft and hard."""
     line = next(line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith(name))
@@ -60,16 +70,16 @@ def test_the_child_has_no_keys_and_is_limited(monkeypatch, decoder, plain):
     assert 480 < cpu_s < 500, "four busy threads up to the deadline of 120 s, and what its start took"
 
 
-def test_the_child_has_no_network(decoder, plain):
+def test_the_child_has_no_network(shared, plain):
     """Where the system allows that: then not even loopback is there."""
     allowed = subprocess.run(["unshare", "--net", *([] if os.geteuid() == 0 else ["--user"]), "true"]).returncode == 0
-    decoder.decode(plain, [0.0])
-    devices = Path(f"/proc/{decoder.pid}/net/dev").read_text().splitlines()[2:]
-    routes = Path(f"/proc/{decoder.pid}/net/route").read_text().splitlines()[1:]
+    shared.decode(plain, [0.0])
+    devices = Path(f"/proc/{shared.pid}/net/dev").read_text().splitlines()[2:]
+    routes = Path(f"/proc/{shared.pid}/net/route").read_text().splitlines()[1:]
     if not allowed:
         pytest.skip("this system lets no process leave the network")
     assert [line.split(":")[0].strip() for line in devices] == ["lo"] and routes == []
-    assert os.readlink(f"/proc/{decoder.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    assert os.readlink(f"/proc/{shared.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become somebody else")
@@ -146,6 +156,16 @@ def test_a_video_that_needs_too_much_memory_is_one_error(tmp_path, plain):
     roomy.close()
 
 
+def test_the_sound_of_a_part_keeps_its_place(shared, tmp_path):
+    """What the child finds out about a long file reaches its parent, with where in the file it was."""
+    path = write_video(tmp_path / "long.mp4", Recipe(pictures=75, gaps_ms=(2000,), sound_rate=8000, sound_from_s=65.0))
+    loud = shared.decode(str(path), [70.0, 72.0]).loudness
+    assert (loud.step_s, loud.start_s) == (0.1, 60.0), "from ten seconds before what is wanted"
+    assert loud.level_db_T[20] < -60 and loud.level_db_T[80] == pytest.approx(-9.03, abs=0.5)
+    whole = shared.index(str(path))
+    assert (whole.duration_s, whole.width, whole.height, whole.has_audio) == (150.0, 96, 80, True)
+
+
 SPIN = "from ravst_ray.media.confine import limit_cpu\nlimit_cpu(0.2)\nlimit_cpu(0.3)\nwhile True: pass\n"
 
 
@@ -169,26 +189,39 @@ def test_memory_can_be_limited_more_than_once():
     assert done.stdout == "refused\n", done.stderr
 
 
-@pytest.mark.parametrize("message", [b"\xff" * 64, b"\0\0\0\2\0\0\0\0\0\0\0\0[]", b"\0\0\0\2\0\0\0\0\0\0\0\0{}"])
-def test_a_child_that_was_subverted_can_not_hurt_its_parent(decoder, plain, message):
+def message(header: object, payload: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack(">IQ", len(text), len(payload)) + text + payload
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff" * 64,
+        message([]),
+        message({}),
+        message({"kind": "jpegs", "sizes": [4]}, b"%!PS"),
+        message({"kind": "done"}),
+    ],
+    ids=["endless", "list", "empty", "script", "lacking"],
+)
+def test_a_child_that_was_subverted_can_not_hurt_its_parent(shared, plain, message):
     """It may claim messages of any length, or say what makes no sense."""
-    decoder.decode(plain, [0.0])
-    ours, decoder._child.channel = decoder._child.channel, Nonsense(message)
+    shared.decode(plain, [0.0])
+    ours, shared._child.channel = shared._child.channel, Nonsense(message)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(StepError, match="sent nonsense") as caught:
-        decoder.decode(plain, [0.0])
+        shared.decode(plain, [0.0])
     ours.close()
     assert (caught.value.reason, caught.value.retryable) == ("decoder_crashed", False)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
-    assert len(decoder.decode(plain, [0.0]).frames.jpegs) == 1
+    assert len(shared.decode(plain, [0.0]).frames.jpegs) == 1
 
 
 class Nonsense(decoding.Channel):
     """A channel from which these bytes come."""
 
     def __init__(self, message: bytes):
-        import socket
-
         end, self._other = socket.socketpair()
         super().__init__(end)
         self._other.sendall(message)
