@@ -239,7 +239,7 @@ def decoding_another(cluster, seen):
 
 def decoder_with(cluster, wanted):
     """A decoder's child whose open videos are wanted, stopped; None: there is none, and each goes on."""
-    for pid in processes(cluster, "ravst_ray.media.child", 2):
+    for pid in processes(cluster, "ravst_ray/media/boot.py", 2):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             if wanted({name for name in open_files(pid) if name.endswith(".mp4")}):
@@ -267,10 +267,12 @@ def test_an_actor_that_is_killed(cluster, command, baseline, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("whose", "reason"), [(int, "decoder_crashed"), (ancestor, "process_died")], ids=["child", "actor"]
+    ("whose", "reason", "again"),
+    [(int, "decoder_killed", False), (ancestor, "process_died", True)],
+    ids=["child", "actor"],
 )
 def test_a_video_that_ends_its_process_every_time(
-    cluster, command, baseline, short_world, big_buck_bunny, tmp_path, whose, reason
+    cluster, command, baseline, short_world, big_buck_bunny, tmp_path, whose, reason, again
 ):
     """After two attempts it is an errors row, and the one loss.
 
@@ -296,7 +298,7 @@ def test_a_video_that_ends_its_process_every_time(
     finish(process)
     found = content(output)
     errors = [(row["video_id"], row["stage"], row["reason"], row["retryable"]) for row in found["errors"]]
-    assert errors == [("victim", "decode", reason, True)] and len(met) == 2
+    assert errors == [("victim", "decode", reason, again)] and len(met) == 2
     assert {**found, "errors": []} == baseline
 
 
@@ -328,7 +330,7 @@ def test_a_driver_that_is_ended(cluster, command, baseline, tmp_path, blow, stat
     assert content(output) == baseline
 
 
-def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, tmp_path):
+def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, endpoint, tmp_path):
     """The planned victim is the one error; ``ravst retry`` does it again, and it alone."""
     output = tmp_path / "out"
     process = start(cluster, command(output, "decode.deadline_s=15"))
@@ -341,7 +343,8 @@ def test_a_decoder_that_hangs_and_retry(cluster, command, baseline, tmp_path):
     others = [row for row in baseline["annotations"] if row["video_id"] != victim]
     assert content(output)["annotations"] == others
     retry = [sys.executable, "-m", "ravst_ray.cli", "retry", str(output), "decode.deadline_s=120"]
-    finish(start(cluster, [*retry, "--reason", "decode_deadline"]))
+    retry += [f"llm.base_url={endpoint.base_url}", "--reason", "decode_deadline"]
+    finish(start(cluster, retry))
     assert content(output) == baseline
 
 

@@ -362,8 +362,8 @@ def test_a_video_whose_child_was_killed_is_tried_once_more(plain, monkeypatch):
     assert numbers(decoder.decode(str(plain), [0.4])) == [10]
     start = decoding._start
 
-    def doomed(config):
-        child = start(config)
+    def doomed(config, memory_bytes):
+        child = start(config, memory_bytes)
         strike(child.process.pid, signal.SIGKILL)
         return child
 
@@ -371,7 +371,7 @@ def test_a_video_whose_child_was_killed_is_tried_once_more(plain, monkeypatch):
     strike(decoder.pid, signal.SIGKILL)
     with pytest.raises(StepError, match="SIGKILL") as caught:
         decoder.decode(str(plain), [0.4])
-    assert (caught.value.reason, caught.value.retryable) == ("decoder_crashed", True)
+    assert (caught.value.reason, caught.value.retryable) == ("decoder_killed", False)
     decoder.close()
 
 

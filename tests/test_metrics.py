@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ravst_ray.config.rewards import EvaluateConfig, NamesConfig
+from ravst_ray.core.page import HEAD
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.baselines import CENTRE_BOX, MIDDLE_HALF, PREVIOUS, WHOLE_VIDEO
@@ -145,7 +146,7 @@ def test_what_is_written(metrics, files):
     table = (files / "out" / "table.md").read_text()
     assert "*the whole video*" in table and "AVST-Zero (paper)" in table and "47.96" in table
     page = (files / "out" / "index.html").read_text()
-    assert "the middle half" in page and "16.67" in page
+    assert "the middle half" in page and "16.67" in page and HEAD in page
     rows = [json.loads(line) for line in (files / "out" / "questions.jsonl").read_text().splitlines()]
     assert len(rows) == 5 and rows[0]["m_tIoU"] == pytest.approx(1 / 3)
     assert [kind for kind, _, _ in task_rows(metrics, "AVTR")] == ["run"] + ["baseline"] * 3 + ["paper"] * 4

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
+import shutil
+import signal
 from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -16,8 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from ravst_ray.core.page import HEAD
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.records import Event, EventAnnotation, QAPair, SceneObject, Track
-from ravst_ray.reports import figures
+from ravst_ray.reports import figures, samples
 from ravst_ray.reports.annotation_report import (
     ReportEvent,
     SampleVideo,
@@ -342,6 +347,28 @@ def test_samples_that_can_not_be_shown_say_why_and_spoil_no_others(tmp_path, cli
     assert len(alts) == 2 + 4
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGSEGV])
+def test_a_sound_track_that_ends_its_decoder_costs_the_waveform_alone(clip, monkeypatch, caplog, blow):
+    """The child is stopped, or ended, when it is asked for the waveform."""
+    monkeypatch.setattr(samples, "_DECODING", samples._DECODING.model_copy(update={"deadline_s": 6.0}))
+    asked = ChildDecoder.waveform
+
+    def struck(decoder, path, bins, duration_s):
+        if "bad" in path:
+            os.kill(decoder.pid, blow)
+        return asked(decoder, path, bins, duration_s)
+
+    monkeypatch.setattr(ChildDecoder, "waveform", struck)
+    bad = clip.with_name("bad.mp4")
+    shutil.copy(clip, bad)
+    page = Page(render_annotation_report(SUMMARY, EVENTS, [sample(bad, "bad"), sample(clip)]))
+    assert len(page.images) == 8, "both have their pictures"
+    assert sum("The sound track can't be shown: bad.mp4" in text for text in page.texts) == 1
+    assert sum(tag == "path" and a["d"].count("L") > 500 for tag, a in page.elements) == 1
+    assert "bad: no waveform in the report: bad.mp4" in caplog.text
+
+
 def test_all_text_is_escaped(clip):
     evil = "\"'><script>alert(1)</script><img src=x>"
     video = sample(clip, evil)
@@ -372,6 +399,7 @@ def test_the_file_needs_nothing_beside_it_and_is_the_same_each_time(tmp_path, cl
     page = Page(html)
     links = [a[key] for _, a in page.elements for key in ("href", "src", "xlink:href") if a.get(key)]
     assert links and all(link.startswith(("#", "data:")) for link in links)
+    assert HEAD in html and "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in HEAD
     assert not any(word in html for word in ("http:", "https:", "@import", "url(", "<script", "<link"))
     targets = {attributes.get("id") for _, attributes in page.elements}
     assert all(link[1:] in targets for link in links if link.startswith("#"))

@@ -282,6 +282,25 @@ def test_a_configuration_that_was_cut_short_bars_no_output(stubbed, tmp_path, co
     assert saved_config(stubbed.root) == stub_config(tmp_path)
 
 
+def test_an_output_can_not_have_a_key_sent_to_an_endpoint_of_its_own(stubbed, tmp_path, monkeypatch, capsys):
+    """Whoever can write there would get it; who runs the command has to name the endpoint."""
+    url = "https://llm.example.org/v1"
+    stubbed.replace_bytes(
+        "config.yaml", dump_config(stub_config(tmp_path, "llm.backend=openai", f"llm.base_url={url}")).encode()
+    )
+    assert saved_config(stubbed.root).llm.base_url == url, "there is no key to lose"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    assert cli.main(["retry", stubbed.root]) == 2
+    said = capsys.readouterr().err
+    assert f"add llm.base_url={url} to the command" in said and "sk-planted" not in said
+    with pytest.raises(ConfigError, match="would have your OPENAI_API_KEY sent"):
+        saved_config(stubbed.root, ["llm.timeout_s=9"])
+    assert saved_config(stubbed.root, [f"llm.base_url={url}"]).llm.base_url == url
+    assert saved_config(stubbed.root, ["llm.backend=local"]).llm.base_url == url, "it asks its own server"
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/")
+    assert saved_config(stubbed.root).llm.base_url == url
+
+
 def test_two_runs_on_one_output(stubbed, tmp_path, capsys):
     with OutputLock(stubbed) as lock:
         with pytest.raises(ConfigError, match=lock.own.run_id):

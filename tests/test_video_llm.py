@@ -1,7 +1,11 @@
 """The engine wrapper, with a real vLLM around a randomly initialised Qwen2.5-VL."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +138,32 @@ def test_a_model_of_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="is a bert; this runs qwen2_5_vl"):
         asyncio.run(VideoLLM(EngineConfig(model=str(tmp_path))).start())
+
+
+ENGINE_PROCESS = """
+import multiprocessing
+from ravst_ray.backends.video_llm import _set_environment
+from ravst_ray.config.video_llm import EngineConfig
+
+if __name__ == "__main__":
+    _set_environment(EngineConfig(model="m"), None)
+    child = multiprocessing.get_context("spawn").Process(target=print, args=("started",))
+    child.start()
+    child.join()
+"""
+
+
+def test_modules_in_the_working_directory_are_not_for_the_engine(tmp_path):
+    """Its processes start as vLLM starts them, by ``spawn``, from one that Ray has started with a script elsewhere."""
+    for name in ("types", "signal", "multiprocessing"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the one in the working directory')\n")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "worker.py").write_text(ENGINE_PROCESS)
+    done = subprocess.run(
+        [sys.executable, "scripts/worker.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "started\n", done.stderr

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ravst_ray.backends.chat import OPENAI_URL
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.places import is_remote
@@ -41,7 +42,7 @@ def saved_config(output: str, overrides: Sequence[str] = ()) -> AnnotateConfig:
     """The configuration that an output directory was made with.
 
     Raises:
-        ConfigError: there is none, or an override doesn't fit it.
+        ConfigError: there is none, an override doesn't fit it, or a key would go where only this output says.
     """
     data = DatasetStore(output).read_bytes("config.yaml")
     if data is None:
@@ -49,7 +50,22 @@ def saved_config(output: str, overrides: Sequence[str] = ()) -> AnnotateConfig:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_bytes(data)
-        return load_config(AnnotateConfig, path, [*overrides, f"output={output}"])
+        config = load_config(AnnotateConfig, path, [*overrides, f"output={output}"])
+    _check_endpoint(config, named={override.partition("=")[0] for override in overrides})
+    return config
+
+
+def _check_endpoint(config: AnnotateConfig, named: Set[str]) -> None:
+    """Refuse to send this environment's key to an endpoint that only the output names: others may have written it."""
+    url, key = config.llm.base_url, os.environ.get("OPENAI_API_KEY", "").strip()
+    known = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+    if config.llm.backend != "openai" or not url or not key or url.rstrip("/") == known.rstrip("/"):
+        return
+    if not named & {"llm", "llm.base_url"}:
+        raise ConfigError(
+            f"{config.output}/config.yaml would have your OPENAI_API_KEY sent to {url}; if that is right, say so: add "
+            f"llm.base_url={url} to the command, or set OPENAI_BASE_URL to it"
+        )
 
 
 def absolute(config: AnnotateConfig) -> AnnotateConfig:

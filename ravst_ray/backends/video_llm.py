@@ -313,5 +313,6 @@ def _set_environment(config: EngineConfig, transport: str | None) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "PYTHONSAFEPATH": "1",  # a types.py in the working directory is not for the engine's processes
     }.items():
         os.environ.setdefault(key, value)

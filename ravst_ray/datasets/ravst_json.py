@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import QAPair, Task
 
+_MAX_SECONDS = 1e7  # also keeps out NaN and infinities
 TASK_KEYS: dict[Task, str] = {
     "AVTR": "AV Temporal Reasoning",
     "AVSR": "AV Spatial Reasoning",
@@ -69,7 +69,7 @@ def read_entries(path: str | Path) -> list[dict[str, Any]]:
     for place, entry in enumerate(entries):
         try:
             _check(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ConfigError(f"{path}: entry {place} isn't in R-AVST's format: {error!r}") from None
     return entries
 
@@ -82,14 +82,15 @@ def dump_entries(entries: Iterable[Mapping[str, Any]]) -> str:
 def _check(entry: Mapping[str, Any]) -> None:
     if not isinstance(entry["video_name"], str):
         raise TypeError("video_name is no text")
-    if not isfinite(float(entry["duration"])):
-        raise ValueError("duration is not finite")
+    if not 0 < float(entry["duration"]) < _MAX_SECONDS:
+        raise ValueError("duration is no number of seconds above 0")
     for event in entry["annotation"]:
         int(event["event_num"])
         for key in TASK_KEYS.values():
             for one in event.get(key, []):
                 if not (isinstance(one["Q"], str) and isinstance(one["A"], str)):
                     raise TypeError(f"{key}: Q and A are texts")
+                (one["Q"] + one["A"]).encode()  # lone surrogates can't be written
 
 
 def _event_pairs(name: str, event: Mapping[str, Any], seen: Counter[tuple[str, int, Task]]) -> list[QAPair]:

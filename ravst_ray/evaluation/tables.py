@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
+from ravst_ray.core.page import HEAD
 from ravst_ray.evaluation.metrics import METRICS
 from ravst_ray.evaluation.paper import PAPER
 from ravst_ray.records import TASKS, Task
@@ -53,6 +55,7 @@ def write_tables(out: Path, metrics: Mapping[str, Any]) -> None:
     (out / "table.md").write_text(markdown(metrics), encoding="utf-8")
     plots = {path.stem: path.read_text(encoding="utf-8") for path in sorted((out / "plots").glob("*.svg"))}
     environment = Environment(loader=PackageLoader("ravst_ray.evaluation", "templates"), autoescape=True)
+    environment.globals["head"] = Markup(HEAD)
     page = environment.get_template("evaluation.html.j2").render(
         tasks=[
             (TITLES[task], _counts(metrics[task]), METRICS[task], task_rows(metrics, task)) for task in _tasks(metrics)

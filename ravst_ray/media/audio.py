@@ -101,7 +101,8 @@ def _chunks(container: InputContainer, part: Span | None = None) -> Iterator[Chu
             break
         packets += packet.size > 0
         try:
-            frames = packet.decode()
+            # A stream may change its kind in the middle of a broken file.
+            frames = [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
         except av.error.InvalidDataError:
             broken += 1
             continue

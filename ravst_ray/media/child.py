@@ -1,34 +1,43 @@
-"""The process in which videos are decoded: ``python -m ravst_ray.media.child FD PARENT_PID``.
+"""The process in which video files are opened.
 
-It reads requests from the socket FD and answers each with the JPEGs, piece by piece, and then one message with the
-rest. It imports neither ray nor torch, and it dies with its parent, whatever a native library is doing.
+It reads requests from a socket and answers each: with the JPEGs, piece by piece, and then one message with the rest, or
+with one message alone. It imports neither ray nor torch, it dies with its parent, whatever a native library is doing,
+and it gives up what :mod:`ravst_ray.media.confine` names.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import socket
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import StepError
-from ravst_ray.logs import setup_logging
+from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media import confine
 from ravst_ray.media.wire import Channel
 
-_PR_SET_PDEATHSIG = 1
+log = get_logger(__name__)
+
+TOO_LARGE = "too_large_to_decode"
 _PIECE_BYTES = 8 * 2**20
+_CPU_PER_DEADLINE = 4  # threads of a library that may be busy at once
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def main() -> None:
-    """Serve until the parent closes its end or dies."""
-    fd, parent_pid = int(sys.argv[1]), int(sys.argv[2])
-    die_with(parent_pid)
+def main(fd: int, parent_pid: int) -> None:
+    """Serve at the socket ``fd`` until the parent closes its end or dies."""
+    confine.go_first()
+    isolated = confine.leave_network()
+    confine.die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     setup_logging()
+    if not isolated:
+        log.debug("this system doesn't let the decoder's child process leave the network")
     channel = Channel(socket.socket(fileno=fd))
     try:
         serve(channel)
@@ -36,37 +45,66 @@ def main() -> None:
         return
 
 
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends; only Linux can, elsewhere the closed socket ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before the call
-            sys.exit(1)
-
-
 def serve(channel: Channel) -> None:
-    """Read the configuration, load the libraries, say so, and answer requests one after the other."""
-    config = DecodeConfig.model_validate(channel.receive()[0])
+    """Read the settings, load the libraries, say so, and answer requests one after the other."""
+    settings, _ = channel.receive()
+    config = DecodeConfig.model_validate(settings["decode"])
+    answers = _answers(config, channel)
+    confine.limit_memory(settings["memory_bytes"])
+    channel.send({"kind": "ready"})
+    while True:
+        request, _ = channel.receive()
+        confine.limit_cpu(_CPU_PER_DEADLINE * config.deadline_s)
+        try:
+            channel.send({"kind": "done", **answers[request.pop("kind")](request)})
+        except StepError as error:
+            channel.send(_refusal(error))
+        except MemoryError:
+            channel.send({"kind": "error", "reason": TOO_LARGE})
+        except ConnectionError:
+            raise
+        except Exception as error:  # what no one has thought of that a file may contain
+            log.warning("%s: not foreseen:", request["path"], exc_info=True)
+            message = f"{Path(request['path']).name}: reading it failed with {error!r}; the file may be broken"
+            channel.send(_refusal(StepError("undecodable", message)))
+
+
+def _refusal(error: StepError) -> dict[str, Any]:
+    """What the parent is told; of a fault that want of memory caused, only that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return {"kind": "error", "reason": TOO_LARGE}
+        cause = cause.__cause__ or cause.__context__
+    return {"kind": "error", "reason": error.reason, "message": error.message, "retryable": error.retryable}
+
+
+def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
+    """What each kind of request is answered by; loads the libraries."""
     import av
 
+    from ravst_ray.media.audio import waveform
+    from ravst_ray.media.index import index_video
     from ravst_ray.media.sampling import sample_video
 
     av.logging.set_level(av.logging.PANIC)
     if config.backend != "pyav":
         from ravst_ray.media import decord_decoder  # noqa: F401
-    channel.send({"kind": "ready"})
-    while True:
-        request, _ = channel.receive()
+
+    def sample(request: dict[str, Any]) -> dict[str, Any]:
         pieces = _Pieces(channel)
-        try:
-            wanted = request["path"], request["times_s"], config, pieces.add, request["sound"]
-            sampled = sample_video(*wanted)
-        except StepError as error:
-            answer: dict[str, Any] = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
-            channel.send({"kind": "error", **answer})
-            continue
+        sampled = sample_video(request["path"], request["times_s"], config, pieces.add, request["sound"])
         pieces.flush()
-        channel.send({"kind": "done", **asdict(sampled)})
+        return asdict(sampled)
+
+    def index(request: dict[str, Any]) -> dict[str, Any]:
+        return {"meta": asdict(index_video(request["path"], max_pixels=config.max_pixels).meta)}
+
+    def outline(request: dict[str, Any]) -> dict[str, Any]:
+        found = waveform(request["path"], request["bins"], request["duration_s"])
+        return {"outline": None if found is None else found.tolist()}
+
+    return {"sample": sample, "index": index, "waveform": outline}
 
 
 class _Pieces:
@@ -87,7 +125,3 @@ class _Pieces:
         if self._jpegs:
             self._channel.send({"kind": "jpegs", "sizes": [len(j) for j in self._jpegs]}, b"".join(self._jpegs))
         self._jpegs, self._bytes = [], 0
-
-
-if __name__ == "__main__":
-    main()

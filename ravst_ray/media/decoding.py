@@ -1,49 +1,65 @@
 """Decoding in a child process, which is killed and replaced when a video hangs or crashes it.
 
 decord can hang in native code holding the interpreter's lock, and broken files can crash any decoder; neither must
-take an actor along.
+take an actor along. Nothing else in this project opens a video file.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.media.child import TOO_LARGE
+from ravst_ray.media.process import ChildProcess
 from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.media.wire import Channel
 from ravst_ray.records import Frames, Loudness, VideoMeta
 
 log = get_logger(__name__)
 
+# Address space beside the libraries. For pictures of 8K, decord took 4.1 GiB (16 reference pictures), PyAV 0.8 GiB.
+_BYTES, _BYTES_PER_PIXEL = 2 * 2**30, 192
+_JPEG = b"\xff\xd8\xff"
+_KILLED = "decoder_killed"
 _START_TIMEOUT_S = 120.0
 _START_ATTEMPTS = 3
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    header: dict[str, Any]
+    pictures: list[bytes]
+
 
 class ChildDecoder:
-    """A :class:`~ravst_ray.backends.protocols.Decoder` whose libraries run in a child process.
+    """A :class:`~ravst_ray.media.protocols.Decoder` whose libraries run in a child process.
 
     The child starts with the first video and lives until :meth:`close`, or until the thread that started it ends.
-    A pickled copy starts its own.
+    A pickled copy starts its own. Each request has ``config.deadline_s``.
 
     Args:
         config: how frames are decoded.
         sound: measure the loudness, too.
+        memory_bytes: how far the child's address space may grow after its start; by default what videos of
+            ``config.max_pixels`` need.
     """
 
-    def __init__(self, config: DecodeConfig, sound: bool = True):
+    def __init__(self, config: DecodeConfig, sound: bool = True, memory_bytes: int | None = None):
         self.config = config
         self.sound = sound
-        self._child: _Child | None = None
+        self.memory_bytes = memory_bytes or _BYTES + _BYTES_PER_PIXEL * config.max_pixels
+        self._child: ChildProcess | None = None
 
     @property
     def pid(self) -> int | None:
@@ -56,37 +72,60 @@ class ChildDecoder:
         When something kills the child, the video is tried once more.
 
         Raises:
-            StepError: the file can't be used, ``decode_deadline`` or ``decoder_crashed``.
+            StepError: the file can't be used, ``decode_deadline``, ``decoder_crashed``, ``decoder_killed`` or
+                ``too_large_to_decode``.
             AbortError: no child process can be started.
         """
+        request = {"kind": "sample", "path": path, "times_s": list(times_s), "sound": self.sound}
+        return self._ask(request, _decoded)
+
+    def index(self, path: str) -> VideoMeta:
+        """What a file says of its pictures, none of which is kept; errors as in :meth:`decode`."""
+        return self._ask({"kind": "index", "path": path}, lambda answer: VideoMeta(**answer.header["meta"]))
+
+    def waveform(self, path: str, bins: int, duration_s: float) -> np.ndarray | None:
+        """As :func:`ravst_ray.media.audio.waveform`, float ``[bins, 2]`` or None; errors as in :meth:`decode`."""
+        return self._ask({"kind": "waveform", "path": path, "bins": bins, "duration_s": duration_s}, _outline)
+
+    def _ask(self, request: dict[str, Any], read: Callable[[_Answer], T]) -> T:
+        fresh = self._child is None
         try:
-            return self._decode(path, times_s)
+            return self._attempt(request, read)
         except StepError as error:
-            if not (error.reason == "decoder_crashed" and error.retryable):
+            # Memory that an older child holds on to may be that of the videos before.
+            if not (error.reason == _KILLED or (error.reason == TOO_LARGE and not fresh)):
                 raise
             log.warning("%s; trying once more", error)
-            return self._decode(path, times_s)
+            return self._attempt(request, read)
 
-    def _decode(self, path: str, times_s: Sequence[float]) -> DecodedVideo:
-        child = self._living_child()
+    def _attempt(self, request: dict[str, Any], read: Callable[[_Answer], T]) -> T:
+        name, child = Path(request["path"]).name, self._living_child()
         deadline = time.monotonic() + self.config.deadline_s
         usable = False
         try:
-            child.channel.send({"path": path, "times_s": list(times_s), "sound": self.sound}, deadline=deadline)
-            decoded = _receive(child.channel, deadline)
+            child.channel.send(request, deadline=deadline)
+            answer = _receive(child.channel, deadline)
+            if answer.header["kind"] == "error":
+                usable = answer.header["reason"] != TOO_LARGE
+                raise self._refused(name, answer.header)
+            found = read(answer)
             usable = True
-            return decoded
-        except StepError:
-            usable = True
-            raise
+            return found
         except TimeoutError:
-            message = f"{Path(path).name}: decoding took longer than decode.deadline_s = {self.config.deadline_s:g} s"
+            message = f"{name}: decoding took longer than decode.deadline_s = {self.config.deadline_s:g} s"
             raise StepError("decode_deadline", message) from None
-        except ConnectionError:
-            raise _crash(path, child.end()) from None
+        except (ConnectionError, LookupError, TypeError, ValueError):
+            raise _crash(name, child.end()) from None
         finally:
             if not usable:
                 self.close()
+
+    def _refused(self, name: str, header: dict[str, Any]) -> StepError:
+        if header["reason"] != TOO_LARGE:
+            return StepError(header["reason"], header["message"], header["retryable"])
+        gib = self.memory_bytes / 2**30
+        message = f"{name}: decoding it takes more than {gib:.1f} GiB of memory; scale it down, or replace it if broken"
+        return StepError(TOO_LARGE, message)
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -94,54 +133,28 @@ class ChildDecoder:
         if child is not None:
             child.end()
 
-    def _living_child(self) -> _Child:
+    def _living_child(self) -> ChildProcess:
         if self._child is not None and self._child.process.poll() is not None:
             log.warning("the decoder's child process has ended with status %s", self._child.process.returncode)
             self.close()
         if self._child is None:
-            self._child = _start(self.config)
+            self._child = _start(self.config, self.memory_bytes)
         return self._child
 
-    def __reduce__(self) -> tuple[type[ChildDecoder], tuple[DecodeConfig, bool]]:
-        return type(self), (self.config, self.sound)
+    def __reduce__(self) -> tuple[type[ChildDecoder], tuple[DecodeConfig, bool, int]]:
+        return type(self), (self.config, self.sound, self.memory_bytes)
 
     def __del__(self) -> None:
         self.close()
 
 
-class _Child:
-    """A running child process and the channel to it."""
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel = Channel(ours)
-        command = [sys.executable, "-m", "ravst_ray.media.child", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # native libraries that print to stdout end up in the log
-                # The child sees the modules that its parent sees, also those that a Ray job brought along.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-            )
-
-    def end(self) -> int:
-        """Kill the process, wait for it (no zombie stays) and give its exit status, that of a crash if it had one."""
-        self.channel.close()
-        try:
-            return self.process.wait(timeout=0.5)  # idle or crashed, it ends by itself
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-
-
-def _start(config: DecodeConfig) -> _Child:
+def _start(config: DecodeConfig, memory_bytes: int) -> ChildProcess:
     for attempt in range(1, _START_ATTEMPTS + 1):
-        child = _Child()
+        child = ChildProcess()
         deadline = time.monotonic() + _START_TIMEOUT_S
         try:
-            child.channel.send(config.model_dump(mode="json"), deadline=deadline)
+            settings = {"decode": config.model_dump(mode="json"), "memory_bytes": memory_bytes}
+            child.channel.send(settings, deadline=deadline)
             child.channel.receive(deadline)
             return child
         except (TimeoutError, ConnectionError) as error:
@@ -149,37 +162,48 @@ def _start(config: DecodeConfig) -> _Child:
     raise AbortError(f"the decoder's child process didn't start in {_START_ATTEMPTS} attempts; its log says why")
 
 
-def _receive(channel: Channel, deadline: float) -> DecodedVideo:
+def _receive(channel: Channel, deadline: float) -> _Answer:
     pictures: list[bytes] = []
     while True:
         header, payload = channel.receive(deadline)
-        if header["kind"] == "error":
-            raise StepError(header["reason"], header["message"], header["retryable"])
-        if header["kind"] == "done":
-            return _decoded(header, pictures)
+        if header["kind"] != "jpegs":
+            return _Answer(header, pictures)
         start = 0
         for size in header["sizes"]:
             pictures.append(bytes(payload[start : start + size]))
+            if not pictures[-1].startswith(_JPEG):  # Pillow would take it for what it looks like, a script even
+                raise ValueError("no JPEG")
             start += size
 
 
-def _decoded(header: dict[str, Any], pictures: list[bytes]) -> DecodedVideo:
-    level = header["loudness"]
+def _outline(answer: _Answer) -> np.ndarray | None:
+    outline = answer.header["outline"]
+    return None if outline is None else np.array(outline, dtype=float).reshape(-1, 2)
+
+
+def _decoded(answer: _Answer) -> DecodedVideo:
+    header, level = answer.header, answer.header["loudness"]
     return DecodedVideo(
         meta=VideoMeta(**header["meta"]),
         frames=Frames(
             times_s=tuple(header["times_s"]),
             width=header["width"],
             height=header["height"],
-            jpegs=tuple(pictures[number] for number in header["picture_T"]),
+            jpegs=tuple(answer.pictures[number] for number in header["picture_T"]),
         ),
-        loudness=Loudness(level["step_s"], tuple(level["level_db_T"])) if level else None,
+        loudness=Loudness(**{**level, "level_db_T": tuple(level["level_db_T"])}) if level else None,
     )
 
 
-def _crash(path: str, status: int) -> StepError:
+def _crash(name: str, status: int | None) -> StepError:
+    if status is None:
+        return StepError("decoder_crashed", f"{name}: the decoder's process sent nonsense; the file may be broken")
+    if status == -signal.SIGXCPU:
+        message = f"{name}: decoding computed for longer than decode.deadline_s allows"
+        return StepError("decode_deadline", message)
+    if status == -signal.SIGKILL:  # nothing in a file sends it: someone, often the kernel short of memory, did
+        message = f"{name}: the decoder's process was killed (SIGKILL), as the kernel does when memory runs out"
+        return StepError(_KILLED, f"{message}; try it again with more memory, or with fewer decoders at once")
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    # Nothing in a file sends SIGKILL: someone, often the kernel short of memory, did, and it may go well next time.
-    killed = status == -signal.SIGKILL
-    message = f"{Path(path).name}: the decoder's process ended with {how}; the file may be broken"
-    return StepError("decoder_crashed", message, retryable=killed)
+    message = f"{name}: the decoder's process ended with {how}; the file may be broken, or too large"
+    return StepError("decoder_crashed", message)

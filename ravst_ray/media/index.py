@@ -114,8 +114,11 @@ class VideoIndex:
 
 
 def open_video(path: str) -> InputContainer:
-    """Open a file that must be a video; the path is made absolute, so that no part of it is taken for a protocol."""
-    return av.open(os.path.abspath(path), options=_OPTIONS)
+    """Open a file that must be a video; the path is made absolute, so that no part of it is taken for a protocol.
+
+    Titles and the like, of which nothing is used, may be in any encoding.
+    """
+    return av.open(os.path.abspath(path), options=_OPTIONS, metadata_errors="replace")
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:

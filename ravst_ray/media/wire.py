@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 _LENGTHS = struct.Struct(">IQ")
+_MOST_BYTES = 2**24, 2**30  # of a header, of a payload; what claims to be longer is nonsense
 
 
 class Channel:
@@ -26,8 +27,10 @@ class Channel:
         Raises:
             TimeoutError: the deadline passed.
             ConnectionError: the other side is gone.
+            ValueError: it is longer than messages may be.
         """
         text = json.dumps(header).encode()
+        _check_lengths(len(text), len(payload))
         self._limit(deadline)
         self._socket.sendall(_LENGTHS.pack(len(text), len(payload)) + text)
         if payload:
@@ -35,9 +38,12 @@ class Channel:
             self._socket.sendall(payload)
 
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], memoryview]:
-        """The next message: header and payload; errors as in :meth:`send`."""
+        """The next message: header and payload; errors as in :meth:`send`, and ValueError for one that is none."""
         text_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size, deadline))
+        _check_lengths(text_length, payload_length)
         header = json.loads(bytes(self._read(text_length, deadline)))
+        if not isinstance(header, dict):
+            raise ValueError("a message whose header is no object")
         return header, self._read(payload_length, deadline)
 
     def close(self) -> None:
@@ -63,3 +69,8 @@ class Channel:
                 raise ConnectionError("the other side closed the connection")
             filled += count
         return buffer
+
+
+def _check_lengths(*lengths: int) -> None:
+    if any(length > most for length, most in zip(lengths, _MOST_BYTES, strict=True)):
+        raise ValueError(f"a message of {lengths[0]} + {lengths[1]} bytes")

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ravst_ray.core.page import HEAD
 from ravst_ray.records import TASKS, NodeCount
 from ravst_ray.reports import figures
 from ravst_ray.reports.cluster_charts import cluster_charts
@@ -227,5 +228,6 @@ def page_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["head"] = Markup(HEAD)
     environment.filters.update(exact=_exact, duration=duration, ink=text_color)
     return environment

@@ -14,9 +14,7 @@ from PIL import Image
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import RavstError
 from ravst_ray.logs import get_logger
-from ravst_ray.media.audio import waveform
 from ravst_ray.media.decoding import ChildDecoder
-from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import EventAnnotation, QAPair, Track
 from ravst_ray.reports.figures import ticks, waveform_path
 from ravst_ray.reports.overlay import TrackBox, draw_frame, track_colors, tracks_at
@@ -150,7 +148,7 @@ def _shape(video: SampleVideo) -> str:
     return "" if ratio > 1.2 else "square" if ratio > 0.8 else "upright"
 
 
-def _card(video: SampleVideo, decoder: Decoder) -> SampleCard:
+def _card(video: SampleVideo, decoder: ChildDecoder) -> SampleCard:
     axis_s = max([video.duration_s, 0.1, *(item.event.end_s for item in video.annotations)])
     bare = SampleCard(video, axis_s, ticks(axis_s), _lanes(video, axis_s))
     picks = dict(pick_times(video, FRAMES_BY_SHAPE[bare.shape]))
@@ -162,13 +160,17 @@ def _card(video: SampleVideo, decoder: Decoder) -> SampleCard:
     pictures = zip(decoded.frames.times_s, decoded.frames.jpegs, strict=True)
     frames = tuple(_drawn(video, time_s, picks[time_s], jpeg) for time_s, jpeg in pictures)
     problem = None if frames else "None of its annotated seconds has a picture."
-    wave, sound_problem = _wave(video.path, axis_s) if decoded.meta.has_audio else ("", "This video has no sound.")
+    wave, sound_problem = _wave(video, axis_s, decoder) if decoded.meta.has_audio else ("", "This video has no sound.")
     return replace(bare, frames=frames, problem=problem, wave=wave, sound_problem=sound_problem)
 
 
-def _wave(path: str, axis_s: float) -> tuple[str, str | None]:
+def _wave(video: SampleVideo, axis_s: float, decoder: ChildDecoder) -> tuple[str, str | None]:
     """The waveform's path, and a message where there is none."""
-    outline = waveform(path, WAVEFORM_BINS, axis_s)
+    try:
+        outline = decoder.waveform(video.path, WAVEFORM_BINS, axis_s)
+    except RavstError as error:
+        log.warning("%s: no waveform in the report: %s", video.video_id, error)
+        return "", f"The sound track can't be shown: {error}."
     if outline is None:
         return "", "The sound track is broken."
     return waveform_path(outline.tolist()), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.training.prompts import training_tasks
 
 _NAMED = 5
@@ -85,15 +87,16 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     those. Questions about unreadable files are left out, as the run leaves them out.
     """
     found: dict[str, int] = {}
-    for task in tasks:
-        view, vision = _largest_view(task.duration_s, config.frames)
-        texts = {pair.qa_id: _text_tokens(pair, view, config, tokenizer) for pair in task.questions}
-        if vision + max(texts.values()) >= config.engine.max_model_len:
-            exact = _file_view(task, config.frames)
-            if exact is None:
-                continue
-            vision = _vision_tokens(exact.frames, exact.width * exact.height)
-        found |= {name: vision + tokens for name, tokens in texts.items()}
+    with closing(ChildDecoder(config.decode)) as decoder:
+        for task in tasks:
+            view, vision = _largest_view(task.duration_s, config.frames)
+            texts = {pair.qa_id: _text_tokens(pair, view, config, tokenizer) for pair in task.questions}
+            if vision + max(texts.values()) >= config.engine.max_model_len:
+                exact = _file_view(task, config.frames, decoder)
+                if exact is None:
+                    continue
+                vision = _vision_tokens(exact.frames, exact.width * exact.height)
+            found |= {name: vision + tokens for name, tokens in texts.items()}
     return found
 
 
@@ -191,11 +194,9 @@ def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, i
     return VideoView(len(times), step_s, side, side, duration_s, side, side), _vision_tokens(len(times), pixels)
 
 
-def _file_view(task: VideoTask, config: FramesConfig) -> VideoView | None:
-    from ravst_ray.media.index import index_video
-
+def _file_view(task: VideoTask, config: FramesConfig, decoder: ChildDecoder) -> VideoView | None:
     try:
-        meta = index_video(task.path).meta
+        meta = decoder.index(task.path)
     except StepError:
         return None
     step_s, times = view_times(task.duration_s, config)
