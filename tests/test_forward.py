@@ -47,7 +47,9 @@ def plain(model, processor, row, temperature, banned):
         ids = inputs["input_ids"][0].tolist()
         grid = made["video_grid_thw"][0].tolist()
         tokens = model.config.vision_config.tokens_per_second
-        positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(row.clip.step_s), tokens)
+        positions = Qwen25VL.position_ids(
+            ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(row.clip.step_s), tokens
+        )
     inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
     logits = model(**inputs).logits[0]
     logits[:, banned] -= 100.0
@@ -197,7 +199,9 @@ def vllms_positions(ids, grid, seconds):
     return Theirs.get_mrope_input_positions(model, ids, [feature])
 
 
-@pytest.mark.parametrize(("grid", "seconds"), [((4, 8, 8), 2.0), ((64, 8, 8), 0.5), ((3, 4, 6), 1.0), ((64, 4, 4), 1.4)])
+@pytest.mark.parametrize(
+    ("grid", "seconds"), [((4, 8, 8), 2.0), ((64, 8, 8), 0.5), ((3, 4, 6), 1.0), ((64, 4, 4), 1.4)]
+)
 def test_positions_are_vllms_own(grid, seconds):
     count = grid[0] * grid[1] * grid[2] // 4
     ids = [1, 2, 3, *[9] * count, 4, 5]

@@ -67,7 +67,9 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
     assert inputs["input_ids"][0].tolist() == list(prompt_ids)
     grid = inputs["video_grid_thw"][0].tolist()
     tokens = model.config.vision_config.tokens_per_second
-    positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(shown.step_s), tokens)
+    positions = Qwen25VL.position_ids(
+        ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(shown.step_s), tokens
+    )
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor([ids]),

@@ -36,7 +36,9 @@ from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import known_item, lacks_caption
 from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
-from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
+from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
+from ravst_ray.cluster.metrics import RunMetrics
+from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of

@@ -29,7 +29,8 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.pretrained import model_source
-from ravst_ray.cluster import plain_error, start_ray
+from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import read_tasks
@@ -69,7 +70,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     tasks = read_tasks(config.data.annotations, config.data.videos, config.data.limit)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
-    start_ray()
+    start_ray(wait_s=config.cluster.wait_s)
     check_cluster(config, cluster_capacity())
     questions = sum(len(task.questions) for task in tasks)
     console.print(

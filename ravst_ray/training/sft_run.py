@@ -22,7 +22,8 @@ from rich.console import Console
 from ravst_ray.backends.clips import show_video
 from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster import plain_error, start_ray
+from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
@@ -96,7 +97,7 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"output: can't write to {output}: {error}") from None
-    start_ray()
+    start_ray(wait_s=config.cluster.wait_s)
     try:
         shown = _decode_all(tasks, config, console)
         console.print(f"{len(shown)} questions to learn: {output}", highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ravst_ray.cluster import TrainingMetrics
+from ravst_ray.cluster.metrics import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.logs import get_logger, setup_logging

@@ -1,0 +1,106 @@
+"""What a shell may lack: a home that can be written, a path for temporary files that is short enough for sockets.
+
+Libraries take both for granted and fail with sentences of their own. Each gets a place that works, and a line in the
+log says so. Only this process and those that it starts are concerned; the nodes of a cluster have their own.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from ravst_ray.errors import ConfigError
+from ravst_ray.logs import get_logger
+
+log = get_logger(__name__)
+SOCKET_BYTES = 107
+"""So long may the path of a socket be on Linux."""
+_RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/dash_MetricsHead"
+_SHORT = ("/tmp", "/dev/shm", "/var/tmp")
+
+
+def prepare_surroundings() -> None:
+    """Set what is missing in the environment; what is set on purpose stays. Calling it again changes nothing.
+
+    Raises:
+        ConfigError: there is no place that could be taken instead.
+    """
+    _shorten_temporary()
+    _write_elsewhere()
+
+
+def _shorten_temporary() -> None:
+    """Have sockets made where their paths are short: Ray's are the longest, vLLM's and Python's own come next."""
+    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    longest = SOCKET_BYTES - len(_RAY_SOCKET)
+    if len(os.fsencode(place)) <= longest:
+        return
+    short = next((folder for folder in _SHORT if _can_write(Path(folder))), None)
+    if short is None:
+        raise ConfigError(
+            f"temporary files: {place} is too long for Ray's sockets; set RAY_TMPDIR to a directory that can be "
+            f"written and whose path has at most {longest} characters"
+        )
+    log.warning(
+        "%s is too long for sockets (at most %d characters): Ray and vLLM have theirs under %s", place, longest, short
+    )
+    os.environ["RAY_TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = short
+
+
+def _write_elsewhere() -> None:
+    """Have caches and Ray's token made elsewhere where the home can't be written."""
+    home = _home()
+    if home is not None and _can_write(home):
+        return
+    folder = _own_folder()
+    log.warning(
+        "the home directory (%s) can't be written: caches are kept in %s; set HOME to one that can",
+        home or "HOME is not set",
+        folder,
+    )
+    kept = home / ".cache" / "huggingface" if home is not None else None
+    if kept is not None and kept.is_dir():  # models may be there, to be read
+        os.environ.setdefault("HF_HOME", str(kept))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME"):
+        os.environ.setdefault(name, str(folder))
+    if home is None or not home.is_dir():
+        os.environ["HOME"] = str(folder)
+    elif not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() and not (home / ".ray/auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray would write one to ~/.ray
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name: torch's compiler asks for it
+        os.environ["USER"] = str(os.getuid())
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # HOME isn't set, and the user has no entry
+        return None
+
+
+def _own_folder() -> Path:
+    """A folder for caches that nobody else may write; the same at the next time if that can be."""
+    folder = Path(tempfile.gettempdir()) / f"ravst-cache-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if folder.is_dir() and found.st_uid == os.getuid() and not found.st_mode & 0o022 and not folder.is_symlink():
+            return folder
+        return Path(tempfile.mkdtemp(prefix="ravst-cache-"))
+    except OSError as error:
+        raise ConfigError(
+            f"neither the home directory nor {folder.parent} can be written ({error}); set HOME"
+        ) from None
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
