@@ -225,10 +225,10 @@ def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
 
 
 def cause_of(error: Exception) -> RavstError:
-    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else Ray's last line."""
+    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else what one raised."""
     causes = dict(getattr(error, "worker_failures", {})) or {0: error}
     for cause in causes.values():
-        if "ravst_ray.errors." in str(cause):
+        if isinstance(cause, RavstError) or "ravst_ray.errors." in str(cause):
             plain = plain_error(cause)
             return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
     for rank, cause in causes.items():

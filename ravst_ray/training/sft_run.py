@@ -22,7 +22,7 @@ from rich.console import Console
 from ravst_ray.backends.clips import show_video
 from ravst_ray.backends.pretrained import model_source
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.failures import crossing, plain_error
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.sft import SftRunConfig
@@ -150,15 +150,20 @@ def _fit(config: SftRunConfig, shown: list[tuple[QAPair, VideoView, Any]]) -> No
 
 def work(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    setup_logging()
+    with crossing():
+        learn(SftRunConfig.model_validate(payload["config"]), payload["shown"])
+
+
+def learn(config: SftRunConfig, shown: Sequence[tuple[QAPair, VideoView, Any]]) -> None:
+    """Fine-tune in this Ray Train worker, and save the model."""
     from ravst_ray.training.learner import load_policy
     from ravst_ray.training.sft import build_sft, shared_settings
     from ravst_ray.training.weights import save_policy_model
 
-    setup_logging()
-    config = SftRunConfig.model_validate(payload["config"])
     output, rank = Path(config.output), ray.train.get_context().get_world_rank()
     processor = load_policy(config.model, shared_settings(config.sft)[0])[1]
-    examples = Examples(payload["shown"], config, VideoForward(processor))
+    examples = Examples(shown, config, VideoForward(processor))
 
     def on_step(step: int, numbers: dict[str, float]) -> None:
         if rank == 0:
