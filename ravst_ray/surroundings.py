@@ -10,6 +10,7 @@ import getpass
 import os
 import secrets
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from ravst_ray.errors import ConfigError
@@ -22,8 +23,9 @@ _RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/dash_Metr
 _SHORT = ("/tmp", "/dev/shm", "/var/tmp")
 
 
+@cache
 def prepare_surroundings() -> None:
-    """Set what is missing in the environment; what is set on purpose stays. Calling it again changes nothing.
+    """Set what is missing in the environment, once; what is set on purpose stays.
 
     Raises:
         ConfigError: there is no place that could be taken instead.
@@ -61,15 +63,18 @@ def _write_elsewhere() -> None:
         home or "HOME is not set",
         folder,
     )
-    kept = home / ".cache" / "huggingface" if home is not None else None
-    if kept is not None and kept.is_dir():  # models may be there, to be read
-        os.environ.setdefault("HF_HOME", str(kept))
+    if home is None or not (os.path.isdir(home) and os.access(home, os.R_OK | os.X_OK)):
+        os.environ["HOME"] = str(folder)
+    else:  # credentials, Ray's token and models may be there to be read
+        models = home / ".cache" / "huggingface"
+        if os.path.isdir(models):
+            os.environ.setdefault("HF_HOME", str(models))
+        known = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+        if not (known or os.environ.get("RAY_ADDRESS") or os.path.exists(home / ".ray" / "auth_token")):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # a Ray that is started here would write one there
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME"):
         os.environ.setdefault(name, str(folder))
-    if home is None or not home.is_dir():
-        os.environ["HOME"] = str(folder)
-    elif not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() and not (home / ".ray/auth_token").exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray would write one to ~/.ray
+    os.environ.setdefault("RAVST_CACHE", str(folder / "ravst_ray"))
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a user id without a name: torch's compiler asks for it
