@@ -1,7 +1,7 @@
-"""What a shell may lack: a home that can be written, a path for temporary files that is short enough for sockets.
+"""What a shell may lack: a home that can be written, a short path for temporary files, a directory without modules.
 
-Libraries take both for granted and fail with sentences of their own. Each gets a place that works, and a line in the
-log says so. Only this process and those that it starts are concerned; the nodes of a cluster have their own.
+Libraries take these for granted and fail with sentences of their own. Each gets a place that works, or a line in the
+log says what to do. Only this process and those that it starts are concerned; the nodes of a cluster have their own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import secrets
 import tempfile
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from ravst_ray.errors import ConfigError
@@ -32,6 +33,29 @@ def prepare_surroundings() -> None:
     """
     _shorten_temporary()
     _write_elsewhere()
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # Ray's services would take a types.py in the working directory
+    hidden = hidden_modules(Path.cwd())
+    if hidden:
+        log.warning(
+            "Ray's workers look for modules in the working directory first, and take %s for those that are needed: "
+            "start the run from another directory, or rename them",
+            ", ".join(hidden),
+        )
+
+
+def hidden_modules(folder: Path) -> list[str]:
+    """Files and packages of a folder that are named as modules which this process has from elsewhere.
+
+    Example:
+        >>> hidden_modules(Path("/proc"))
+        []
+    """
+    found = []
+    for path in sorted([*folder.glob("*.py"), *(place.parent for place in folder.glob("*/__init__.py"))]):
+        spec = PathFinder.find_spec(path.stem)  # None of what is built in, which nothing hides
+        if spec is not None and spec.origin is not None and not Path(spec.origin).is_relative_to(folder):
+            found.append(path.name)
+    return found
 
 
 def _shorten_temporary() -> None:

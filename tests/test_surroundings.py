@@ -16,7 +16,7 @@ from ravst_ray.errors import AbortError, ConfigError
 
 ROOT = Path(__file__).parents[1]
 SET_THERE = ("HOME", "RAY_TMPDIR", "VLLM_RPC_BASE_PATH", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME", "HF_HOME")
-SET_THERE += ("RAVST_CACHE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "TMPDIR")
+SET_THERE += ("PYTHONSAFEPATH", "RAVST_CACHE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "TMPDIR")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def environ(monkeypatch, tmp_path):
 def test_nothing_is_changed_where_nothing_lacks(environ):
     before = dict(environ)
     surroundings.prepare_surroundings()
-    assert environ == before
+    assert environ == before | {"PYTHONSAFEPATH": "1"}
 
 
 def test_a_long_temporary_folder_is_replaced_for_sockets(environ, caplog, monkeypatch):
@@ -67,6 +67,20 @@ def test_a_home_that_can_be_read_stays_and_caches_go_elsewhere(environ, caplog, 
     assert environ["RAVST_CACHE"] == str(folder / "ravst_ray")
     assert len(environ["RAY_AUTH_TOKEN"]) == 64
     assert f"({home}) can't be written: caches are kept in {folder}" in caplog.text
+
+
+def test_modules_of_the_working_directory_are_named(environ, tmp_path, monkeypatch, caplog):
+    for name in ("types.py", "mine.py", "notes.txt"):
+        (tmp_path / name).touch()
+    for name in ("av", "my_package", "data"):
+        (tmp_path / name).mkdir()
+    for name in ("av", "my_package"):
+        (tmp_path / name / "__init__.py").touch()
+    assert surroundings.hidden_modules(tmp_path) == ["av", "types.py"]
+    assert surroundings.hidden_modules(ROOT) == []
+    monkeypatch.chdir(tmp_path)
+    surroundings.prepare_surroundings()
+    assert "take av, types.py for those that are needed: start the run from another directory" in caplog.text
 
 
 def test_no_home_at_all(environ, tmp_path, monkeypatch):
