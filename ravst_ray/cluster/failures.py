@@ -114,7 +114,8 @@ def root_cause(text: str) -> Cause | None:
     """
     found = list(_raised(text))
     own = [one for one in found if one.kind.startswith(_OWN)]
-    return (own or found or [None])[-1]
+    chosen = own or found
+    return chosen[-1] if chosen else None
 
 
 def _raised(text: str) -> Iterator[Cause]:
@@ -138,10 +139,11 @@ def _death(text: str) -> str | None:
     """Of a process that left no exception; None if that isn't what Ray tells."""
     if _OUT_OF_MEMORY in text:
         return f"a process was ended because its node has no memory left ({text.splitlines()[0]}); start fewer of them"
-    if not _DEATH.search(text):
+    death = _DEATH.search(text)
+    if death is None:
         return None
     who, detail = _WHO.findall(text), _DETAIL.search(text)
-    said = detail[1] if detail else _DEATH.search(text)[0]
+    said = detail[1] if detail else death[0]
     named = f"the process of {who[-1]}" if who else "a process"
     return (
         f"{named} died without an exception (killed, out of memory, a crash in a library; its last log lines may "

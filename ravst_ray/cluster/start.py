@@ -69,9 +69,18 @@ def start_ray(cpus: int | None = None, dashboard: bool = True, wait_s: float = C
             return
         except Exception as error:  # Ray raises the bare class when a busy machine is too slow for its 30 s
             if "timed out during startup" not in str(error) or attempt + 1 == START_ATTEMPTS:
-                raise AbortError(f"Ray could not be started at {address}: {error}") from error
+                raise AbortError(_refusal(address, error)) from error
             log.warning("Ray was slow to start, trying again: %s", error)
             ray.shutdown()
+
+
+def _refusal(address: str, error: Exception) -> str:
+    if address == LOCAL:
+        return f"Ray could not be started on this machine: {error}"
+    return (
+        f"the Ray cluster at {address} can't be joined: {error}. It answers, so is it of the same version, does it know "
+        "this machine's token (RAY_AUTH_MODE, ~/.ray/auth_token), and is this machine one of its nodes?"
+    )
 
 
 def wait_for_cluster(address: str, wait_s: float) -> None:
