@@ -127,6 +127,19 @@ def test_a_cluster_that_does_not_answer_is_given_up(prefix, listens, monkeypatch
     assert f":{port} (RAY_ADDRESS={prefix}127.0.0.1:{port}); waiting for it, 0.8 s at most" in caplog.text
 
 
+def test_an_address_that_a_dead_cluster_has_left(monkeypatch, tmp_path):
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}\n")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(
+        AbortError, match=rf"no Ray cluster answered at [\d.]+:{port} \(RAY_ADDRESS=auto\) within 0.2 s"
+    ):
+        wait_for_cluster("auto", 0.2)
+
+
 def test_an_address_that_is_none(monkeypatch):
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS=nonsense: .*it is HOST:PORT, or unset to start Ray here"):
         wait_for_cluster("nonsense", 1.0)

@@ -78,8 +78,8 @@ def _refusal(address: str, error: Exception) -> str:
     if address == LOCAL:
         return f"Ray could not be started on this machine: {error}"
     return (
-        f"the Ray cluster at {address} can't be joined: {error}. It answers, so is it of the same version, does it know "
-        "this machine's token (RAY_AUTH_MODE, ~/.ray/auth_token), and is this machine one of its nodes?"
+        f"the Ray cluster at {address} can't be joined: {error}. It answers, so is it of the same version, does it "
+        "know this machine's token (RAY_AUTH_MODE, ~/.ray/auth_token), and is this machine one of its nodes?"
     )
 
 
