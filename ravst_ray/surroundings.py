@@ -21,6 +21,7 @@ log = get_logger(__name__)
 SOCKET_BYTES = 107
 """So long may the path of a socket be on Linux."""
 _RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/dash_MetricsHead"
+_OTHER_SOCKET = "/01234567-0123-0123-0123-012345678901"  # vLLM's; those of Python's processes are shorter
 _SHORT = ("/tmp", "/dev/shm", "/var/tmp")
 
 
@@ -59,21 +60,32 @@ def hidden_modules(folder: Path) -> list[str]:
 
 
 def _shorten_temporary() -> None:
-    """Have sockets made where their paths are short: Ray's are the longest, vLLM's and Python's own come next."""
-    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    longest = SOCKET_BYTES - len(_RAY_SOCKET)
-    if len(os.fsencode(place)) <= longest:
+    """Have Ray's files where the paths of its sockets are short enough, and all temporary files if need be."""
+    ours = os.environ.get("TMPDIR") or "/tmp"
+    rays = os.environ.get("RAY_TMPDIR") or ours
+    variables = [
+        name
+        for name, place, socket in (("RAY_TMPDIR", rays, _RAY_SOCKET), ("TMPDIR", ours, _OTHER_SOCKET))
+        if len(os.fsencode(place + socket)) > SOCKET_BYTES
+    ]
+    if not variables:
         return
     short = next((folder for folder in _SHORT if _can_write(Path(folder))), None)
     if short is None:
         raise ConfigError(
-            f"temporary files: {place} is too long for Ray's sockets; set RAY_TMPDIR to a directory that can be "
-            f"written and whose path has at most {longest} characters"
+            f"temporary files: {rays} is too long for Ray's sockets; set RAY_TMPDIR to a directory that can be written "
+            f"and whose path has at most {SOCKET_BYTES - len(_RAY_SOCKET)} characters"
         )
+    for name in variables:
+        os.environ[name] = short
+    tempfile.tempdir = None  # looked up anew
     log.warning(
-        "%s is too long for sockets (at most %d characters): Ray and vLLM have theirs under %s", place, longest, short
+        "%s is too long for Ray's sockets (at most %d characters): this run has %s=%s",
+        rays,
+        SOCKET_BYTES - len(_RAY_SOCKET),
+        " and ".join(variables),
+        short,
     )
-    os.environ["RAY_TMPDIR"] = os.environ["VLLM_RPC_BASE_PATH"] = short
 
 
 def _write_elsewhere() -> None:

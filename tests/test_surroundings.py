@@ -15,7 +15,7 @@ from ravst_ray.cluster.start import cluster_address, joins_cluster, start_ray, w
 from ravst_ray.errors import AbortError, ConfigError
 
 ROOT = Path(__file__).parents[1]
-SET_THERE = ("HOME", "RAY_TMPDIR", "VLLM_RPC_BASE_PATH", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME", "HF_HOME")
+SET_THERE = ("HOME", "RAY_TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME", "HF_HOME")
 SET_THERE += ("PYTHONSAFEPATH", "RAVST_CACHE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "TMPDIR")
 
 
@@ -37,20 +37,24 @@ def test_nothing_is_changed_where_nothing_lacks(environ):
 
 
 def test_a_long_temporary_folder_is_replaced_for_sockets(environ, caplog, monkeypatch):
-    environ["TMPDIR"] = "/tmp/" + 30 * "x"  # 35, and Ray's own part is 72
-    surroundings.prepare_surroundings()
-    assert "RAY_TMPDIR" not in environ and not caplog.text
-    environ["TMPDIR"] += "x"
-    surroundings.prepare_surroundings.cache_clear()
+    def prepared(**given):
+        caplog.clear()
+        environ.update(given)
+        surroundings.prepare_surroundings.cache_clear()
+        surroundings.prepare_surroundings()
+        return environ.pop("RAY_TMPDIR", None), environ.pop("TMPDIR")
+
     monkeypatch.setattr(surroundings, "_SHORT", ("/nowhere", "/dev/shm"))
-    surroundings.prepare_surroundings()
-    assert environ["RAY_TMPDIR"] == environ["VLLM_RPC_BASE_PATH"] == "/dev/shm"
-    assert "x is too long for sockets (at most 35 characters)" in caplog.text
-    environ["RAY_TMPDIR"] = "/" + 80 * "y"
-    surroundings.prepare_surroundings.cache_clear()
+    long, longer = "/tmp/" + 30 * "x", "/tmp/" + 65 * "x"  # 35, and Ray's own part is 72; 70, and vLLM's is 37
+    assert prepared(TMPDIR=long) == (None, long) and not caplog.text
+    assert prepared(TMPDIR=long + "x") == ("/dev/shm", long + "x")
+    assert "x is too long for Ray's sockets (at most 35 characters): this run has RAY_TMPDIR=/dev/shm" in caplog.text
+    assert prepared(TMPDIR=longer) == ("/dev/shm", longer)
+    assert prepared(TMPDIR=longer + "x") == ("/dev/shm", "/dev/shm")
+    assert prepared(TMPDIR=longer, RAY_TMPDIR="/data") == ("/data", longer) and not caplog.text
     monkeypatch.setattr(surroundings, "_SHORT", ("/nowhere",))
     with pytest.raises(ConfigError, match="set RAY_TMPDIR to a directory that can be written and whose path has at mo"):
-        surroundings.prepare_surroundings()
+        prepared(TMPDIR=longer)
 
 
 def test_a_home_that_can_be_read_stays_and_caches_go_elsewhere(environ, caplog, tmp_path, monkeypatch):
@@ -148,7 +152,7 @@ def test_an_address_that_is_none(monkeypatch):
 HOSTILE = """
 import ray
 from ravst_ray.cluster.start import start_ray, wait_for_cluster
-start_ray(cpus=1, dashboard=False)
+start_ray(cpus=1)
 assert ray.get(ray.remote(lambda: 7).remote()) == 7
 wait_for_cluster(ray.get_runtime_context().gcs_address, 10.0)
 print("all well")
@@ -168,4 +172,4 @@ def test_ray_starts_without_a_home_with_a_long_temporary_folder_and_an_empty_add
         [sys.executable, "-P", "-c", HOSTILE], cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0 and done.stdout == "all well\n", done.stderr[-3000:]
-    assert "is too long for sockets" in done.stderr and "the home directory (/proc/1)" in done.stderr
+    assert "is too long for Ray's sockets" in done.stderr and "the home directory (/proc/1)" in done.stderr
