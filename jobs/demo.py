@@ -18,6 +18,7 @@ from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.evaluation.paired import paired_rise, paired_table
 from ravst_ray.evaluation.predict import asked_as_in, predict
 from ravst_ray.logs import setup_logging
+from ravst_ray.surroundings import prepare_surroundings
 from ravst_ray.toyworld.accuracy import accuracy_of, accuracy_table, name_objects
 from ravst_ray.toyworld.world import write_world
 from ravst_ray.training.loop import train
@@ -81,6 +82,7 @@ def trained(console: Console) -> list[Path]:
 def main() -> int:
     """The whole demo; returns the exit status."""
     setup_logging("WARNING")
+    prepare_surroundings()
     console = Console(stderr=True, highlight=False)
     shutil.rmtree(OUT, ignore_errors=True)
     try:

@@ -277,10 +277,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(argv)
     from ravst_ray.logs import setup_logging
+    from ravst_ray.surroundings import prepare_surroundings
 
     setup_logging()
     try:
         with _sigterm_interrupts():
+            prepare_surroundings()  # before libraries are imported, which look up their places then
             args.run(args)
     except ConfigError as error:
         sys.stderr.write(f"ravst {args.command}: {error}\n")

@@ -50,7 +50,7 @@ def local_ray():
     """Ray in this process, for all tests that need it."""
     import ray
 
-    from ravst_ray.cluster import start_ray
+    from ravst_ray.cluster.start import start_ray
 
     start_ray(cpus=4, dashboard=False)
     yield

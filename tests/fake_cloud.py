@@ -153,7 +153,7 @@ def main(output: str, command: list[str]) -> int:
     """
     import ray
 
-    from ravst_ray.cluster import NodeWatch
+    from ravst_ray.cluster.nodes import NodeWatch
     from ravst_ray.datasets.node_log import NodeLog
     from ravst_ray.datasets.store import DatasetStore
 

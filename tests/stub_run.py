@@ -50,7 +50,7 @@ def stream_without_ray(
 def run_without_ray(monkeypatch, healed: Path) -> None:
     """Runs take the same steps and commits in this process: a second, not a minute."""
     monkeypatch.setattr("ravst_ray.annotate.pipeline.stream", partial(stream_without_ray, stub_steps(healed)))
-    monkeypatch.setattr("ravst_ray.cluster.start_ray", lambda: None)
+    monkeypatch.setattr("ravst_ray.cluster.start.start_ray", lambda wait_s: None)
 
 
 def write_labels(path: Path, *names: str) -> Path:

@@ -20,7 +20,7 @@ def policy(request, tmp_path_factory):
 
 
 def rows_of(forward):
-    shown, longer = noise_clip("a", 4, 1), noise_clip("b", 6, 2)
+    shown, longer = noise_clip("a", 4, 1), noise_clip("b", 6, 2, step_s=0.7)
     return [
         Row(forward.prompt_ids("When is the moment red ball makes sound?", shown), [20, 21, 22, 23, 24], shown),
         Row(forward.prompt_ids("When?", longer), [30, 31], longer),
@@ -47,7 +47,9 @@ def plain(model, processor, row, temperature, banned):
         ids = inputs["input_ids"][0].tolist()
         grid = made["video_grid_thw"][0].tolist()
         tokens = model.config.vision_config.tokens_per_second
-        positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * row.clip.step_s, tokens)
+        positions = Qwen25VL.position_ids(
+            ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(row.clip.step_s), tokens
+        )
     inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
     logits = model(**inputs).logits[0]
     logits[:, banned] -= 100.0
@@ -179,22 +181,50 @@ def test_banned_tokens_have_no_probability_unless_given_texts_are_learned(policy
     assert VideoForward(processor, banned=False).score(model, [row]).logps.item() > -12
 
 
-@pytest.mark.parametrize(("grid", "seconds"), [((4, 8, 8), 2.0), ((64, 8, 8), 0.5), ((3, 4, 6), 1.0)])
-def test_positions_are_vllms_own(grid, seconds):
+def vllms_positions(ids, grid, seconds):
+    """Of vLLM, and how far the text after them is ahead of its place; ``seconds`` as vLLM's processor hands them on."""
     from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Theirs
 
-    count = grid[0] * grid[1] * grid[2] // 4
-    ids = [1, 2, 3, *[9] * count, 4, 5]
     vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=2)
-    field = lambda value: SimpleNamespace(data=torch.tensor(value))  # noqa: E731
     feature = SimpleNamespace(
         modality="video",
         mm_position=SimpleNamespace(offset=3),
-        data={"video_grid_thw": field(grid), "second_per_grid_ts": field(seconds)},
+        data={
+            "video_grid_thw": SimpleNamespace(data=torch.tensor(grid)),
+            "second_per_grid_ts": SimpleNamespace(data=seconds),
+        },
     )
     model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
     model.iter_mm_grid_thw = lambda features: Theirs.iter_mm_grid_thw(model, features)
-    theirs, delta = Theirs.get_mrope_input_positions(model, ids, [feature])
+    return Theirs.get_mrope_input_positions(model, ids, [feature])
+
+
+@pytest.mark.parametrize(
+    ("grid", "seconds"), [((4, 8, 8), 2.0), ((64, 8, 8), 0.5), ((3, 4, 6), 1.0), ((64, 4, 4), 1.4)]
+)
+def test_positions_are_vllms_own(grid, seconds):
+    count = grid[0] * grid[1] * grid[2] // 4
+    ids = [1, 2, 3, *[9] * count, 4, 5]
+    theirs, delta = vllms_positions(ids, grid, torch.tensor(seconds))
     ours = Qwen25VL.position_ids(ids, 9, grid, seconds, 2.0)
     assert ours.tolist() == theirs.tolist()
     assert ours.max() + 1 == len(ids) + delta
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_positions_are_vllms_own_for_all_steps_and_precisions(dtype):
+    from transformers.video_utils import VideoMetadata
+
+    for step_s in [*(tenths / 10 for tenths in range(1, 51)), 1 / 3, 3 * 0.7, 12.5]:
+        for frames in (2, 15, 64, 256):
+            grid = (-(-frames // 2), 2, 2)
+            metadata = Qwen25VL.metadata(frames, step_s)
+            metadata.pop("do_sample_frames")
+            # What transformers' processor makes of it, and then vLLM, which casts to the precision of its model.
+            seconds = torch.tensor(2 / VideoMetadata(**metadata).sampled_fps).to(dtype)
+            ids = [1, 2, 3, *[9] * grid[0], 4, 5]
+            theirs, _ = vllms_positions(ids, grid, seconds)
+            ours = Qwen25VL.position_ids(ids, 9, grid, Qwen25VL.seconds_per_grid(step_s), 2)
+            assert ours.tolist() == theirs.tolist(), (step_s, frames)
+            wanted = 4 * step_s * (grid[0] - 1)  # half seconds, of which two frames are one patch
+            assert abs(ours[0, 2 + grid[0]] - 3 - wanted) <= 1 + 0.004 * wanted

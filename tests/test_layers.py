@@ -17,6 +17,7 @@ LEVELS = {
     "ravst_ray.logs": 0,
     "ravst_ray.progress": 0,
     "ravst_ray.config": 1,
+    "ravst_ray.surroundings": 1,
     "ravst_ray.core": 1,
     "ravst_ray.datasets": 2,
     "ravst_ray.rewards": 2,
@@ -48,7 +49,9 @@ LEVELS = {
 MAY_IMPORT_RAY = {
     "ravst_ray.annotate.workers",
     "ravst_ray.annotate.pipeline",
-    "ravst_ray.cluster",  # what those below share
+    *(
+        f"ravst_ray.cluster.{name}" for name in ("start", "failures", "pools", "metrics", "tail", "nodes")
+    ),  # all share it
     # Of training: what starts and calls actors, moves weights and clips by reference, and wires the whole.
     *(
         f"ravst_ray.training.{name}"

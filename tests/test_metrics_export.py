@@ -7,7 +7,7 @@ import urllib.request
 import ray
 
 from ravst_ray.annotate.pipeline import stream
-from ravst_ray.cluster import TrainingMetrics, step_of_operator
+from ravst_ray.cluster.metrics import TrainingMetrics, step_of_operator
 from ravst_ray.datasets.store import DatasetStore
 from tests.test_pipeline import STUBS, stub_config, videos
 

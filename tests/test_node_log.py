@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ravst_ray.annotate.status import RECORD, RunRecord, read_status
-from ravst_ray.cluster import NodeWatch, count_nodes
+from ravst_ray.cluster.nodes import NodeWatch, count_nodes
 from ravst_ray.datasets import node_log
 from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.node_log import NODES, NodeLog, read_nodes, thinned, working_seconds

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ravst_ray import cluster
 from ravst_ray.annotate import pipeline, workers
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import events_of
+from ravst_ray.cluster import failures
+from ravst_ray.cluster import pools as cluster_pools
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.store import DatasetStore
@@ -222,30 +223,32 @@ def test_a_process_whose_card_is_sick_ends(monkeypatch, message, reason):
 def test_room_for_each_step(monkeypatch, caplog):
     pools = {"decode": PoolConfig(num_cpus=1), "ground": PoolConfig(num_cpus=2, num_gpus=1)}
     node = lambda cpus, gpus, alive=True: {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}  # noqa: E731
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(8.0, 0.0), node(1.0, 4.0), node(8.0, 1.0, alive=False)])
+    monkeypatch.setattr(
+        cluster_pools.ray, "nodes", lambda: [node(8.0, 0.0), node(1.0, 4.0), node(8.0, 1.0, alive=False)]
+    )
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(
         ConfigError, match=r"actors.ground: one process takes 2 CPUs and 1 GPUs, this machine has 8 CPUs"
     ):
-        cluster.check_room(pools)
+        cluster_pools.check_room(pools)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    cluster.check_room(pools)
+    cluster_pools.check_room(pools)
     assert "they wait for one that an autoscaler brings: ground (2 CPUs and 1 GPUs)" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(8.0, 0.0), node(2.0, 1.0)])
-    cluster.check_room(pools)
+    monkeypatch.setattr(cluster_pools.ray, "nodes", lambda: [node(8.0, 0.0), node(2.0, 1.0)])
+    cluster_pools.check_room(pools)
     assert not caplog.text
     monkeypatch.delenv("RAY_ADDRESS")
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node(2.0, 1.0)])
-    cluster.check_room({"ground": pools["ground"]})
+    monkeypatch.setattr(cluster_pools.ray, "nodes", lambda: [node(2.0, 1.0)])
+    cluster_pools.check_room({"ground": pools["ground"]})
     with pytest.raises(ConfigError, match=r"actors.decode and actors.ground: together they take 3 CPUs and 1 GPUs, th"):
-        cluster.check_room(pools)
+        cluster_pools.check_room(pools)
 
 
 def test_a_graph_without_progress_ends_with_a_sentence(tmp_path, local_ray, monkeypatch):
     """A step waits for a node that never comes, as on a cluster whose spot GPUs are away for too long."""
-    assert cluster.NO_PROGRESS_S == 6 * 3600
-    monkeypatch.setattr(cluster, "NO_PROGRESS_S", 3.6)
+    assert failures.NO_PROGRESS_S == 6 * 3600
+    monkeypatch.setattr(failures, "NO_PROGRESS_S", 3.6)
     monkeypatch.setenv("RAY_ADDRESS", "a cluster's, so that the run waits")
     DatasetStore(str(tmp_path)).prepare()
     config = stub_config(tmp_path, ground={"num_gpus": 1})

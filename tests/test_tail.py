@@ -10,7 +10,7 @@ from ray.data._internal.execution.interfaces.execution_options import ExecutionR
 
 from ravst_ray.annotate.pipeline import stream
 from ravst_ray.annotate.step import Step
-from ravst_ray.cluster import TailRequests
+from ravst_ray.cluster.tail import TailRequests
 from ravst_ray.datasets.store import DatasetStore
 from tests.test_pipeline import STUBS, StubGround, stub_config, videos
 

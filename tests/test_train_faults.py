@@ -25,7 +25,7 @@ from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
-from ravst_ray.errors import AbortError, StepError, WorkerDiedError
+from ravst_ray.errors import AbortError, ConfigError, StepError, WorkerDiedError
 from ravst_ray.records import QAPair
 from ravst_ray.rewards import registry
 from ravst_ray.rewards.rubric import Reward
@@ -406,13 +406,14 @@ def test_why_ray_train_gave_up_is_told():
     for failures, kind, message in (
         ({0: lost, 1: died}, WorkerDiedError, "learner worker 1 died"),
         ({0: lost, 1: died, 2: ours}, AbortError, "the loss is nan in step 3"),
-        ({0: lost}, AbortError, "gloo: connection closed"),
+        ({0: lost}, AbortError, "RuntimeError: gloo: connection closed"),
+        ({0: lost, 1: ConfigError("two lines\nof it")}, ConfigError, "two lines\nof it"),
     ):
         error = RuntimeError("failed")
         error.worker_failures = failures
         cause = loop.cause_of(error)
         assert type(cause) is kind and str(cause) == message
-    assert str(loop.cause_of(RuntimeError("no controller"))) == "no controller"
+    assert str(loop.cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.timeout(600)
 QUESTION = "When is the moment red ball makes sound and is visible?"
 
 
-def clip(frames: int = 8, seed: int = 0) -> Clip:
+def clip(frames: int = 8, seed: int = 0, step_s: float = 0.5) -> Clip:
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, 56, 84, 3), dtype=np.uint8)
-    return Clip(f"noise{seed}", pixels, 0.5)
+    return Clip(f"noise{seed}", pixels, step_s)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,9 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
     assert inputs["input_ids"][0].tolist() == list(prompt_ids)
     grid = inputs["video_grid_thw"][0].tolist()
     tokens = model.config.vision_config.tokens_per_second
-    positions = Qwen25VL.position_ids(ids, model.config.video_token_id, grid, 2 * shown.step_s, tokens)
+    positions = Qwen25VL.position_ids(
+        ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(shown.step_s), tokens
+    )
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor([ids]),
@@ -85,9 +87,9 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
     return [float(table[start + place - 1, token]) for place, token in enumerate(completion_ids)]
 
 
-@pytest.mark.parametrize("frames", [8, 66])
-def test_log_probs_and_prompt_ids_are_those_of_transformers(ask, folder, frames):
-    shown = clip(frames)
+@pytest.mark.parametrize(("frames", "step_s"), [(8, 0.5), (66, 0.7)])
+def test_log_probs_and_prompt_ids_are_those_of_transformers(ask, folder, frames, step_s):
+    shown = clip(frames, step_s=step_s)
     generation = generate(ask, shown, logprobs=True, n=2, temperature=0.7, max_tokens=16)
     for one in generation.completions:
         truth = plain_logprobs(folder, generation.prompt_ids, shown, one.token_ids, 0.7)

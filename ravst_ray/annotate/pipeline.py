@@ -36,8 +36,11 @@ from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import ADAPTED, known_item, lacks_caption
 from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
+from ravst_ray.backends.smollm2 import default_cache_dir
+from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
+from ravst_ray.cluster.metrics import RunMetrics
+from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
 from ravst_ray.backends.dialect import ADAPTATIONS
-from ravst_ray.cluster import GRAPH_ERRORS, RunMetrics, check_room, plain_error, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
@@ -138,7 +141,7 @@ def cache_path(config: AnnotateConfig) -> str:
     """Where the LLM's answers are kept between runs."""
     if config.llm.cache:
         return config.llm.cache
-    folder = os.path.expanduser("~/.cache/ravst_ray") if "://" in config.output else config.output
+    folder = str(default_cache_dir()) if "://" in config.output else config.output
     return os.path.join(folder, "llm_cache.sqlite")
 
 

@@ -226,9 +226,10 @@ def _run_steps(
     if not todo:
         return
     from ravst_ray.annotate.pipeline import stream
-    from ravst_ray.cluster import NodeWatch, start_ray
+    from ravst_ray.cluster.nodes import NodeWatch
+    from ravst_ray.cluster.start import start_ray
 
-    start_ray()
+    start_ray(wait_s=config.cluster.wait_s)
     progress = RunProgress("annotating", "videos", len(todo), console)
     with NodeLog(store) as nodes, NodeWatch(nodes.add), progress:
 

@@ -7,6 +7,7 @@ instead of after the largest position).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -74,13 +75,26 @@ class Qwen25VL:
         return rendered
 
     @staticmethod
-    def metadata(frames: int, step_s: float) -> dict[str, Any]:
+    def seconds_per_grid(step_s: float) -> float:
+        """Seconds of one temporal patch of frames that are ``step_s`` apart, to the eight bits that bfloat16 has.
+
+        vLLM has them in the precision that its model computes in, so with more bits the positions of a video would
+        depend on it (and differ from the learner's). The error is below 0.4%, and there is none for 0.5, 1, 2, 4 …
+
+            >>> Qwen25VL.seconds_per_grid(1.0), Qwen25VL.seconds_per_grid(1.4)
+            (2.0, 2.796875)
+        """
+        fraction, exponent = math.frexp(TEMPORAL_PATCH * step_s)
+        return math.ldexp(round(fraction * 256), exponent - 8)
+
+    @classmethod
+    def metadata(cls, frames: int, step_s: float) -> dict[str, Any]:
         """What processors want to know of a video of ``frames`` frames, one every ``step_s`` seconds.
 
         For vLLM; transformers' processor takes all but ``do_sample_frames``.
         """
         return {
-            "fps": 1.0 / step_s,
+            "fps": TEMPORAL_PATCH / cls.seconds_per_grid(step_s),
             "duration": frames * step_s,
             "total_num_frames": frames,
             "frames_indices": list(range(frames)),
@@ -112,7 +126,7 @@ class Qwen25VL:
             prompt_ids: token ids, the video's placeholders expanded.
             video_token: the placeholder's id.
             grid_thw: patches of the video: time, height, width.
-            seconds_per_grid: seconds of one temporal patch.
+            seconds_per_grid: seconds of one temporal patch, see :meth:`seconds_per_grid`.
             tokens_per_second: of the vision configuration.
             merge: patches of a side that become one token.
 
@@ -132,7 +146,8 @@ class Qwen25VL:
             )
         start = int(places[0])
         grid = np.indices((time, height, width)).reshape(3, -1)
-        grid[0] = (grid[0] * (seconds_per_grid * tokens_per_second)).astype(np.int64)
+        # To float32 and back, as the seconds come out of vLLM's tensor.
+        grid[0] = (grid[0] * (float(np.float32(seconds_per_grid)) * tokens_per_second)).astype(np.int64)
         video = grid + start
         before = np.broadcast_to(np.arange(start), (3, start))
         rest = len(ids) - start - count

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ravst_ray.config.base import Place, StrictModel
+from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 from ravst_ray.records import Task
 
 
@@ -180,6 +180,7 @@ class AnnotateConfig(StrictModel):
     quality: QualityConfig = QualityConfig()
     split: SplitConfig = SplitConfig()
     actors: ActorsConfig = ActorsConfig()
+    cluster: ClusterConfig = ClusterConfig()
     report_videos: int = Field(8, ge=0, description="sample videos shown in the report")
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ravst_ray.errors import ConfigError
 
@@ -34,6 +34,12 @@ class StrictModel(BaseModel):
     """A section of a configuration: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ClusterConfig(StrictModel):
+    """Joining the cluster that ``$RAY_ADDRESS`` names; without one, Ray is started on this machine."""
+
+    wait_s: float = Field(120.0, gt=0, description="how long the cluster may take to answer")
 
 
 def load_config(kind: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.config.base import Place, StrictModel
+from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 from ravst_ray.config.train import LoraConfig, TrainDataConfig
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 
@@ -51,3 +51,4 @@ class SftRunConfig(StrictModel):
     workers: int = Field(1, ge=1, description="Ray Train workers, which share each batch")
     num_cpus: float = Field(1.0, ge=0, description="of one worker")
     num_gpus: float = Field(0.0, ge=0, description="of one worker")
+    cluster: ClusterConfig = ClusterConfig()

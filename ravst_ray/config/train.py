@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.config.base import Place, StrictModel
+from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import EngineConfig, FramesConfig, PromptConfig
 
@@ -128,6 +128,7 @@ class TrainConfig(StrictModel):
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
+    cluster: ClusterConfig = ClusterConfig()
     sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
     @property

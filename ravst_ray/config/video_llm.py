@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ravst_ray.config.annotate import DecodeConfig, PoolConfig
-from ravst_ray.config.base import Place, StrictModel
+from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 
 
 class FramesConfig(StrictModel):
@@ -90,5 +90,6 @@ class PredictConfig(StrictModel):
     sampling: SamplingConfig = SamplingConfig()
     decode: DecodeConfig = DecodeConfig()
     actors: PredictActorsConfig = PredictActorsConfig()
+    cluster: ClusterConfig = ClusterConfig()
     videos_per_batch: int = Field(4, ge=1, description="videos whose questions an engine has at hand at once")
     limit: int | None = Field(None, ge=1, description="only the first so many questions, for a trial run")

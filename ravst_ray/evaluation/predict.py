@@ -32,7 +32,9 @@ from ravst_ray.backends.pretrained import check_model
 from ravst_ray.backends.protocols import Clip, Generation
 from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster import GRAPH_ERRORS, check_room, plain_error, pool_operator, start_ray, stream_blocks
+from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
+from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
@@ -88,7 +90,7 @@ def predict(
         say(line)
     failed = 0
     if pending:
-        start_ray()
+        start_ray(wait_s=config.cluster.wait_s)
         errors_path = _errors_path(target)
         with (
             target.open("a", encoding="utf-8") as sink,
@@ -231,7 +233,7 @@ def _errors_path(out: Path) -> Path:
 
 def _begin(out: Path, config: PredictConfig) -> set[str]:
     """Check that the file belongs to these settings, cut off a line that was not finished; the ids that it answers."""
-    kept = config.model_dump(mode="json", exclude={"actors", "videos_per_batch", "limit"})
+    kept = config.model_dump(mode="json", exclude={"actors", "cluster", "videos_per_batch", "limit"})
     settings = out.with_name(out.name + ".config.yaml")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.qwen2_5_vl import TEMPORAL_PATCH, Qwen25VL
+from ravst_ray.backends.qwen2_5_vl import Qwen25VL
 from ravst_ray.backends.video_llm import BAN
 
 CACHED_CLIPS = 256
@@ -111,7 +111,8 @@ class VideoForward:
             return_tensors="pt",
             **self.family.processor_kwargs,
         )
-        return VideoInputs(made["pixel_values_videos"], made["video_grid_thw"][0], TEMPORAL_PATCH * clip.step_s)
+        seconds = self.family.seconds_per_grid(clip.step_s)
+        return VideoInputs(made["pixel_values_videos"], made["video_grid_thw"][0], seconds)
 
     def positions(self, row: Row, config: Any) -> np.ndarray:
         """M-RoPE positions of a row's prompt and completion, ``[3, L]``."""

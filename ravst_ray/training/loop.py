@@ -28,8 +28,9 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.backends.pretrained import check_model
-from ravst_ray.cluster import plain_error, start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
@@ -69,7 +70,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     tasks = training_tasks(config.data)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)
-    start_ray()
+    start_ray(wait_s=config.cluster.wait_s)
     check_cluster(config, cluster_capacity())
     questions = sum(len(task.questions) for task in tasks)
     console.print(
@@ -224,10 +225,10 @@ def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
 
 
 def cause_of(error: Exception) -> RavstError:
-    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else Ray's last line."""
+    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else what one raised."""
     causes = dict(getattr(error, "worker_failures", {})) or {0: error}
     for cause in causes.values():
-        if "ravst_ray.errors." in str(cause):
+        if isinstance(cause, RavstError) or "ravst_ray.errors." in str(cause):
             plain = plain_error(cause)
             return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
     for rank, cause in causes.items():

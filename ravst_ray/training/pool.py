@@ -25,6 +25,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ravst_ray.backends.protocols import Generation
+from ravst_ray.cluster.failures import plain_error
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError, WorkerDiedError
@@ -271,9 +272,11 @@ class RolloutPool:
         if member.leaving:
             return
         self.restarts += 1
+        stuck = isinstance(error, TimeoutError)
+        why = "it took too long (rollouts.timeout_s)" if stuck else str(plain_error(error))
         if self.restarts > self._config.rollouts.max_restarts:
-            raise AbortError(f"rollout actors died {self.restarts} times; the last: {type(error).__name__}: {error}")
-        log.warning("rollout actor %d is started again: %s", member.seat, type(error).__name__)
+            raise AbortError(f"rollout actors died {self.restarts} times; the last: {why}")
+        log.warning("rollout actor %d is started again: %s", member.seat, why)
         self._do(self._bring_up(self._seated(member.seat)))
 
     async def _leave(self, member: Member) -> None:

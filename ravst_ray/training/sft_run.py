@@ -22,7 +22,8 @@ from rich.console import Console
 from ravst_ray.backends.clips import show_video
 from ravst_ray.backends.pretrained import check_model
 from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.cluster import plain_error, start_ray
+from ravst_ray.cluster.failures import crossing, plain_error
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.tasks import VideoTask
@@ -97,7 +98,7 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"output: can't write to {output}: {error}") from None
-    start_ray()
+    start_ray(wait_s=config.cluster.wait_s)
     try:
         shown = _decode_all(tasks, config, console)
         console.print(f"{len(shown)} questions to learn: {output}", highlight=False, soft_wrap=True)
@@ -150,15 +151,20 @@ def _fit(config: SftRunConfig, shown: list[tuple[QAPair, VideoView, Any]]) -> No
 
 def work(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    setup_logging()
+    with crossing():
+        learn(SftRunConfig.model_validate(payload["config"]), payload["shown"])
+
+
+def learn(config: SftRunConfig, shown: Sequence[tuple[QAPair, VideoView, Any]]) -> None:
+    """Fine-tune in this Ray Train worker, and save the model."""
     from ravst_ray.training.learner import load_policy
     from ravst_ray.training.sft import build_sft, shared_settings
     from ravst_ray.training.weights import save_policy_model
 
-    setup_logging()
-    config = SftRunConfig.model_validate(payload["config"])
     output, rank = Path(config.output), ray.train.get_context().get_world_rank()
     processor = load_policy(config.model, shared_settings(config.sft)[0])[1]
-    examples = Examples(payload["shown"], config, VideoForward(processor))
+    examples = Examples(shown, config, VideoForward(processor))
 
     def on_step(step: int, numbers: dict[str, float]) -> None:
         if rank == 0:

@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 
-from ravst_ray.cluster import TrainingMetrics
+from ravst_ray.cluster.failures import crossing
+from ravst_ray.cluster.metrics import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.logs import get_logger, setup_logging
@@ -31,7 +32,8 @@ log = get_logger(__name__)
 def work(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     setup_logging()
-    Worker(TrainConfig.model_validate(payload["config"]), payload["manager"], payload["checkpoint"]).run()
+    with crossing():
+        Worker(TrainConfig.model_validate(payload["config"]), payload["manager"], payload["checkpoint"]).run()
 
 
 class Worker:

@@ -171,7 +171,7 @@ def our_steps(config: TrainConfig) -> Measured:
     """Manager, actor and learner, wired as in ``ravst_ray.training.loop``."""
     import ray
 
-    from ravst_ray.cluster import start_ray
+    from ravst_ray.cluster.start import start_ray
     from ravst_ray.training.learner import GRPOLearner, load_policy
     from ravst_ray.training.rollout import Weights
     from ravst_ray.training.weights import policy_state

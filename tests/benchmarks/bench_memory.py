@@ -16,7 +16,7 @@ COUNTS = (10, 100, 1000)
 def measure(count: int) -> dict:
     """One run in this process: peak memory of the driver after Ray's start, and seconds."""
     from ravst_ray.annotate.pipeline import stream
-    from ravst_ray.cluster import start_ray
+    from ravst_ray.cluster.start import start_ray
     from ravst_ray.datasets.store import DatasetStore
     from tests.test_pipeline import STUBS, stub_config, videos
 

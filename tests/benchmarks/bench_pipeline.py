@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ravst_ray.annotate.decode import DecodeFrames
 from ravst_ray.annotate.pipeline import stream
-from ravst_ray.cluster import start_ray
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.datasets.store import DatasetStore

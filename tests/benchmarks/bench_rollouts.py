@@ -27,7 +27,7 @@ from rich.table import Table
 
 from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.video_llm import VideoLLM
-from ravst_ray.cluster import start_ray
+from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.training.rollout import RolloutActor, Weights

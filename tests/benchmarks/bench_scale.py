@@ -166,8 +166,8 @@ def run_config(folder: Path, gpu_nodes: int) -> Any:
 
 def first_run(count: int, folder: Path, gpu_nodes: int, shard: int) -> dict[str, float]:
     """Annotate so many videos; what it cost."""
-    from ravst_ray import cluster
     from ravst_ray.annotate import pipeline, run
+    from ravst_ray.cluster import start
     from tests.stub_run import stream_without_ray, write_labels
     from tests.test_pipeline import STUBS
 
@@ -176,11 +176,11 @@ def first_run(count: int, folder: Path, gpu_nodes: int, shard: int) -> dict[str,
     pipeline.build_steps = lambda _: STUBS
     pipeline.SHARD = shard
     if not gpu_nodes:
-        pipeline.stream, cluster.start_ray = partial(stream_without_ray, STUBS), lambda: None
+        pipeline.stream, start.start_ray = partial(stream_without_ray, STUBS), lambda wait_s=0: None
     finished: dict[str, float] = {}
     run.finish = partial(watched_finish, run.finish, finished)
     with simulated(gpu_nodes) as store_bytes:
-        cluster.start_ray()
+        start.start_ray()
         with Watch(store_bytes) as watch:
             summary = run.annotate(config, Console(quiet=True))
     assert summary["videos"]["done"] == count, summary["videos"]
