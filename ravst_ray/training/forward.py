@@ -19,6 +19,7 @@ import torch
 from ravst_ray.backends.protocols import Clip
 from ravst_ray.backends.qwen2_5_vl import Qwen25VL
 from ravst_ray.backends.video_llm import BAN
+from ravst_ray.training.head import ScoreTokens, read_by
 
 CACHED_CLIPS = 256
 
@@ -146,26 +147,27 @@ class VideoForward:
         groups, places = _by_prompt(rows, share)
         batch = self._collate(groups, inner.config)
         vision = self._vision(model, inner, [group[0] for group in groups], device)
-        logits = model(
-            **{key: value.to(device) for key, value in batch.items()},
-            **vision,
-            use_cache=False,
-            logits_to_keep=max(_tokens(group) for group in groups) + 1,
-        ).logits[:, :-1]
-        logits = logits.float()
-        if self.banned:
-            bias = torch.zeros(logits.shape[-1], device=device)
-            bias[self.banned] = BAN
-            logits = logits + bias
-        logits = logits / self.temperature
-        table = torch.log_softmax(logits, dim=-1)
         group, column, target, mask = (each.to(device) for each in _read_at(rows, places))
-        logps = table[group, column, target] * mask
-        spread = torch.zeros_like(logps)
-        if entropies:
-            with torch.no_grad():
-                spread = -(table.exp() * table).sum(-1)[group, column] * mask
-        return CompletionScores(logps, spread, mask)
+        width = max(_tokens(group) for group in groups) + 1
+
+        def read(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            wanted = hidden[:, -width:][group.expand_as(column)[mask], column[mask]]
+            bias = None
+            if self.banned:
+                bias = torch.zeros(len(weight), device=device)
+                bias[self.banned] = BAN
+            found = ScoreTokens.apply(wanted, weight, bias, target[mask], self.temperature, entropies)
+            empty = torch.zeros(mask.shape, device=device)
+            return torch.stack([empty.masked_scatter(mask, values) for values in found])
+
+        with read_by(inner.get_output_embeddings(), read):
+            logps, spread = model(
+                **{key: value.to(device) for key, value in batch.items()},
+                **vision,
+                use_cache=False,
+                logits_to_keep=width,
+            ).logits
+        return CompletionScores(logps, spread.detach(), mask)
 
     def _collate(self, groups: Sequence[Sequence[Row]], config: Any) -> dict[str, torch.Tensor]:
         """A line for each group: its prompt padded on the left, then its completions, then padding on the right.
