@@ -28,9 +28,9 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from ravst_ray.backends.pretrained import check_model
 from ravst_ray.cluster.failures import plain_error
 from ravst_ray.cluster.start import start_ray
-from ravst_ray.backends.pretrained import check_model
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
