@@ -402,9 +402,12 @@ class WorkerHealthCheckFailedError(Exception):
 
 def test_why_ray_train_gave_up_is_told():
     lost, died = RuntimeError("gloo: connection closed"), WorkerHealthCheckFailedError("the actor died")
+    frames = 'ray::RayTrainWorker.poll() (pid=1)\n  File "a.py", line 1, in f\nValueError: no such layer'
+    raised = WorkerHealthCheckFailedError(f"A worker died\n{frames}")
     ours = RuntimeError("Traceback …\nravst_ray.errors.AbortError: the loss is nan in step 3")
     for failures, kind, message in (
         ({0: lost, 1: died}, WorkerDiedError, "learner worker 1 died"),
+        ({0: raised}, WorkerDiedError, "learner worker 0 died of ValueError: no such layer (in RayTrainWorker)"),
         ({0: lost, 1: died, 2: ours}, AbortError, "the loss is nan in step 3"),
         ({0: lost}, AbortError, "RuntimeError: gloo: connection closed"),
         ({0: lost, 1: ConfigError("two lines\nof it")}, ConfigError, "two lines\nof it"),

@@ -110,9 +110,9 @@ def root_cause(text: str) -> Cause | None:
     """The exception behind what Ray raised, an error of our own before any other; None if a process just ended.
 
     Args:
-        text: of Ray's exception, without colours.
+        text: of Ray's exception.
     """
-    found = list(_raised(text))
+    found = list(_raised(_COLOURS.sub("", text)))
     own = [one for one in found if one.kind.startswith(_OWN)]
     chosen = own or found
     return chosen[-1] if chosen else None

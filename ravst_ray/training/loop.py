@@ -29,7 +29,7 @@ import ray
 from rich.console import Console
 
 from ravst_ray.backends.pretrained import check_model
-from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.failures import plain_error, root_cause
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
@@ -233,5 +233,6 @@ def cause_of(error: Exception) -> RavstError:
             return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
     for rank, cause in causes.items():
         if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
-            return WorkerDiedError(f"learner worker {rank} died")
+            reason = root_cause(str(cause))
+            return WorkerDiedError(f"learner worker {rank} died" + (f" of {reason}" if reason else ""))
     return plain_error(next(iter(causes.values())))
