@@ -7,6 +7,7 @@ in ``tests/test_decoders.py``); what it refuses here with :class:`DecordRefusal`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import decord
@@ -36,7 +37,7 @@ def read_pictures(index: VideoIndex, wanted: Sequence[int]) -> Iterator[np.ndarr
     if doubt := unproven(index):
         raise DecordRefusal(doubt)
     try:
-        reader = decord.VideoReader(index.path, num_threads=THREADS)
+        reader = decord.VideoReader(os.path.abspath(index.path), num_threads=THREADS)
         if len(reader) != len(index):
             raise DecordRefusal(f"it counts {len(reader)} pictures, there are {len(index)}")
         for batch in batches(wanted, 3 * index.meta.width * index.meta.height):

@@ -152,6 +152,8 @@ class VideoForward:
 
         def read(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             wanted = hidden[:, -width:][group.expand_as(column)[mask], column[mask]]
+            if torch.is_autocast_enabled(device.type):
+                wanted = wanted.to(torch.get_autocast_dtype(device.type))
             bias = None
             if self.banned:
                 bias = torch.zeros(len(weight), device=device)
