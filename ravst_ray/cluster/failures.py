@@ -14,6 +14,7 @@ errors of its own; the object is there only if it could be pickled, unpickled an
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def crossing() -> Iterator[None]:
         yield
     except Exception as error:
         try:
-            pickle.loads(pickle.dumps(error))
+            pickle.dumps(copy.copy(error))  # a copy is made as unpickling would make it
         except Exception:  # whatever its author forgot
             raise AbortError(str(Cause(type(error).__qualname__, str(error)))) from error
         raise
