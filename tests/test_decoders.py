@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -350,6 +351,39 @@ def test_fields_are_not_shown_woven(flagged, tmp_path):
     assert all(is_combed(picture[..., 1]) for picture in woven())
 
 
+def test_fields_that_the_container_alone_tells_of(tmp_path):
+    """Matroska says that there are fields, its pictures say nothing: they are deinterlaced all the same."""
+
+    def setup(stream):
+        stream.codec_context.options = {**stream.codec_context.options, "field_order": "tt"}
+
+    path = write_pictures(tmp_path / "fields.mkv", woven(), g="12", setup=setup)
+    _, pictures = sample(path, [number / 25 for number in range(4, 36, 3)])
+    assert not any(is_combed(picture[..., 1]) for picture in pictures)
+
+
+def test_combing_that_begins_late_is_told(tmp_path):
+    path = write_pictures(tmp_path / "title.mp4", [woven(1)[0][::2].repeat(2, 0)] * 40 + woven(40), g="12")
+    sampled, _ = sample(path, [number / 25 for number in range(0, 80, 4)])
+    assert sampled.meta.notes == "combed pictures: 10 of 20"
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_colours_of_hd_are_those_of_bt_709_where_no_matrix_is_named(tagged, tmp_path):
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    frames = []
+    for colour in colours:
+        picture = np.full((720, 1280, 3), colour, np.uint8)
+        frames.append(av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p", dst_colorspace="itu709"))
+
+    def setup(stream):
+        stream.codec_context.colorspace = 1 if tagged else 2
+
+    path = write_pictures(tmp_path / "hd.mp4", frames, setup=setup)
+    _, pictures = sample(path, [0.0, 0.04, 0.08])
+    assert [picture.mean(axis=(0, 1)) for picture in pictures] == [pytest.approx(colour, abs=3) for colour in colours]
+
+
 def test_fine_lines_are_no_combing():
     assert not any(is_combed(picture[..., 1]) for picture in numbered(8, 192, 128))
     noise = np.random.default_rng(0).integers(0, 256, (270, 480)).astype(np.uint8)
@@ -439,6 +473,23 @@ def test_of_a_long_file_only_the_part_that_is_wanted_is_read(tmp_path):
     assert level.level_db_T[5:-5] == pytest.approx(whole[5:-5], abs=0.5)
 
 
+def test_a_long_file_in_which_nobody_can_seek_is_read_whole(tmp_path):
+    """Its first picture is no keyframe, so that FFmpeg finds none before it."""
+    long = write_video(
+        tmp_path / "all.mp4", Recipe(pictures=130, gaps_ms=(2000,), key_every=20, b_frames=0, sound=False)
+    )
+    path = trim_without_decoding(long, tmp_path / "cut.mp4", from_s=10.0)
+    _, pictures = sample(path, [30.0, 34.0])
+    assert [read_number(picture) for picture in pictures] == [20, 22]
+
+
+def test_sound_is_measured_where_the_pictures_are_wanted(tmp_path):
+    """However long the file says that it is: AVI isn't read in parts."""
+    path = write_video(tmp_path / "long.avi", Recipe(pictures=100, gaps_ms=(2000,), codec="mpeg4", sound_codec="mp3"))
+    level = sample(path, [20.0, 30.0])[0].loudness
+    assert (level.start_s, len(level.level_db_T)) == (10.0, 300)
+
+
 @pytest.mark.parametrize("name", ["late.mkv", "late.mp4"])
 def test_a_file_whose_clock_starts_days_late_is_no_long_file(name, tmp_path):
     path = write_video(tmp_path / name, Recipe(start_ms=86_400_000, sound=False))
@@ -447,18 +498,70 @@ def test_a_file_whose_clock_starts_days_late_is_no_long_file(name, tmp_path):
     assert sampled.meta.duration_s == pytest.approx(2.4, abs=0.1) and sampled.meta.notes == ""
 
 
+def spoil(start: int, end: int, keep: float = 0.0) -> Callable[[list], None]:
+    """Noise instead of packets, or of their last parts."""
+
+    def change(packets: list) -> None:
+        noise = np.random.default_rng(0)
+        for packet in packets[start:end]:
+            kept = bytes(packet)[: int(keep * packet.size)]
+            packet.update(kept + noise.integers(0, 256, packet.size - len(kept), dtype=np.uint8).tobytes())
+
+    return change
+
+
 def test_damaged_pictures_are_counted(tmp_path):
     """The last third can't be decoded: its last good picture stands for it, and that is said."""
-
-    def spoil(packets: list) -> None:
-        noise = np.random.default_rng(0)
-        for packet in packets[40:]:
-            packet.update(noise.integers(0, 256, packet.size, dtype=np.uint8).tobytes())
-
-    path = remux(x264(**IDR), spoil)(tmp_path / "spoiled.mp4")
+    path = remux(x264(**IDR), spoil(40, 60))(tmp_path / "spoiled.mp4")
     sampled, pictures = sample(path, [0.0, 1.0, 1.4, 1.8, 2.2])
     assert [read_number(picture) for picture in pictures] == [0, 25, 35, 39, 39]
     assert sampled.meta.notes == "damaged pictures: 2 of 5"
+
+
+def test_damage_spreads_to_the_next_keyframe(tmp_path):
+    """Half of a keyframe that nobody asked for is noise: what is made from it is wrong as well, and said to be."""
+    path = remux(x264(bframes="0", keyint="12", scenecut="0"), spoil(24, 25, keep=0.5))(tmp_path / "key.mp4")
+    sampled, pictures = sample(path, [0.8, 1.04, 1.2, 1.44, 2.0], "pyav")
+    right = [read_number(picture) == number for picture, number in zip(pictures, (20, 26, 30, 36, 50), strict=True)]
+    assert right[0] and not right[1] and right[3:] == [True, True]
+    assert sampled.meta.notes == "damaged pictures: 2 of 5"
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_a_broken_packet_shifts_no_picture_of_an_avi(codec, tmp_path):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    whole = partial(write_pictures, pictures=numbered(), codec=codec, pixels=pixels, g="12")
+    path = remux(whole, spoil(20, 21))(tmp_path / "broken.avi")
+    sampled, pictures = sample(path, [0.4, 0.6, 1.2, 2.0])
+    assert [read_number(picture) for picture in pictures] == [10, 15, 30, 50]
+
+
+@pytest.mark.parametrize("ending", ["ts", "mpg"])
+def test_a_clock_that_starts_anew_is_told(ending, tmp_path):
+    part = write_pictures(tmp_path / f"part.{ending}", numbered(50), "mpeg2video", g="12")
+    path = tmp_path / f"joined.{ending}"
+    path.write_bytes(part.read_bytes() * 2)
+    with pytest.raises(StepError, match=r"its clock goes from .* back to .*; convert it to MP4") as caught:
+        sample(path, [0.0])
+    assert caught.value.reason == "odd_times"
+
+
+def test_pictures_without_times_are_told(tmp_path):
+    path = write_pictures(tmp_path / "h264.mpg", numbered(), g="12")
+    with pytest.raises(StepError, match="some of its pictures have none") as caught:
+        sample(path, [0.0])
+    assert caught.value.reason == "odd_times"
+
+
+def test_a_transport_stream_is_not_read_from_its_start_for_every_picture(tmp_path, monkeypatch):
+    path = write_pictures(tmp_path / "long.ts", numbered(300), g="25", bf="2")
+    index, decoded = index_video(str(path)), []
+    real = pyav_decoder.pictures
+    monkeypatch.setattr(pyav_decoder, "pictures", lambda *given: (decoded.append(1) or one for one in real(*given)))
+    wanted = range(12, 300, 25)
+    seen = [read_number(one.rgb) for one in pyav_decoder.read_pictures(index, wanted, index.display.size, 10**6)]
+    assert seen == [number % 256 for number in wanted]
+    assert len(decoded) < 300
 
 
 def test_sound_without_packets_is_silence(tmp_path):

@@ -5,6 +5,7 @@ Times are those of the pictures (see :mod:`ravst_ray.media.index`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -95,7 +96,8 @@ def _chunks(container: InputContainer, part: Span | None = None) -> Iterator[Chu
     origin, position_s = origin_s(container), -math.inf
     packets = broken = decoded = 0
     if part:
-        container.seek(int((part.start_s + origin) * av.time_base), backward=True)
+        with contextlib.suppress(av.error.FFmpegError):  # then from the start
+            container.seek(int((part.start_s + origin) / stream.time_base), stream=stream, backward=True)
     for packet in container.demux(stream):
         if part and position_s > part.end_s:
             break

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import decord
 import numpy as np
 
+from ravst_ray.media.display import is_untagged_hd
 from ravst_ray.media.index import VideoIndex
 
 NAME = f"decord {decord.__version__}"
@@ -63,6 +64,7 @@ def unproven(index: VideoIndex) -> str:
         f"in this container ({container})": container in ("mov", "matroska"),
         f"for this codec ({index.codec})": index.codec in ("h264", "hevc"),
         f"for these pixels ({index.pixels})": index.pixels == "yuv420p",
+        "for HD without a colour matrix": not is_untagged_hd(index.display.coded, index.display.tagged),
         "in fragmented MP4": container != "mov" or index.listed == len(index),
         "with several video streams": index.video_streams == 1,
         "where keyframes need pictures before them": index.clean,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -17,6 +17,9 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from av.video.frame import VideoFrame
 
+UNTAGGED = 2
+"""Of colour spaces, ITU-T H.273."""
+_HD = (1280, 576)  # from this width on, or above this height, untagged colours are taken for BT.709, as players do
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
 _STRANGEST_PIXEL = 8  # pixels of a shape beyond 1:8 are taken for a damaged header
 
@@ -24,6 +27,9 @@ _STRANGEST_PIXEL = 8  # pixels of a shape beyond 1:8 are taken for a damaged hea
 # by so much. A hundredth of such pixels is more than a picture of one moment has, whatever its lines and textures.
 _COMB_LEVELS = 24
 _COMBED_SHARE = 0.01
+_COMB_COLUMNS = 3  # one of so many is looked at
+
+T = TypeVar("T")
 
 
 class Picture(NamedTuple):
@@ -31,12 +37,12 @@ class Picture(NamedTuple):
 
     Attributes:
         rgb: uint8 ``[H, W, 3]``.
-        lines: one channel in which combing would show, uint8 ``[H, W]`` at the coded height; None where it can't.
+        combed: it is woven of two fields.
         damaged: it isn't what was encoded, or another stands for it.
     """
 
     rgb: np.ndarray
-    lines: np.ndarray | None
+    combed: bool
     damaged: bool = False
 
 
@@ -88,6 +94,7 @@ class Display:
         coded: width and height of the decoded pictures.
         square: the same in square pixels; only ever enlarged.
         orientation: how they are turned.
+        tagged: they say by which matrix their colours are to be read, or aren't YUV.
         interlaced: their fields are of two moments, and they say so.
         hdr: "PQ" or "HLG", "" for standard range.
     """
@@ -95,6 +102,7 @@ class Display:
     coded: tuple[int, int]
     square: tuple[int, int]
     orientation: Orientation
+    tagged: bool
     interlaced: bool
     hdr: str
 
@@ -123,6 +131,11 @@ class Display:
         ]
 
 
+def is_untagged_hd(size: tuple[int, int], tagged: bool) -> bool:
+    """Whether pictures are of a size at which untagged colours mean BT.709, and FFmpeg would read them by BT.601."""
+    return not tagged and (size[0] >= _HD[0] or size[1] > _HD[1])
+
+
 def display_of(frame: VideoFrame, pixel_shape: Fraction | None, fields: bool = False) -> Display:
     """How the pictures of a file are shown.
 
@@ -134,9 +147,9 @@ def display_of(frame: VideoFrame, pixel_shape: Fraction | None, fields: bool = F
     coded = frame.width, frame.height
     shape = pixel_shape if pixel_shape and 1 <= max(pixel_shape, 1 / pixel_shape) <= _STRANGEST_PIXEL else Fraction(1)
     square = (round(coded[0] * shape), coded[1]) if shape > 1 else (coded[0], round(coded[1] / shape))
-    return Display(
-        coded, square, orientation(frame), fields or frame.interlaced_frame, _HDR.get(int(frame.color_trc), "")
-    )
+    tagged = int(frame.colorspace) != UNTAGGED or not frame.format.name.startswith("yuv")
+    woven, hdr = fields or frame.interlaced_frame, _HDR.get(int(frame.color_trc), "")
+    return Display(coded, square, orientation(frame), tagged, woven, hdr)
 
 
 class Screen:
@@ -153,6 +166,8 @@ class Screen:
         colours = ":out_transfer=bt709:out_primaries=bt709:intent=relative_colorimetric" if display.hdr else ""
         kernel = "bilinear" if (width, height) < display.coded else "bicubic"
         flags = f"{kernel}+accurate_rnd+full_chroma_int"
+        if is_untagged_hd(display.coded, display.tagged):
+            colours += ":in_color_matrix=bt709"
         self._scale = f"w={width}:h={height}:flags={flags}{colours}"
         self._chain: tuple[tuple[int, int, str], Chain] | None = None
 
@@ -165,15 +180,18 @@ class Screen:
         return self._display.orientation.apply(shown.to_ndarray())
 
 
-def deinterlaced(frames: Iterable[VideoFrame], every: bool) -> Iterator[VideoFrame]:
+def deinterlaced(frames: Iterable[VideoFrame | T], every: bool) -> Iterator[VideoFrame | T]:
     """Consecutive pictures, each with the lines of its first field alone.
 
     Args:
-        frames: in the order in which they are shown; one of another size begins anew.
+        frames: in the order in which they are shown; one of another size begins anew; what is none is passed on.
         every: also those that aren't flagged as interlaced.
     """
     chain, kind = None, None
     for frame in frames:
+        if not isinstance(frame, VideoFrame):
+            yield frame
+            continue
         if chain is None or kind != (frame.width, frame.height, frame.format.name):
             if chain is not None:
                 yield from chain.end()
@@ -220,7 +238,9 @@ class Chain:
 
 def is_combed(luma: np.ndarray) -> bool:
     """Whether a picture (one channel ``[H, W]``, at its full height) is woven of two fields of a moving scene."""
-    rows = luma.astype(np.int16)
+    if len(luma) < 4:
+        return False
+    rows = luma[:, ::_COMB_COLUMNS].astype(np.int16)
     first, second, third, fourth = (rows[start : len(rows) - 3 + start] for start in range(4))
     alike = np.maximum(np.abs(first - third), np.abs(second - fourth)) < _COMB_LEVELS // 2
     return bool((alike & (np.abs(first - second) > _COMB_LEVELS)).mean() > _COMBED_SHARE)

@@ -9,12 +9,14 @@ Of a file that lasts much longer than what is wanted of it, only that part is re
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -36,6 +38,7 @@ _NO_TIMES = ("avi",)  # it tells the order in which pictures are decoded, and no
 MAX_PIXELS = 7680 * 4320
 _PRIMING_S = 0.1
 _TINY_S = 1e-3  # Matroska rounds times to milliseconds
+_BACKWARDS_S = 1.0  # more than any reordering
 _FIELDS = 2  # FFmpeg's orders of fields begin there; below are unknown and progressive
 _MARGIN_S = 10.0  # read beside what is wanted: a keyframe before it, the sound around it
 _MUCH_LONGER_S = 120.0
@@ -151,13 +154,19 @@ def index_video(path: str, times_s: Sequence[float] = (), max_pixels: int = MAX_
 
     Raises:
         StepError: ``missing_file``, ``not_a_file``, ``unreadable_file``, ``empty_file``, ``not_a_video``,
-            ``truncated``, ``no_video_stream``, ``no_frames``, ``too_many_pixels`` or ``undecodable``.
+            ``truncated``, ``no_video_stream``, ``no_frames``, ``odd_times``, ``too_many_pixels`` or ``undecodable``.
     """
     _check_file(path)
-    wanted = Span(times_s[0], times_s[-1]) if times_s else None
     try:
-        with open_video(path) as container:
-            return _index(path, container, wanted, max_pixels)
+        index = None
+        if times_s:
+            with open_video(path) as container:
+                index = _index(path, container, Span(times_s[0], times_s[-1]), max_pixels)
+        if index is None:
+            with open_video(path) as container:
+                index = _index(path, container, None, max_pixels)
+        assert index is not None
+        return index
     except av.error.PermissionError:
         raise _unreadable(path, "no permission") from None
     except av.error.FFmpegError as error:
@@ -215,13 +224,21 @@ def _read_packets(container: InputContainer, stream: VideoStream, until_s: float
     found, keyframe, sync = _Packets([]), None, _Sync(stream)
     counted = container.format.name in _NO_TIMES
     decoded: list[int] = []  # times of decoding, for a container that has no others
+    latest_s = -math.inf
     for packet in container.demux():
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None or packet.time_base is None:
+            if packet.stream_index == stream.index and packet.size:
+                raise _odd_times(container, "some of its pictures have none")
             continue
         found.last_s = max(found.last_s, float((time + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index:
             continue
+        if packet.dts is not None:
+            now_s = float(packet.dts * packet.time_base)
+            if now_s < latest_s - _BACKWARDS_S:
+                raise _odd_times(container, f"its clock goes from {latest_s:.1f} s back to {now_s:.1f} s")
+            latest_s = now_s
         if packet.is_keyframe:
             if until_s is not None and float(time * packet.time_base) > until_s:
                 found.whole = False
@@ -241,6 +258,11 @@ def _read_packets(container: InputContainer, stream: VideoStream, until_s: float
         found.counted = True
     found.shown.sort()
     return found
+
+
+def _odd_times(container: InputContainer, what: str) -> StepError:
+    name = Path(container.name).name
+    return StepError("odd_times", f"{name}: no telling when its pictures are shown, {what}; convert it to MP4")
 
 
 class _Sync:
@@ -281,14 +303,24 @@ def _part(container: InputContainer, wanted: Span | None, start_s: float) -> Spa
     stated_s = _stated_end_s(container)
     if wanted is None or stated_s is None:
         return None
-    part = Span(max(0.0, wanted.start_s - _MARGIN_S), wanted.end_s + _MARGIN_S)
-    return part if stated_s - start_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
+    return long_span((wanted.start_s, wanted.end_s), stated_s - start_s)
+
+
+def long_span(times_s: Sequence[float], length_s: float) -> Span | None:
+    """The part to read for these times of what lasts much longer, None for all of it."""
+    if not times_s:
+        return None
+    part = Span(max(0.0, times_s[0] - _MARGIN_S), times_s[-1] + _MARGIN_S)
+    return part if length_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
 
 
 def _read_part(container: InputContainer, stream: VideoStream, part: Span, wanted: Span, start_s: float) -> _Packets:
     """The packets of a part, empty where the container can't find it."""
     assert stream.time_base is not None
-    container.seek(int((part.start_s + start_s) / stream.time_base), stream=stream, backward=True)
+    try:
+        container.seek(int((part.start_s + start_s) / stream.time_base), stream=stream, backward=True)
+    except av.error.FFmpegError:  # no keyframe before it
+        return _Packets([])
     packets = _read_packets(container, stream, part.end_s + start_s)
     found_s = packets.shown[0][0] * float(stream.time_base) - start_s if packets.shown else float("inf")
     if part.start_s > 0 and found_s > wanted.start_s:
@@ -296,7 +328,8 @@ def _read_part(container: InputContainer, stream: VideoStream, part: Span, wante
     return packets
 
 
-def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels: int) -> VideoIndex:
+def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels: int) -> VideoIndex | None:
+    """None where a part is wanted, and can't be found by itself."""
     name = Path(path).name
     if not container.streams:
         raise StepError("no_frames", f"{name} has a header and nothing else; download it again", retryable=True)
@@ -308,11 +341,12 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
     check_pixels(name, stream.codec_context.width, stream.codec_context.height, max_pixels)
     time_base, start_s = stream.time_base, origin_s(container)
     part = _part(container, wanted, start_s)
-    packets = _read_part(container, stream, part, wanted, start_s) if part and wanted else None
-    if packets is None or not packets.shown:
-        if part:
-            container.seek(0)
-        part, packets = None, _read_packets(container, stream, None)
+    if part and wanted:
+        packets = _read_part(container, stream, part, wanted, start_s)
+        if not packets.shown:
+            return None
+    else:
+        packets = _read_packets(container, stream, None)
     if not packets.shown:
         raise StepError("no_frames", f"{name} has a video stream without a single picture")
     if packets.whole:
@@ -386,6 +420,8 @@ def _first_display(path: str, max_pixels: int) -> Display:
         assert stream is not None and stream.codec_context is not None
         limit_pixels(stream, max_pixels)
         for picture in pictures(container, stream):
+            if isinstance(picture, Broken):
+                continue
             check_pixels(name, picture.width, picture.height, max_pixels)
             fields = int(stream.codec_context.field_order) >= _FIELDS
             return display_of(picture, stream.sample_aspect_ratio, fields)
@@ -400,10 +436,16 @@ def limit_pixels(stream: VideoStream, max_pixels: int) -> None:
     stream.codec_context.options = {"max_pixels": str(max_pixels + max_pixels // 4 + 2**16)}
 
 
+class Broken(NamedTuple):
+    """A packet that can't be decoded, and when its picture would be shown."""
+
+    pts: int | None
+
+
 def pictures(
     container: InputContainer, stream: VideoStream, wanted_pts: Collection[int] | None = None
-) -> Iterator[VideoFrame]:
-    """Decoded pictures from where the container stands; broken packets are passed over.
+) -> Iterator[VideoFrame | Broken]:
+    """Decoded pictures from where the container stands, and what stands for those that can't be decoded.
 
     With ``wanted_pts``, a picture may be left out that isn't wanted and that no other picture needs.
     """
@@ -413,4 +455,4 @@ def pictures(
         try:
             yield from packet.decode()
         except av.error.InvalidDataError:
-            continue
+            yield Broken(packet.pts)

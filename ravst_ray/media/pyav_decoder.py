@@ -6,14 +6,15 @@ Pictures that nobody wants and no other picture needs aren't decoded, and a pict
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from ravst_ray.media.display import Picture, Screen, deinterlaced
-from ravst_ray.media.index import VideoIndex, limit_pixels, open_video, picture_stream, pictures
+from ravst_ray.media.display import Picture, Screen, deinterlaced, is_combed
+from ravst_ray.media.index import Broken, VideoIndex, limit_pixels, open_video, picture_stream, pictures
 
 NAME = f"pyav {av.__version__}"
 THREADS = 1
@@ -39,9 +40,17 @@ def read_pictures(
     with open_video(index.path) as container:
         walk, screen = _Walk(index, container, wanted, max_pixels, combed), Screen(index.display, size)
         for number in wanted:
-            found, frame = walk.to(number)
-            lines = None if combed or index.display.interlaced else _luma(frame)
-            yield Picture(screen.show(frame), lines, damaged=found != number or frame.is_corrupt)
+            found = walk.to(number)
+            woven = not combed and _is_woven(found.frame, index.display.interlaced)
+            yield Picture(screen.show(found.frame), woven, damaged=found.number != number or found.doubtful)
+
+
+class _Found(NamedTuple):
+    """A decoded picture; ``doubtful`` where something that it may need was broken."""
+
+    number: int
+    frame: VideoFrame
+    doubtful: bool
 
 
 class _Walk:
@@ -61,15 +70,15 @@ class _Walk:
         self._seeks = not index.counted and index.container.startswith(_SEEKING)
         self._wanted_pts = {int(index.pts_T[number]) for number in wanted} if skipping else None
         self._number = -1
-        self._shown: tuple[int, VideoFrame] | None = None
-        self._ahead: tuple[int, VideoFrame] | None = None
+        self._shown: _Found | None = None
+        self._ahead: _Found | None = None
         if index.part:
             self._seek(0)
         else:
             self._pictures = self._numbered()
 
-    def to(self, number: int) -> tuple[int, VideoFrame]:
-        """The picture with this index, or the last good one before it, and which it is."""
+    def to(self, number: int) -> _Found:
+        """The picture with this index, or the last good one before it."""
         keyframe = self._keyframe_before(number)
         if self._seeks and keyframe - self._number > _SEEK_GAP:
             self._seek(keyframe)
@@ -81,40 +90,62 @@ class _Walk:
         return int(self._index.keyframes[place]) if place >= 0 else 0
 
     def _seek(self, keyframe: int) -> None:
-        self._restart(keyframe)
-        if self._ahead is None or self._ahead[0] > keyframe:  # an inexact seek went too far
-            self._restart(0)
+        """Stand before a keyframe; some containers seek by times of decoding, and end up behind it."""
+        place = int(np.searchsorted(self._index.keyframes, keyframe))
+        earlier = self._index.keyframes[max(0, place - 2) : place][::-1].tolist()
+        for start in dict.fromkeys((keyframe, *earlier, 0)):
+            self._restart(start)
+            if self._ahead is not None and self._ahead.number <= keyframe:
+                return
 
     def _restart(self, number: int) -> None:
         self._container.seek(int(self._index.pts_T[number]), stream=self._stream, backward=True)
         self._pictures = self._numbered()
         self._shown, self._ahead = None, next(self._pictures, None)
 
-    def _numbered(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Pictures from here on with their numbers, -1 for what comes before the index begins."""
+    def _numbered(self) -> Iterator[_Found]:
+        """Pictures from here on, with the number -1 for what comes before the index begins."""
         frames = pictures(self._container, self._stream, self._wanted_pts)
         if self._fields:
             frames = deinterlaced(frames, every=self._combed)
-        if self._index.counted:
-            yield from enumerate(frames)
-            return
+        count, broken_pts = -1, None  # damage spreads to what follows, until a keyframe behind it
         for frame in frames:
-            if frame.pts is not None:
-                yield int(np.searchsorted(self._index.pts_T, frame.pts, side="right")) - 1, frame
+            count += 1
+            pts = frame.pts
+            if isinstance(frame, Broken):
+                broken_pts = max(pts or 0, broken_pts or 0)
+                continue
+            if broken_pts is not None and frame.key_frame and (pts is None or pts > broken_pts):
+                broken_pts = None
+            if frame.is_corrupt:
+                broken_pts = max(pts or 0, broken_pts or 0)
+            if self._index.counted:
+                yield _Found(count, frame, broken_pts is not None)
+            elif pts is not None:
+                number = int(np.searchsorted(self._index.pts_T, pts, side="right")) - 1
+                yield _Found(number, frame, broken_pts is not None)
 
-    def _advance(self, number: int) -> tuple[int, VideoFrame]:
-        while self._shown is None or self._shown[0] < number:
+    def _advance(self, number: int) -> _Found:
+        while self._shown is None or self._shown.number < number:
             following = self._ahead or next(self._pictures, None)
             self._ahead = None
             if following is None:
                 break
-            if self._shown is not None and following[0] > number:
+            if self._shown is not None and following.number > number:
                 self._ahead = following
                 break
             self._shown = following
         if self._shown is None:
             raise av.error.InvalidDataError(0, "no picture can be decoded", self._index.path)
         return self._shown
+
+
+def _is_woven(frame: VideoFrame, deinterlaced: bool) -> bool:
+    """Whether a picture says that it is interlaced, and nobody has changed that, or looks so."""
+    if frame.interlaced_frame and not deinterlaced:
+        return True
+    luma = _luma(frame)
+    return luma is not None and is_combed(luma)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from ravst_ray.logs import get_logger
 from ravst_ray.media import pyav_decoder
 from ravst_ray.media.audio import loudness
 from ravst_ray.media.display import Picture, is_combed
-from ravst_ray.media.index import VideoIndex, index_video
+from ravst_ray.media.index import VideoIndex, index_video, long_span
 from ravst_ray.records import Loudness, VideoMeta
 
 log = get_logger(__name__)
@@ -65,10 +65,10 @@ def sample_video(
         raise StepError("undecodable", f"{Path(path).name}: its pictures can't be decoded: {error}") from None
     place = {number: position for position, number in enumerate(wanted)}
     notes = [*reader.notes, *index.notes([time_s for time_s, _ in shown])]
-    heard = sound and index.meta.has_audio
+    heard, part = sound and index.meta.has_audio, index.part or long_span(times_s, index.end_s)
     return Sampled(
         meta=replace(index.meta, decoder=reader.name, notes="; ".join(notes)),
-        loudness=loudness(path, index.meta.duration_s, index.part) if heard else None,
+        loudness=loudness(path, index.meta.duration_s, part) if heard else None,
         times_s=tuple(time_s for time_s, _ in shown),
         picture_T=tuple(place[number] for _, number in shown),
         width=size[0],
@@ -91,20 +91,21 @@ class _Reader:
         pictures = self._pictures()
         for picture in itertools.islice(pictures, _PROBED):
             held.append(self._jpeg(picture))
-            combed += picture.lines is not None and is_combed(picture.lines)
+            combed += picture.combed
             damaged += picture.damaged
         if combed >= _COMBED and 2 * combed > len(held):
             self.name, self.notes = (
                 pyav_decoder.NAME,
                 ["combed, though not flagged as interlaced: deinterlaced (bwdif)"],
             )
-            held, damaged, pictures = [], 0, self._pyav(self._wanted, combed=True)
+            held, combed, damaged, pictures = [], 0, 0, self._pyav(self._wanted, combed=True)
         yield from held
         for picture in pictures:
+            combed += picture.combed
             damaged += picture.damaged
             yield self._jpeg(picture)
-        if damaged:
-            self.notes.append(f"damaged pictures: {damaged} of {len(self._wanted)}")
+        told = {"combed": combed, "damaged": damaged}
+        self.notes += [f"{what} pictures: {count} of {len(self._wanted)}" for what, count in told.items() if count]
 
     def _jpeg(self, picture: Picture) -> bytes:
         return to_jpeg(picture.rgb, *self._size, self._config.jpeg_quality)
@@ -121,7 +122,7 @@ class _Reader:
                 self.name = decord_decoder.NAME
                 for picture in decord_decoder.read_pictures(self._index, self._wanted):
                     done += 1
-                    yield Picture(picture, picture[..., 1])
+                    yield Picture(picture, is_combed(picture[..., 1]))
                 return
             except decord_decoder.DecordRefusal as refusal:
                 file = Path(self._index.path).name

@@ -267,7 +267,7 @@ def _read_at(rows: Sequence[Row], places: Sequence[tuple[int, int]]) -> tuple[to
         column[line, :length] = torch.arange(length) + offset
         target[line, :length] = torch.tensor(row.completion_ids, dtype=torch.long)
         mask[line, :length] = True
-    column[:, 0] = 0
+    column[:, :1] = 0
     return torch.tensor([[group] for group, _ in places]), column, target, mask
 
 

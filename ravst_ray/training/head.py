@@ -56,7 +56,7 @@ class ScoreTokens(torch.autograd.Function):
         """``d logp / d logits`` is one at the token minus the probabilities, over the temperature."""
         hidden, weight, bias, targets = ctx.saved_tensors
         to_hidden = torch.zeros(hidden.shape, device=hidden.device) if ctx.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = torch.zeros(weight.shape, device=weight.device) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), CHUNK):
             chunk = slice(start, start + CHUNK)
             slope = _scores(hidden[chunk], weight, bias, ctx.temperature)
@@ -70,7 +70,8 @@ class ScoreTokens(torch.autograd.Function):
                 if to_weight is not None:
                     to_weight[part] += piece.T @ hidden[chunk]
             del slope, piece
-        return to_hidden if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, None, None, None, None
+        made = [(to_hidden, hidden.dtype), (to_weight, weight.dtype)]  # summed up in float32
+        return *(one if one is None else one.to(dtype) for one, dtype in made), None, None, None, None
 
 
 def _parts(scores: torch.Tensor) -> Iterator[slice]:
