@@ -141,7 +141,7 @@ def test_modules_in_the_working_directory_do_not_matter(tmp_path, plain):
 
 def test_a_video_that_needs_too_much_memory_is_one_error(tmp_path, plain):
     large = str(write_video(tmp_path / "large.mp4", Recipe(pictures=3, width=3840, height=2160, sound=False)))
-    decoder = ChildDecoder(DecodeConfig(backend="pyav"), memory_bytes=110 * MIB)
+    decoder = ChildDecoder(DecodeConfig(backend="pyav"), memory_bytes=70 * MIB)
     decoder.decode(plain, [0.0])
     first = decoder.pid
     with pytest.raises(StepError) as caught:

@@ -532,7 +532,7 @@ def test_a_broken_packet_shifts_no_picture_of_an_avi(codec, tmp_path):
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     whole = partial(write_pictures, pictures=numbered(), codec=codec, pixels=pixels, g="12")
     path = remux(whole, spoil(20, 21))(tmp_path / "broken.avi")
-    sampled, pictures = sample(path, [0.4, 0.6, 1.2, 2.0])
+    _, pictures = sample(path, [0.4, 0.6, 1.2, 2.0])
     assert [read_number(picture) for picture in pictures] == [10, 15, 30, 50]
 
 

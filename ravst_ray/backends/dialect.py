@@ -62,7 +62,7 @@ class Refusal:
         code: the endpoint's own, or empty.
         param: the parameter at fault where the endpoint says it, or empty.
         words: its message, for people, at most 300 characters.
-        body: all that it sent.
+        body: all that it sent, but for what it quotes of the request.
     """
 
     status: int
@@ -80,7 +80,7 @@ class Refusal:
             inner = found[:1] if isinstance(found, list) else [found.get(key) for key in ("message", "error", "detail")]
             found = next(filter(None, inner), json.dumps(found))
         words = " ".join(hide(str(found or "no reason given")).split())[:300]
-        return cls(error.status_code, _text(error.code), _text(error.param), words, hide(error.response.text))
+        return cls(error.status_code, _text(error.code), _text(error.param), words, hide(_body(error.response.text)))
 
     @property
     def too_long(self) -> bool:
@@ -149,6 +149,17 @@ def _with_schema(messages: list[Message], schema: dict[str, Any]) -> list[Messag
     if messages and messages[0]["role"] == "system":
         return [{**messages[0], "content": f"{messages[0]['content']} {asked}"}, *messages[1:]]
     return [{"role": "system", "content": asked}, *messages]
+
+
+def _body(text: str) -> str:
+    """Without the ``input`` of pydantic's errors: the request itself, whose words say nothing of the endpoint."""
+    try:
+        found = json.loads(text)
+        for one in found["detail"]:
+            one.pop("input", None)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return text
+    return json.dumps(found)
 
 
 def _text(value: Any) -> str:

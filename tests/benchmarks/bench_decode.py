@@ -38,6 +38,7 @@ def make_clip(path: Path, width: int, height: int, seconds: int) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace = 1  # BT.709; decord isn't given HD that doesn't say
         stream.codec_context.options = {"preset": "veryfast", "bf": "2", "g": str(10 * FPS)}
         for number in range(seconds * FPS):
             y, x = number % 256, 2 * number % 512
