@@ -14,7 +14,8 @@ import numpy as np
 from av.container import InputContainer
 
 from ravst_ray.logs import get_logger
-from ravst_ray.media.index import Span, open_video, origin_s
+from ravst_ray.media.container import open_video, origin_s
+from ravst_ray.media.index import Span
 from ravst_ray.records import Loudness
 
 log = get_logger(__name__)

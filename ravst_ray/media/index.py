@@ -9,36 +9,36 @@ Of a file that lasts much longer than what is wanted of it, only that part is re
 
 from __future__ import annotations
 
-import math
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Disposition
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ravst_ray.errors import StepError
+from ravst_ray.media.container import (
+    MAX_PIXELS,
+    Broken,
+    check_pixels,
+    is_cover,
+    limit_pixels,
+    open_video,
+    origin_s,
+    picture_stream,
+    pictures,
+)
 from ravst_ray.media.display import Display, display_of
+from ravst_ray.media.packets import Packets, read_packets
 from ravst_ray.records import VideoMeta
 
-# Only containers of video, only from the disk: a playlist or a script named .mp4 could make FFmpeg open other files.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _STATES_DURATION = ("mov", "matroska")
-_NO_TIMES = ("avi",)  # it tells the order in which pictures are decoded, and nothing of when they are shown
-MAX_PIXELS = 7680 * 4320
-_PRIMING_S = 0.1
 _TINY_S = 1e-3  # Matroska rounds times to milliseconds
-_BACKWARDS_S = 1.0  # more than any reordering
 _FIELDS = 2  # FFmpeg's orders of fields begin there; below are unknown and progressive
 _MARGIN_S = 10.0  # read beside what is wanted: a keyframe before it, the sound around it
 _MUCH_LONGER_S = 120.0
@@ -116,34 +116,6 @@ class VideoIndex:
         ]
 
 
-def open_video(path: str) -> InputContainer:
-    """Open a file that must be a video; the path is made absolute, so that no part of it is taken for a protocol.
-
-    Titles and the like, of which nothing is used, may be in any encoding.
-    """
-    return av.open(os.path.abspath(path), options=_OPTIONS, metadata_errors="replace")
-
-
-def picture_stream(container: InputContainer) -> VideoStream | None:
-    """The best video stream; a cover picture of a sound file is none."""
-    stream = container.streams.best("video")
-    return stream if isinstance(stream, VideoStream) and not _is_cover(stream) else None
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
-def origin_s(container: InputContainer) -> float:
-    """Time 0 of the video, in the container's own time."""
-    stream = picture_stream(container)
-    container_s = (container.start_time or 0) / av.time_base
-    if stream is None or stream.start_time is None or stream.time_base is None:
-        return container_s
-    picture_s = float(stream.start_time * stream.time_base)
-    return picture_s if picture_s - container_s <= _PRIMING_S else container_s
-
-
 def index_video(path: str, times_s: Sequence[float] = (), max_pixels: int = MAX_PIXELS) -> VideoIndex:
     """Check a file and index its pictures.
 
@@ -207,87 +179,6 @@ def _not_a_video(path: str, error: av.FFmpegError) -> StepError:
     return StepError("not_a_video", f"{Path(path).name} is no video file ({kinds}): {error.strerror or error}")
 
 
-@dataclass
-class _Packets:
-    """What reading through a file's packets yields; times in units of the picture stream's time base."""
-
-    shown: list[tuple[int, int, bool]]  # when, for how long, is a keyframe
-    counted: bool = False
-    clean: bool = True
-    hidden: int = 0
-    last_s: float = 0.0  # end of the last packet of any stream, in the container's time
-    whole: bool = True
-
-
-def _read_packets(container: InputContainer, stream: VideoStream, until_s: float | None) -> _Packets:
-    """Read on to the end, or to the first keyframe after a time of the container."""
-    found, keyframe, sync = _Packets([]), None, _Sync(stream)
-    counted = container.format.name in _NO_TIMES
-    decoded: list[int] = []  # times of decoding, for a container that has no others
-    latest_s = -math.inf
-    for packet in container.demux():
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None or packet.time_base is None:
-            if packet.stream_index == stream.index and packet.size:
-                raise _odd_times(container, "some of its pictures have none")
-            continue
-        found.last_s = max(found.last_s, float((time + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index:
-            continue
-        if packet.dts is not None:
-            now_s = float(packet.dts * packet.time_base)
-            if now_s < latest_s - _BACKWARDS_S:
-                raise _odd_times(container, f"its clock goes from {latest_s:.1f} s back to {now_s:.1f} s")
-            latest_s = now_s
-        if packet.is_keyframe:
-            if until_s is not None and float(time * packet.time_base) > until_s:
-                found.whole = False
-                break
-            keyframe = time
-            found.clean &= sync.is_clean(packet)
-        elif keyframe is None or time < keyframe:
-            found.clean = False
-        if packet.is_discard:
-            found.hidden += 1
-            continue
-        counted |= packet.pts is None
-        found.shown.append((time, packet.duration or 0, packet.is_keyframe))
-        decoded.append(packet.dts if packet.dts is not None else time)
-    if counted:
-        found.shown = [(dts, length, key) for dts, (_, length, key) in zip(decoded, found.shown, strict=True)]
-        found.counted = True
-    found.shown.sort()
-    return found
-
-
-def _odd_times(container: InputContainer, what: str) -> StepError:
-    name = Path(container.name).name
-    return StepError("odd_times", f"{name}: no telling when its pictures are shown, {what}; convert it to MP4")
-
-
-class _Sync:
-    """Tells keyframes that stand for themselves (IDR pictures) from points at which recovery begins."""
-
-    def __init__(self, stream: VideoStream):
-        context = stream.codec_context
-        self._codec, extra = context.name, bytes(context.extradata or b"")
-        place = {"h264": 4, "hevc": 21}.get(self._codec, 0)
-        self._length_size = (extra[place] & 3) + 1 if place and len(extra) > place and extra[0] == 1 else 0
-
-    def is_clean(self, packet: Packet) -> bool:
-        """Whether nothing before this keyframe is needed; of codecs other than H.264 and HEVC that isn't known: no."""
-        if not self._length_size:
-            return False
-        content, place = bytes(packet), 0
-        while place + self._length_size < len(content):
-            kind = content[place + self._length_size]
-            unit = kind & 31 if self._codec == "h264" else kind >> 1 & 63
-            if unit in ((1, 2, 3, 4, 5) if self._codec == "h264" else range(32)):  # a slice: the units before are heads
-                return unit == 5 if self._codec == "h264" else unit in (19, 20)
-            place += self._length_size + int.from_bytes(content[place : place + self._length_size])
-        return False
-
-
 def _stated_end_s(container: InputContainer) -> float | None:
     """When the container says that it ends, in its own time; None where it doesn't say."""
     if not container.duration or not container.format.name.startswith(_STATES_DURATION):
@@ -314,14 +205,14 @@ def long_span(times_s: Sequence[float], length_s: float) -> Span | None:
     return part if length_s > part.end_s - part.start_s + _MUCH_LONGER_S else None
 
 
-def _read_part(container: InputContainer, stream: VideoStream, part: Span, wanted: Span, start_s: float) -> _Packets:
+def _read_part(container: InputContainer, stream: VideoStream, part: Span, wanted: Span, start_s: float) -> Packets:
     """The packets of a part, empty where the container can't find it."""
     assert stream.time_base is not None
     try:
         container.seek(int((part.start_s + start_s) / stream.time_base), stream=stream, backward=True)
     except av.error.FFmpegError:  # no keyframe before it
-        return _Packets([])
-    packets = _read_packets(container, stream, part.end_s + start_s)
+        return Packets([])
+    packets = read_packets(container, stream, part.end_s + start_s)
     found_s = packets.shown[0][0] * float(stream.time_base) - start_s if packets.shown else float("inf")
     if part.start_s > 0 and found_s > wanted.start_s:
         packets.shown.clear()
@@ -346,7 +237,7 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
         if not packets.shown:
             return None
     else:
-        packets = _read_packets(container, stream, None)
+        packets = read_packets(container, stream, None)
     if not packets.shown:
         raise StepError("no_frames", f"{name} has a video stream without a single picture")
     if packets.whole:
@@ -358,7 +249,7 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
     if not packets.whole:
         end_s = max(end_s, round((_stated_end_s(container) or 0.0) - start_s, 6))
     display = _first_display(path, max_pixels)
-    cameras = [one for one in container.streams.video if not _is_cover(one)]
+    cameras = [one for one in container.streams.video if not is_cover(one)]
     return VideoIndex(
         path=path,
         meta=VideoMeta(end_s, fps, *display.size, has_audio=bool(container.streams.audio), decoder=""),
@@ -378,19 +269,6 @@ def _index(path: str, container: InputContainer, wanted: Span | None, max_pixels
         display=display,
         part=part,
     )
-
-
-def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Refuse pictures that would take too much memory.
-
-    Raises:
-        StepError: ``too_many_pixels``.
-    """
-    if width * height > max_pixels:
-        message = (
-            f"{name}: {width}x{height} pixels are more than decode.max_pixels = {max_pixels}; scale the video down"
-        )
-        raise StepError("too_many_pixels", message)
 
 
 def _check_complete(path: str, container: InputContainer, last_s: float) -> None:
@@ -426,33 +304,3 @@ def _first_display(path: str, max_pixels: int) -> Display:
             fields = int(stream.codec_context.field_order) >= _FIELDS
             return display_of(picture, stream.sample_aspect_ratio, fields)
     raise StepError("undecodable", f"{name}: none of its pictures can be decoded")
-
-
-def limit_pixels(stream: VideoStream, max_pixels: int) -> None:
-    """Have the decoder itself refuse much larger pictures, also those that come later; before the first is decoded.
-
-    It counts the padding of its buffers, too, hence the quarter more.
-    """
-    stream.codec_context.options = {"max_pixels": str(max_pixels + max_pixels // 4 + 2**16)}
-
-
-class Broken(NamedTuple):
-    """A packet that can't be decoded, and when its picture would be shown."""
-
-    pts: int | None
-
-
-def pictures(
-    container: InputContainer, stream: VideoStream, wanted_pts: Collection[int] | None = None
-) -> Iterator[VideoFrame | Broken]:
-    """Decoded pictures from where the container stands, and what stands for those that can't be decoded.
-
-    With ``wanted_pts``, a picture may be left out that isn't wanted and that no other picture needs.
-    """
-    for packet in container.demux(stream):
-        if wanted_pts is not None:
-            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            yield Broken(packet.pts)

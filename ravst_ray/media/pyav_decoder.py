@@ -13,8 +13,9 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from ravst_ray.media.container import Broken, limit_pixels, open_video, picture_stream, pictures
 from ravst_ray.media.display import Picture, Screen, deinterlaced, is_combed
-from ravst_ray.media.index import Broken, VideoIndex, limit_pixels, open_video, picture_stream, pictures
+from ravst_ray.media.index import VideoIndex
 
 NAME = f"pyav {av.__version__}"
 THREADS = 1
