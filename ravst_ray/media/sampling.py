@@ -94,10 +94,7 @@ class _Reader:
             combed += picture.combed
             damaged += picture.damaged
         if combed >= _COMBED and 2 * combed > len(held):
-            self.name, self.notes = (
-                pyav_decoder.NAME,
-                ["combed, though not flagged as interlaced: deinterlaced (bwdif)"],
-            )
+            self.name, self.notes = pyav_decoder.NAME, ["combed, so deinterlaced (bwdif)"]
             held, combed, damaged, pictures = [], 0, 0, self._pyav(self._wanted, combed=True)
         yield from held
         for picture in pictures:
