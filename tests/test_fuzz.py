@@ -26,8 +26,8 @@ TEXTS = 1500
 DEADLINE_S = 10.0
 TIMES_S = [0.0, 0.3, 0.6, 0.9, 1.1]
 KNOWN = {
-    "not_a_video", "truncated", "undecodable", "no_frames", "no_video_stream", "empty_file", "too_many_pixels",
-    "too_large_to_decode", "decode_deadline", "decoder_crashed",
+    "not_a_video", "truncated", "undecodable", "no_frames", "no_video_stream", "empty_file", "odd_times",
+    "too_many_pixels", "too_large_to_decode", "decode_deadline", "decoder_crashed",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ravst_ray.errors import StepError
 
 _NO_TIMES = ("avi",)  # it tells the order in which pictures are decoded, and nothing of when they are shown
 _BACKWARDS_S = 1.0  # more than any reordering
+_UNTIMED = 0.05  # a larger share of pictures without a time is no damage
 
 
 @dataclass
@@ -33,21 +34,21 @@ def read_packets(container: InputContainer, stream: VideoStream, until_s: float 
     found, keyframe, sync = Packets([]), None, _Sync(stream)
     counted = container.format.name in _NO_TIMES
     decoded: list[int] = []  # times of decoding, for a container that has no others
-    latest_s = -math.inf
+    latest_s: deque[float] = deque(maxlen=2)  # one wrong time alone is damage, no clock that starts anew
+    untimed = 0
     for packet in container.demux():
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None or packet.time_base is None:
-            if packet.stream_index == stream.index and packet.size:
-                raise _odd_times(container, "some of its pictures have none")
+            untimed += packet.stream_index == stream.index and packet.size > 0
             continue
         found.last_s = max(found.last_s, float((time + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index:
             continue
         if packet.dts is not None:
             now_s = float(packet.dts * packet.time_base)
-            if now_s < latest_s - _BACKWARDS_S:
-                raise _odd_times(container, f"its clock goes from {latest_s:.1f} s back to {now_s:.1f} s")
-            latest_s = now_s
+            if len(latest_s) == 2 and now_s < min(latest_s) - _BACKWARDS_S:
+                raise _odd_times(container, f"its clock goes from {latest_s[-1]:.1f} s back to {now_s:.1f} s")
+            latest_s.append(now_s)
         if packet.is_keyframe:
             if until_s is not None and float(time * packet.time_base) > until_s:
                 found.whole = False
@@ -62,6 +63,8 @@ def read_packets(container: InputContainer, stream: VideoStream, until_s: float 
         counted |= packet.pts is None
         found.shown.append((time, packet.duration or 0, packet.is_keyframe))
         decoded.append(packet.dts if packet.dts is not None else time)
+    if untimed > 1 + _UNTIMED * len(found.shown):
+        raise _odd_times(container, f"{untimed} of its pictures have no time")
     if counted:
         found.shown = [(dts, length, key) for dts, (_, length, key) in zip(decoded, found.shown, strict=True)]
         found.counted = True
