@@ -65,7 +65,7 @@ def told(script):
 @pytest.mark.timeout(600)
 def test_actors_are_placed_in_their_group_and_what_does_not_fit_is_told():
     lines = told("""
-ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False)
 placement.FREE_S = 0.5
 print("TOLD", reserve(settings()))  # no GPUs: nothing to reserve
 few = settings("rollouts.num_gpus=1", "learner.num_gpus=1", "rollouts.actors=3", "rollouts.min_actors=2")
@@ -126,7 +126,7 @@ half = settings("rollouts.num_gpus=1", "learner.num_gpus=1")
 print("TOLD", placement.has_room(half.rollouts), placement.has_room(half.rollouts.model_copy(update={"num_gpus": 9})))
 ray.shutdown()
 cluster.shutdown()
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 shared = settings("rollouts.share_gpu=true", "rollouts.max_staleness=0", "rollouts.num_gpus=0.6",
                   "learner.num_gpus=0.4", "rollouts.actors=2", "learner.workers=2")
 group = reserve(shared)
