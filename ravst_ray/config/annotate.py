@@ -41,7 +41,7 @@ class DecodeConfig(StrictModel):
     backend: Literal["auto", "decord", "pyav"] = Field(
         "auto",
         description="auto: decord for the files that it is proven right for, PyAV for all others; decord: those files "
-        "alone; pyav: all by PyAV, which is the faster and the newer (decord carries an FFmpeg of 2020)",
+        "alone; pyav: all by PyAV, faster from 720p on and newer (decord carries an FFmpeg of 2020)",
     )
     step_s: float = Field(1.0, gt=0, description="boxes are given at S, S + step, … up to E of each event")
     max_side_px: int = Field(1024, ge=32, description="larger frames are scaled down; boxes are scaled back")
