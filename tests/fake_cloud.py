@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
-from ravst_ray.backends.local_llm import free_port
+from ravst_ray.language.local import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

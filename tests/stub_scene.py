@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from ravst_ray.backends.protocols import Candidate, Detection, ObjectMask
 from ravst_ray.core.geometry import box_iou
+from ravst_ray.grounding.protocols import Candidate, Detection, ObjectMask
 from ravst_ray.records import Box, Event, EventAnnotation, Frames, SceneObject, Video, VideoItem, VideoMeta
 
 WIDTH, HEIGHT = 160, 120

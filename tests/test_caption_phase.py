@@ -18,12 +18,12 @@ from ravst_ray.annotate.pipeline import build_steps, read_captions, rooms, strea
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.texts import known_item, lacks_caption, needs_model
 from ravst_ray.annotate.workers import Letting
-from ravst_ray.backends.local_llm import SupervisedServer
 from ravst_ray.config.annotate import DecodeConfig, LLMConfig
 from ravst_ray.core.frame_times import spread_indices
 from ravst_ray.core.prompts import NO_SOURCE
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
+from ravst_ray.language.local import SupervisedServer
 from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.records import Event, Frames, SceneObject, Video, VideoItem, VideoMeta
 from tests.fake_endpoint import FakeEndpoint, completion, error, objects

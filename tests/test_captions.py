@@ -8,8 +8,6 @@ import pytest
 
 from ravst_ray.annotate.caption_frames import spread
 from ravst_ray.annotate.captions import AnalyzeCaptions, build_captions, check_llm
-from ravst_ray.backends.chat import Breaker, ChatClient
-from ravst_ray.backends.llm_cache import LLMCache, cache_key
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import (
     NO_SOURCE,
@@ -23,6 +21,8 @@ from ravst_ray.core.prompts import (
 )
 from ravst_ray.core.replies import MalformedAnswer
 from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.language.cache import LLMCache, cache_key
+from ravst_ray.language.chat import Breaker, ChatClient
 from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Video, VideoItem
 from tests.fake_endpoint import FakeEndpoint, Reply, completion, error, objects
 

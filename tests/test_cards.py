@@ -11,15 +11,16 @@ from safetensors.torch import save_file
 from ravst_ray.annotate import run
 from ravst_ray.annotate.cards import check_cards
 from ravst_ray.annotate.grounding import build_ground
-from ravst_ray.backends import cards, local_llm
-from ravst_ray.backends.cards import grounding_need, server_need
-from ravst_ray.backends.grounding_dino import GroundingDino
-from ravst_ray.backends.local_llm import LocalLLM
-from ravst_ray.backends.model_size import card_bytes, kv_bytes_per_token, sees, weight_bytes
-from ravst_ray.backends.sam2 import Sam2Video
 from ravst_ray.config.annotate import AnnotateConfig, GroundingConfig, LLMConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.errors import ConfigError
+from ravst_ray.grounding.grounding_dino import GroundingDino
+from ravst_ray.grounding.sam2 import Sam2Video
+from ravst_ray.language import local as local_llm
+from ravst_ray.language.local import LocalLLM
+from ravst_ray.models import cards
+from ravst_ray.models.cards import grounding_need, server_need
+from ravst_ray.models.size import card_bytes, kv_bytes_per_token, sees, weight_bytes
 from tests.tiny_models import save_detector, save_segmenter
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"

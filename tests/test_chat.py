@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from ravst_ray.backends import chat as chat_module
-from ravst_ray.backends.chat import Breaker, ChatClient, Trial, endpoint_of
-from ravst_ray.backends.dialect import ADAPTATIONS, Dialect
-from ravst_ray.backends.local_llm import free_port
-from ravst_ray.backends.protocols import ChatAnswer
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.errors import AbortError, StepError
+from ravst_ray.language import chat as chat_module
+from ravst_ray.language.chat import Breaker, ChatClient, Trial, endpoint_of
+from ravst_ray.language.dialect import ADAPTATIONS, Dialect
+from ravst_ray.language.local import free_port
+from ravst_ray.language.protocols import ChatAnswer
 from tests.fake_endpoint import FakeEndpoint, Reply, completion, error
 
 HELLO = [{"role": "user", "content": "hello"}]

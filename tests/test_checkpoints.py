@@ -8,12 +8,12 @@ import torch
 from torchvision.ops import sigmoid_focal_loss
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2VideoModel, Sam2VideoProcessor
 
-from ravst_ray.toyworld import detector, segmenter, train_detector, train_segmenter
 from ravst_ray.toyworld.checkpoints import DETECTOR, SEGMENTER
-from ravst_ray.toyworld.clips import make_clip
-from ravst_ray.toyworld.samples import FramePool, make_sample, mirrored, shrink
 from ravst_ray.toyworld.scene import random_scene, render
-from ravst_ray.toyworld.training import Trainer, export
+from ravst_ray.toyworld.training import detector, segmenter, train_detector, train_segmenter
+from ravst_ray.toyworld.training.mask_clips import make_clip
+from ravst_ray.toyworld.training.samples import FramePool, make_sample, mirrored, shrink
+from ravst_ray.toyworld.training.trainer import Trainer, export
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ravst_ray.backends.clips import show_video
 from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media import decord_decoder, pyav_decoder
 from ravst_ray.media.audio import loudness
+from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.display import is_combed
 from ravst_ray.media.index import VideoIndex, index_video

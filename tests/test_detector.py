@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ravst_ray.backends.grounding_dino import (
+from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.grounding.grounding_dino import (
     GroundingDino,
     _to_pixels,
     build_prompts,
@@ -16,9 +17,8 @@ from ravst_ray.backends.grounding_dino import (
     name_boxes,
     suppress,
 )
-from ravst_ray.backends.pretrained import resolve_dtype
-from ravst_ray.backends.protocols import Detection
-from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.grounding.protocols import Detection
+from ravst_ray.models.pretrained import resolve_dtype
 from tests.tiny_models import save_detector
 
 SPECIAL = (101, 102, 1012)

@@ -15,9 +15,9 @@ from ravst_ray.annotate.grounding import Ground
 from ravst_ray.annotate.quality import CheckQuality
 from ravst_ray.annotate.questions import MakeQuestions
 from ravst_ray.annotate.step import Step
-from ravst_ray.backends.chat import ChatClient
 from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig, LLMConfig, QualityConfig
 from ravst_ray.errors import AbortError, BadBatchError, ConfigError, RavstError, StepError, WorkerDiedError
+from ravst_ray.language.chat import ChatClient
 from ravst_ray.records import (
     ErrorRow,
     Event,

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.training.forward import Row, VideoForward
 from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
 

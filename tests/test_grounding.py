@@ -256,7 +256,7 @@ def test_missing_models_are_named(tmp_path):
 def test_a_full_card_is_a_retryable_error():
     import torch
 
-    from ravst_ray.backends.pretrained import memory_guard
+    from ravst_ray.models.pretrained import memory_guard
 
     with pytest.raises(StepError) as caught, memory_guard("the segmenter"):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -16,17 +16,17 @@ from ravst_ray.core.masks import mask_box
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.datasets.unav import read_unav
 from ravst_ray.records import Event, EventAnnotation, Track
-from ravst_ray.toyworld import train_detector
 from ravst_ray.toyworld.accuracy import name_objects
 from ravst_ray.toyworld.audio import CLICK_S, SAMPLE_RATE_HZ, soundtrack
 from ravst_ray.toyworld.camera import Camera, Shot
 from ravst_ray.toyworld.checkpoints import DETECTOR
-from ravst_ray.toyworld.clips import make_clip
 from ravst_ray.toyworld.hard import FLOOR_DB, TRAITS, hard_scene
 from ravst_ray.toyworld.identity import IdentityScore, score_identity
 from ravst_ray.toyworld.questions import true_annotations
-from ravst_ray.toyworld.samples import Sample, any_scene
 from ravst_ray.toyworld.scene import FPS, SIZE_PX, Scene, Sprite, make_ground, random_scene, render
+from ravst_ray.toyworld.training import train_detector
+from ravst_ray.toyworld.training.mask_clips import make_clip
+from ravst_ray.toyworld.training.samples import Sample, any_scene
 from ravst_ray.toyworld.traits import with_traits
 from ravst_ray.toyworld.world import scene_truth, write_world
 from ravst_ray.toyworld.wrong import count_wrong

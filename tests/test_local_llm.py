@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from ravst_ray.annotate.captions import build_captions
-from ravst_ray.backends import local_llm
-from ravst_ray.backends.local_llm import (
+from ravst_ray.config.annotate import LLMConfig
+from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.language import local as local_llm
+from ravst_ray.language.local import (
     LocalLLM,
     SupervisedServer,
     check_local,
@@ -19,9 +21,7 @@ from ravst_ray.backends.local_llm import (
     server_command,
     server_environment,
 )
-from ravst_ray.backends.smollm2 import prepare_smollm2
-from ravst_ray.config.annotate import LLMConfig
-from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.language.smollm2 import prepare_smollm2
 from ravst_ray.records import Event, EventAnnotation, Video, VideoItem
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ pathlib.Path(__file__ + ".pid").write_text(str(os.getpid()))
 OWNER = """
 import sys, time
 from pathlib import Path
-from ravst_ray.backends.local_llm import SupervisedServer
+from ravst_ray.language.local import SupervisedServer
 server = SupervisedServer(sys.argv[2:], Path(sys.argv[1]), {"PATH": ""}, grace_s=0.5)
 time.sleep(600)
 """
@@ -294,7 +294,7 @@ def test_the_real_server_names_objects_and_leaves_nothing_behind(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_real_server_dies_with_an_owner_that_is_killed(tmp_path):
     code = (
-        "import sys, time\nfrom ravst_ray.backends.local_llm import LocalLLM\n"
+        "import sys, time\nfrom ravst_ray.language.local import LocalLLM\n"
         "from ravst_ray.config.annotate import LLMConfig\n"
         "server = LocalLLM(LLMConfig(model_dir='smollm2', start_timeout_s=600), sys.argv[1])\nserver.start()\n"
         "print(server.base_url, flush=True)\ntime.sleep(600)"

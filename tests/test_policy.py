@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.core.answers import ObjectAnswer, parse, render
-from ravst_ray.toyworld.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
-from ravst_ray.toyworld.policy_annotators import careless
-from ravst_ray.toyworld.policy_gaze import WHEN, WHERE, looks
-from ravst_ray.toyworld.policy_measure import measure
-from ravst_ray.toyworld.policy_pool import paint
-from ravst_ray.toyworld.policy_targets import scene_targets
+from ravst_ray.media.clips import VideoView
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.scene import render as paint_moment
+from ravst_ray.toyworld.training.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
+from ravst_ray.toyworld.training.policy_annotators import careless
+from ravst_ray.toyworld.training.policy_gaze import WHEN, WHERE, looks
+from ravst_ray.toyworld.training.policy_measure import measure
+from ravst_ray.toyworld.training.policy_pool import paint
+from ravst_ray.toyworld.training.policy_targets import scene_targets
 
 UNSEEN_SEED = 4242
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from ravst_ray.backends.protocols import Completion, Generation
-from ravst_ray.backends.video_prompts import AnswerSpace
 from ravst_ray.cli import main
 from ravst_ray.config.base import load_config
 from ravst_ray.config.video_llm import PredictConfig
@@ -19,8 +17,10 @@ from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.evaluation.predict import answer_line, predict
+from ravst_ray.policy.prompts import AnswerSpace
+from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair
-from ravst_ray.toyworld.policy import save_policy
+from ravst_ray.toyworld.training.policy import save_policy
 
 LINES = tuple((float(t), (10.0 * t, 20.0, 60.0 + 10 * t, 90.0)) for t in range(1, 8))
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ravst_ray.backends.pretrained import check_model
 from ravst_ray.cli import main
 from ravst_ray.errors import ConfigError
+from ravst_ray.models.pretrained import check_model
 
 NAMES = ["org/there", "org/misspelt", "org/gated", "org/dataset", "org/broken", "org/has space"]
 SCRIPT = """
 import sys
-from ravst_ray.backends.pretrained import check_model
+from ravst_ray.models.pretrained import check_model
 from ravst_ray.errors import ConfigError
 for name in sys.argv[1:]:
     try:

@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import pytest
 
-from ravst_ray.backends.word_vectors import FileVectors, calibrate, labelled_pairs, match_share, name_matcher
 from ravst_ray.config.rewards import NamesConfig, RewardConfig
 from ravst_ray.core.answers import parse
 from ravst_ray.core.names import NameMatcher
@@ -17,6 +16,7 @@ from ravst_ray.rewards import paper_compat
 from ravst_ray.rewards.rubric import Rubric
 from ravst_ray.rewards.spatial import match_boxes, spatial_score
 from ravst_ray.rewards.trl import component_rewards, total_reward
+from ravst_ray.rewards.word_vectors import FileVectors, calibrate, labelled_pairs, match_share, name_matcher
 from tests.published import answer, published, question, when, where
 
 A, B, HALF = (0, 0, 10, 10), (20, 0, 30, 10), (0, 0, 10, 5)  # IoU(A, HALF) = 0.5

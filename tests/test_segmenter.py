@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ravst_ray.backends.sam2 import Sam2Memory, Sam2Video
 from ravst_ray.errors import ConfigError
+from ravst_ray.grounding.sam2 import Sam2Memory, Sam2Video
 from tests.tiny_models import save_segmenter
 
 BOXES = [(10.0, 8.0, 40.0, 30.0), (0.0, 0.0, 25.0, 20.0)]

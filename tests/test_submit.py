@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ravst_ray.annotate.status import read_status
-from ravst_ray.backends.local_llm import free_port
 from ravst_ray.datasets.lock import LOCK
+from ravst_ray.language.local import free_port
 from tests.proc import command_line, environment, pids
 from tests.short_world import LOOPBACK, answering, job, write_short_world
 from tests.test_pipeline import ROOT, content

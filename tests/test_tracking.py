@@ -7,9 +7,9 @@ import pytest
 
 from ravst_ray.annotate.grounding import Ground
 from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules
-from ravst_ray.backends.protocols import Detection, ObjectMask
 from ravst_ray.config.annotate import GroundingConfig
 from ravst_ray.core.masks import decode_rle
+from ravst_ray.grounding.protocols import Detection, ObjectMask
 from ravst_ray.records import Track
 from tests.stub_scene import Scene, Thing, away, make_item, rectangle, straight
 

@@ -19,13 +19,12 @@ import ray.train
 import torch
 from rich.console import Console
 
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.errors import AbortError, ConfigError, StepError, WorkerDiedError
+from ravst_ray.media.clips import Clip, VideoView
 from ravst_ray.records import QAPair
 from ravst_ray.rewards import registry
 from ravst_ray.rewards.rubric import Reward
@@ -495,7 +494,7 @@ def test_a_failed_reward_survives_the_way_to_the_learner(local_ray):
 
 _CHILD_AND_PARENT = """
 import multiprocessing, os, time
-from ravst_ray.backends.vllm_plugin import end_with_parent
+from ravst_ray.policy.vllm_plugin import end_with_parent
 
 def engine(told):
     end_with_parent()

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.video_prompts import question_prompt
 from ravst_ray.cli import main
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig, TrainDataConfig
@@ -15,7 +13,9 @@ from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import QAPair
 from ravst_ray.training import loop
 from ravst_ray.training.forward import VideoForward

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from ravst_ray.backends.protocols import Completion
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.core.page import HEAD
 from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.policy.protocols import Completion
 from ravst_ray.records import QAPair
 from ravst_ray.reports import completions, curves
 from ravst_ray.reports.completions import SAID, TRUE, pick

@@ -12,13 +12,13 @@ from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from ravst_ray.backends import weight_sender
-from ravst_ray.backends.video_llm import VideoLLM
-from ravst_ray.backends.weight_sender import PolicySource, open_sender
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import LearnerConfig, TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
 from ravst_ray.errors import ConfigError
+from ravst_ray.policy import weight_sender
+from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.policy.weight_sender import PolicySource, open_sender
 from ravst_ray.training import transport
 from ravst_ray.training.learner import load_policy
 from ravst_ray.training.transport import CardTransport, ManagerClient, ObjectStoreTransport, open_transport, wire_dtype
@@ -275,7 +275,7 @@ def test_types_on_the_wire():
         ("a", torch.bfloat16, True),
         ("n", torch.int64, True),
     ]
-    assert open_sender.__module__ == "ravst_ray.backends.weight_sender"
+    assert open_sender.__module__ == "ravst_ray.policy.weight_sender"
 
 
 def test_engine_arguments(monkeypatch):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import ConfigError, StepError
-from ravst_ray.toyworld.policy import save_policy
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.toyworld.training.policy import save_policy
 
 pytestmark = pytest.mark.timeout(600)
 QUESTION = "When is the moment red ball makes sound and is visible?"
@@ -144,7 +144,7 @@ def test_a_model_of_another_family_is_refused(tmp_path):
 
 ENGINE_PROCESS = """
 import multiprocessing
-from ravst_ray.backends.video_llm import _set_environment
+from ravst_ray.policy.engine import _set_environment
 from ravst_ray.config.video_llm import EngineConfig
 
 if __name__ == "__main__":

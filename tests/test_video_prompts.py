@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt, view_size, view_times
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import parse, rewrite_where
+from ravst_ray.media.clips import VideoView, view_size, view_times
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 
 VIEW = VideoView(8, 1.0, 112, 56, 8.0, 448, 112)  # the frames are 1/4 as wide and 1/2 as high as the video
 TRUTH = """<answer>

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
+from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.forward import Row, VideoForward
 from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
 

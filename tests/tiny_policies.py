@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ravst_ray.backends.protocols import Clip, Completion
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.protocols import Completion
 from ravst_ray.records import Task
 from ravst_ray.rewards.rubric import Reward
-from ravst_ray.toyworld.policy import save_policy
+from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.groups import Group
 

@@ -30,10 +30,6 @@ from ravst_ray.annotate.texts import (
     text_of,
     with_readings,
 )
-from ravst_ray.backends.chat import ChatClient, Trial, endpoint_of
-from ravst_ray.backends.llm_cache import LLMCache, cache_key
-from ravst_ray.backends.local_llm import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
-from ravst_ray.backends.protocols import ChatAnswer, ChatModel
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import (
     Message,
@@ -44,6 +40,10 @@ from ravst_ray.core.prompts import (
 )
 from ravst_ray.core.replies import MalformedAnswer, spoken
 from ravst_ray.errors import AbortError, StepError
+from ravst_ray.language.cache import LLMCache, cache_key
+from ravst_ray.language.chat import ChatClient, Trial, endpoint_of
+from ravst_ray.language.local import MODEL, LocalLLM, check_local, model_directory, model_fingerprint
+from ravst_ray.language.protocols import ChatAnswer, ChatModel
 from ravst_ray.records import Event, EventAnnotation, Frames, VideoItem
 
 _RETRY_TEMPERATURE = 0.7

@@ -6,8 +6,8 @@ the card than its actor asks for), then vision (detector and segmenter in each g
 
 from __future__ import annotations
 
-from ravst_ray.backends.cards import check_grounding, check_server
 from ravst_ray.config.annotate import AnnotateConfig
+from ravst_ray.models.cards import check_grounding, check_server
 
 
 def check_cards(config: AnnotateConfig, card_bytes: int | None) -> None:

@@ -24,12 +24,12 @@ from PIL import Image
 from ravst_ray.annotate.reidentify import Appearance, same_objects
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules, Update
-from ravst_ray.backends.protocols import Candidate, Detection, Detector, MaskMemory, Segmenter
 from ravst_ray.config.annotate import GroundingConfig
 from ravst_ray.core.cuts import Look, colour_histogram, look, unlikeness
 from ravst_ray.core.frame_times import on_event_grid
 from ravst_ray.core.masks import encode_rle
 from ravst_ray.errors import StepError
+from ravst_ray.grounding.protocols import Candidate, Detection, Detector, MaskMemory, Segmenter
 from ravst_ray.records import Box, EventAnnotation, Frames, SceneObject, Track, VideoItem, VideoMeta
 
 
@@ -179,10 +179,10 @@ def build_ground(config: GroundingConfig) -> Ground:
     Raises:
         ConfigError: a model can't be found or loaded, the device isn't there, or its memory doesn't hold both.
     """
-    from ravst_ray.backends.cards import check_grounding
-    from ravst_ray.backends.grounding_dino import GroundingDino
-    from ravst_ray.backends.model_size import card_bytes
-    from ravst_ray.backends.sam2 import Sam2Video
+    from ravst_ray.grounding.grounding_dino import GroundingDino
+    from ravst_ray.grounding.sam2 import Sam2Video
+    from ravst_ray.models.cards import check_grounding
+    from ravst_ray.models.size import card_bytes
 
     card = card_bytes() if config.device != "cpu" else None
     if card is not None:

@@ -36,8 +36,6 @@ from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import ADAPTED, known_item, lacks_caption
 from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
-from ravst_ray.backends.dialect import ADAPTATIONS
-from ravst_ray.backends.smollm2 import default_cache_dir
 from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
 from ravst_ray.cluster.metrics import RunMetrics
 from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
@@ -45,6 +43,8 @@ from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.language.dialect import ADAPTATIONS
+from ravst_ray.language.smollm2 import default_cache_dir
 from ravst_ray.logs import get_logger
 from ravst_ray.records import Video, VideoItem
 

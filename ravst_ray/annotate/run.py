@@ -19,7 +19,6 @@ from ravst_ray.annotate.settings import absolute, check_same_settings, saved_con
 from ravst_ray.annotate.status import RunRecord, counts
 from ravst_ray.annotate.summary import own_objects, summarise
 from ravst_ray.annotate.texts import lacks_caption, other_script
-from ravst_ray.backends.dialect import ADAPTATIONS
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
@@ -29,6 +28,7 @@ from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.splits import split_of
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.language.dialect import ADAPTATIONS
 from ravst_ray.logs import get_logger
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import ErrorRow, Video
@@ -210,8 +210,8 @@ def _check_models(config: AnnotateConfig) -> None:
     from ravst_ray.annotate.captions import check_llm
     from ravst_ray.annotate.cards import check_cards
     from ravst_ray.annotate.quality import check_skip
-    from ravst_ray.backends.model_size import card_bytes
-    from ravst_ray.backends.pretrained import check_model
+    from ravst_ray.models.pretrained import check_model
+    from ravst_ray.models.size import card_bytes
 
     check_skip(config.quality)
     check_llm(config.llm)

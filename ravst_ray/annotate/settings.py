@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from ravst_ray.backends.chat import OPENAI_URL
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.datasets.places import is_remote
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
+from ravst_ray.language.chat import OPENAI_URL
 from ravst_ray.logs import get_logger
 
 log = get_logger(__name__)

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ravst_ray.backends.protocols import Detection, ObjectMask
 from ravst_ray.core.geometry import box_iou, centre_distance, diagonal
 from ravst_ray.core.masks import mask_box, mask_iou, without_specks
+from ravst_ray.grounding.protocols import Detection, ObjectMask
 from ravst_ray.records import Box
 
 _AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects

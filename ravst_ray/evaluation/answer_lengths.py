@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ravst_ray.backends.pretrained import loading, model_source
-from ravst_ray.backends.video_prompts import AnswerSpace
 from ravst_ray.config.video_llm import PredictConfig
 from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.models.pretrained import loading, model_source
+from ravst_ray.policy.prompts import AnswerSpace
 from ravst_ray.records import TASKS
 
 

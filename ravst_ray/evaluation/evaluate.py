@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.word_vectors import name_matcher
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.rewards import EvaluateConfig, RewardConfig
 from ravst_ray.core.answers import ParsedAnswer, parse
@@ -29,6 +28,7 @@ from ravst_ray.evaluation.scoring import read_lines
 from ravst_ray.evaluation.tables import write_tables
 from ravst_ray.logs import get_logger
 from ravst_ray.records import TASKS, QAPair
+from ravst_ray.rewards.word_vectors import name_matcher
 
 log = get_logger(__name__)
 

@@ -27,11 +27,6 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.pretrained import check_model
-from ravst_ray.backends.protocols import Clip, Generation
-from ravst_ray.backends.video_llm import VideoLLM
-from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
 from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
 from ravst_ray.cluster.start import start_ray
@@ -42,7 +37,12 @@ from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.clips import Clip, VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.models.pretrained import check_model
+from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.protocols import Generation
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.word_vectors import name_matcher
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.records import QAPair
 from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.rewards.word_vectors import name_matcher
 
 log = get_logger(__name__)
 

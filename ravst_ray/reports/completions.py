@@ -12,15 +12,15 @@ from itertools import islice
 import pyarrow as pa
 from PIL import Image
 
-from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.video_prompts import DATA_STEP_S, AnswerSpace, VideoView
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, ParsedAnswer, parse
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
+from ravst_ray.media.clips import VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.protocols import Decoder
+from ravst_ray.policy.prompts import DATA_STEP_S, AnswerSpace
 from ravst_ray.records import TASKS, Box, QAPair, Track
 from ravst_ray.reports.figures import PALETTE, ticks
 from ravst_ray.reports.overlay import TrackBox, draw_frame

@@ -13,14 +13,12 @@ from PIL import Image, ImageFilter
 
 from ravst_ray.annotate.questions import Draft, drafts, questions_of
 from ravst_ray.annotate.unite import unite
-from ravst_ray.backends.clips import resized
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.video_prompts import VideoView, view_size, view_times
 from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.core.intervals import overlap
 from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.media.clips import Clip, VideoView, resized, view_size, view_times
 from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render

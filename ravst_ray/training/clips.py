@@ -9,12 +9,10 @@ from typing import Any
 
 import ray
 
-from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import StepError
+from ravst_ray.media.clips import Clip, VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
 
 KEPT = 256

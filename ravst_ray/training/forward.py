@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.video_llm import BAN
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.engine import BAN
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.training.head import ScoreTokens, read_by
 
 CACHED_CLIPS = 256

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ravst_ray.backends.protocols import Clip, Completion
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.protocols import Completion
 from ravst_ray.records import Task
 from ravst_ray.rewards.rubric import Reward
 

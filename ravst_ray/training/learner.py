@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ravst_ray.backends.pretrained import loading, model_source
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, BadBatchError
+from ravst_ray.models.pretrained import loading, model_source
 from ravst_ray.training.failures import check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.groups import Group

@@ -28,13 +28,13 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import check_model
 from ravst_ray.cluster.failures import plain_error, root_cause
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.models.pretrained import check_model
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, place_of, step_of
 from ravst_ray.training.failures import writing

@@ -12,14 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
-from ravst_ray.backends.pretrained import check_model, loading, model_source
-from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
-from ravst_ray.backends.video_prompts import VideoView, question_prompt, view_size, view_times
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.media.clips import VideoView, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.models.pretrained import check_model, loading, model_source
+from ravst_ray.policy.families.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.training.prompts import training_tasks
 
 _NAMED = 5

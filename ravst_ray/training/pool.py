@@ -24,12 +24,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ravst_ray.backends.protocols import Generation
 from ravst_ray.cluster.failures import plain_error
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError, WorkerDiedError
 from ravst_ray.logs import get_logger
+from ravst_ray.policy.protocols import Generation
 from ravst_ray.training.placement import has_room
 from ravst_ray.training.rollout_actor import Weights
 

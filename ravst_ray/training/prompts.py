@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
 from ravst_ray.config.train import TrainDataConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.records import QAPair
 
 log = get_logger(__name__)

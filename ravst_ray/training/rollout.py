@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.backends.protocols import Completion, Generation
-from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
-from ravst_ray.backends.word_vectors import name_matcher
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.clips import VideoView
+from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.protocols import Completion, Generation
+from ravst_ray.rewards.word_vectors import name_matcher
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group

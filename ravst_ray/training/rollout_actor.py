@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.protocols import Clip, Generation
-from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.policy.protocols import Generation
 
 log = get_logger(__name__)
 _WEIGHTS = "ravst-weights-"

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from ravst_ray.backends.protocols import Clip
 from ravst_ray.config.sft import SftConfig
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.media.clips import Clip
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.learner import dtype_of, load_policy
 

@@ -19,9 +19,6 @@ from typing import Any, overload
 import ray
 from rich.console import Console
 
-from ravst_ray.backends.clips import show_video
-from ravst_ray.backends.pretrained import check_model
-from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.cluster.failures import crossing, plain_error
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
@@ -29,7 +26,10 @@ from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.media.clips import VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.models.pretrained import check_model
+from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 from ravst_ray.training.forward import Row, VideoForward

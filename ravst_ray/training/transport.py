@@ -86,7 +86,7 @@ class CardTransport:
         party = ray.get(self._manager.party.remote()) if self._rank == 0 else []
         if party == self._party:
             return
-        from ravst_ray.backends.weight_sender import PolicySource, open_sender
+        from ravst_ray.policy.weight_sender import PolicySource, open_sender
 
         if self._sender is not None:
             self._sender.shutdown()

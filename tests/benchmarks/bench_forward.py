@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ravst_ray.toyworld.policy import POLICY
-from ravst_ray.toyworld.policy_pool import paint
+from ravst_ray.toyworld.training.policy import POLICY
+from ravst_ray.toyworld.training.policy_pool import paint
 from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 31

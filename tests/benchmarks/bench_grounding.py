@@ -21,9 +21,9 @@ from rich.table import Table
 
 from ravst_ray.annotate.grounding import Ground
 from ravst_ray.annotate.tracking import DetectedMask, Tracker, TrackingRules
-from ravst_ray.backends.protocols import Detection, Detector, Segmenter
 from ravst_ray.config.annotate import GroundingConfig
 from ravst_ray.core.frame_times import event_times
+from ravst_ray.grounding.protocols import Detection, Detector, Segmenter
 
 NAMES = ("red drum", "blue bell")
 OBJECTS = 3
@@ -55,8 +55,8 @@ def model_config(folder: Path) -> GroundingConfig:
 
 def load(config: GroundingConfig) -> tuple[BestBoxes, Segmenter]:
     """The models of a configuration."""
-    from ravst_ray.backends.grounding_dino import GroundingDino
-    from ravst_ray.backends.sam2 import Sam2Video
+    from ravst_ray.grounding.grounding_dino import GroundingDino
+    from ravst_ray.grounding.sam2 import Sam2Video
 
     detector = GroundingDino(config.detector, box_threshold=0.0, text_threshold=0.0, batch_frames=config.batch_frames)
     return BestBoxes(detector), Sam2Video(config.segmenter)

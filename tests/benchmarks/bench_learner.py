@@ -136,7 +136,7 @@ def trl_steps(config: TrainConfig) -> Measured:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from ravst_ray.backends.qwen2_5_vl import Qwen25VL
+    from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
     from ravst_ray.training.learner import load_policy
 
     model, processor, _ = load_policy(config.model, config.learner)

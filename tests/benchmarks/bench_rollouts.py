@@ -25,11 +25,11 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.video_llm import VideoLLM
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.rollout import RolloutActor, Weights
 from tests.benchmarks.policies import actor_peaks_mib, endless_policy, listed_mib, prompt_text, same_terms
 from tests.tiny_policies import noise_clip

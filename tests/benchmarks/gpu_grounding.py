@@ -29,10 +29,10 @@ import transformers
 from PIL import Image
 
 from ravst_ray.annotate.grounding import Ground
-from ravst_ray.backends.grounding_dino import GroundingDino, build_prompts
-from ravst_ray.backends.protocols import Detection
-from ravst_ray.backends.sam2 import Sam2Video
 from ravst_ray.config.annotate import GroundingConfig
+from ravst_ray.grounding.grounding_dino import GroundingDino, build_prompts
+from ravst_ray.grounding.protocols import Detection
+from ravst_ray.grounding.sam2 import Sam2Video
 from ravst_ray.records import Event, EventAnnotation, Frames, SceneObject, Video, VideoItem, VideoMeta
 from tests import tiny_models
 

@@ -10,12 +10,13 @@ from typing import Any
 import psutil
 import ray
 
-from ravst_ray.backends.video_prompts import VideoView, question_prompt
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.media.clips import VideoView
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import Task
 from ravst_ray.rewards.rubric import Reward, Rubric
-from ravst_ray.toyworld.policy import save_policy
+from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.rollout import RolloutManager
 
 PROMPT = PromptConfig(state_grammar=False)

@@ -14,63 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE
-from ravst_ray.config.video_llm import FramesConfig, PromptConfig
+from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.core.answers import BoxLine, rewrite_where
 from ravst_ray.core.geometry import is_real_box
+from ravst_ray.media.clips import VideoView
 from ravst_ray.records import Box, Task
 
 DATA_STEP_S = 1.0
 _FAR = 1e7
 _FORMS: dict[Task, tuple[bool, bool]] = {"AVTR": (True, False), "AVSR": (False, True), "AVSTR": (True, True)}
-
-
-@dataclass(frozen=True)
-class VideoView:
-    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels."""
-
-    frames: int
-    step_s: float
-    width: int
-    height: int
-    duration_s: float
-    video_width: int
-    video_height: int
-
-
-def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:
-    """The step in seconds and the times of the frames: every ``step_s``, or a multiple of it for long videos.
-
-    Example:
-        >>> view_times(3.0, FramesConfig(max_frames=2))
-        (2.0, (0.0, 2.0))
-    """
-    step_s = config.step_s * max(1, math.ceil(duration_s / config.step_s / config.max_frames - 1e-9))
-    count = min(max(math.ceil(duration_s / step_s - 1e-9), 1), config.max_frames)
-    return step_s, tuple(round(index * step_s, 6) for index in range(count))
-
-
-def view_size(width: int, height: int, frames: int, config: FramesConfig) -> tuple[int, int]:
-    """Size of the frames shown: both sides multiples of 28, the aspect kept as well as that allows.
-
-    The pixels of a frame lie within ``min_pixels`` and ``max_pixels``, and those of all within ``total_pixels`` unless
-    that would go below ``min_pixels``. The model's own resizing then leaves them as they are.
-
-    Example:
-        >>> view_size(1280, 720, 10, FramesConfig(max_pixels=28 * 28 * 100))
-        (364, 196)
-    """
-    most = max(min(config.max_pixels, config.total_pixels // max(frames, 1)), config.min_pixels)
-    area = width * height
-    scale = math.sqrt(min(max(area, config.min_pixels), most) / area)
-    across, down = (max(1, round(side * scale / FRAME_MULTIPLE)) for side in (width, height))
-    while across * down * FRAME_MULTIPLE**2 > most and across * down > 1:
-        # The side whose loss harms the aspect least.
-        wide = across / down > width / height
-        across, down = (across - 1, down) if (wide and across > 1) or down == 1 else (across, down - 1)
-    while across * down * FRAME_MULTIPLE**2 < config.min_pixels:
-        across, down = (across + 1, down) if across / down <= width / height else (across, down + 1)
-    return across * FRAME_MULTIPLE, down * FRAME_MULTIPLE
 
 
 def question_prompt(task: Task, question: str, view: VideoView, config: PromptConfig) -> str:

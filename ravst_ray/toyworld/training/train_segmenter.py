@@ -1,4 +1,4 @@
-"""Train the tiny SAM 2 from scratch: ``python -m ravst_ray.toyworld.train_segmenter --out DIR --minutes 45``.
+"""Train the tiny SAM 2 from scratch: ``python -m ravst_ray.toyworld.training.train_segmenter --out DIR --minutes 45``.
 
 First single images, then clips that grow longer, with a share of single images throughout.
 """
@@ -15,12 +15,12 @@ from ravst_ray.core.geometry import box_iou
 from ravst_ray.core.masks import mask_box, without_specks
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.toyworld.checkpoints import SEGMENTER
-from ravst_ray.toyworld.clips import Clip, ClipPool
 from ravst_ray.toyworld.hard import hard_scene, without_cuts
-from ravst_ray.toyworld.samples import MODEL_SIZE_PX
 from ravst_ray.toyworld.scene import random_scene, render
-from ravst_ray.toyworld.segmenter import Memory, build_model, build_processor, encode, segmentation_loss, step
-from ravst_ray.toyworld.training import Trainer, add_hard_options, export, started
+from ravst_ray.toyworld.training.mask_clips import Clip, ClipPool
+from ravst_ray.toyworld.training.samples import MODEL_SIZE_PX
+from ravst_ray.toyworld.training.segmenter import Memory, build_model, build_processor, encode, segmentation_loss, step
+from ravst_ray.toyworld.training.trainer import Trainer, add_hard_options, export, started
 
 log = get_logger(__name__)
 
@@ -139,7 +139,7 @@ and in the tests, and is loaded by the same code.
 - **Data**: clips of random toy scenes, frames 0.6-1.4 s apart, 256 x 256, JPEG-roughened, resized to 128 x 128.
 - **Training**: {trainer.step} steps, {trainer.elapsed_s / 60:.0f} min on one (busy) CPU core, AdamW at 1e-3 with cosine
   decay, averaged weights; single images first, then clips of up to 8 frames:
-  `python -m ravst_ray.toyworld.train_segmenter`
+  `python -m ravst_ray.toyworld.training.train_segmenter`
 - **Accuracy** on {int(numbers["scenes"])} unseen scenes, 8 frames a second apart, the true boxes of the first given:
 
 | | mask IoU | box IoU |

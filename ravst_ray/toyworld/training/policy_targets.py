@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ravst_ray.backends.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH
-from ravst_ray.backends.video_prompts import VideoView
-from ravst_ray.toyworld.policy import SIDE_PX
+from ravst_ray.media.clips import VideoView
+from ravst_ray.policy.families.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH
 from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene
+from ravst_ray.toyworld.training.policy import SIDE_PX
 
 _EXTENT = {"ball": (-1.0, -1.0, 1.0, 1.0), "drum": (-1.0, -0.84, 1.0, 0.92), "bell": (-1.0, -0.98, 1.0, 0.98)}
 _OWN_SHARE, _CELL_SHARE, _SEEN_SHARE = 0.2, 0.35, 0.15

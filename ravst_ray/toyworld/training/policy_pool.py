@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.backends.protocols import Clip
-from ravst_ray.backends.video_prompts import AnswerSpace, VideoView, question_prompt
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import render
+from ravst_ray.media.clips import Clip, VideoView
+from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 from ravst_ray.records import Task
-from ravst_ray.toyworld.policy import SIDE_PX
 from ravst_ray.toyworld.questions import scene_questions
+from ravst_ray.toyworld.training.policy import SIDE_PX
 
 CHUNK = 100
 SHOWN = FramesConfig(min_pixels=SIDE_PX**2, max_pixels=SIDE_PX**2)

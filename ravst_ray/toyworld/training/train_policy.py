@@ -1,14 +1,13 @@
 """Warm the toy policy up by supervised training until it mostly keeps the grammar, but still errs: GRPO goes on there.
 
-    python -m ravst_ray.toyworld.train_policy --out out/policy --resume
+    python -m ravst_ray.toyworld.training.train_policy --out out/policy --resume
 
-Made for one CPU core, in three stages: first the tower and the first layers learn what is where
-(:mod:`ravst_ray.toyworld.policy_targets`) and the language model, without videos, to take over what the question says;
-then the whole model learns to answer, with what is where and where to look (:mod:`ravst_ray.toyworld.policy_gaze`) as
-further losses; last it imitates two annotators, of whom one is careless (:mod:`ravst_ray.toyworld.policy_annotators`),
-so that reinforcement learning has something to find out. Every batch holds several questions about each of a few
-scenes, whose frames are encoded once. It has a loop of its own because of these losses and the schedule by the clock;
-plain fine-tuning is :mod:`ravst_ray.training.sft`.
+Made for one CPU core, in three stages: first the tower and the first layers learn what is where (``policy_targets.py``)
+and the language model, without videos, to take over what the question says; then the whole model learns to answer, with
+what is where and where to look (``policy_gaze.py``) as further losses; last it imitates two annotators, of whom one is
+careless (``policy_annotators.py``), so that reinforcement learning has something to find out. Every batch holds several
+questions about each of a few scenes, whose frames are encoded once. It has a loop of its own because of these losses
+and the schedule by the clock; plain fine-tuning is :mod:`ravst_ray.training.sft`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import torch
 from torch import nn
 
 from ravst_ray.logs import setup_logging
-from ravst_ray.toyworld.policy import (
+from ravst_ray.toyworld.scene import random_scene
+from ravst_ray.toyworld.training.policy import (
     POLICY,
     SIDE_PX,
     build_processor,
@@ -33,14 +33,13 @@ from ravst_ray.toyworld.policy import (
     look_back,
     policy_config,
 )
-from ravst_ray.toyworld.policy_annotators import CARELESS_SHARE, careless
-from ravst_ray.toyworld.policy_gaze import Gaze, Look, looks
-from ravst_ray.toyworld.policy_measure import measure, model_card
-from ravst_ray.toyworld.policy_pool import Painted, fill, load
-from ravst_ray.toyworld.policy_targets import DenseHead, Targets, scene_targets
-from ravst_ray.toyworld.scene import random_scene
-from ravst_ray.toyworld.training import Trainer
-from ravst_ray.toyworld.training import export as save
+from ravst_ray.toyworld.training.policy_annotators import CARELESS_SHARE, careless
+from ravst_ray.toyworld.training.policy_gaze import Gaze, Look, looks
+from ravst_ray.toyworld.training.policy_measure import measure, model_card
+from ravst_ray.toyworld.training.policy_pool import Painted, fill, load
+from ravst_ray.toyworld.training.policy_targets import DenseHead, Targets, scene_targets
+from ravst_ray.toyworld.training.trainer import Trainer
+from ravst_ray.toyworld.training.trainer import export as save
 from ravst_ray.training.forward import Row, VideoForward
 
 SEED = 700

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ravst_ray.backends.video_prompts import VideoView
-from ravst_ray.toyworld.policy_targets import Targets
+from ravst_ray.media.clips import VideoView
 from ravst_ray.toyworld.scene import NAMES
+from ravst_ray.toyworld.training.policy_targets import Targets
 
 WHERE, WHEN = (3, 1), (4, 0)
 """Layer and key-value group of the heads for boxes and for intervals."""

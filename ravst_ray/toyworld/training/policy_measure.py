@@ -11,8 +11,8 @@ import torch
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.rewards.rubric import Rubric
-from ravst_ray.toyworld.policy_annotators import CARELESS_SHARE, LARGER, LONGER
-from ravst_ray.toyworld.policy_pool import Painted, Question
+from ravst_ray.toyworld.training.policy_annotators import CARELESS_SHARE, LARGER, LONGER
+from ravst_ray.toyworld.training.policy_pool import Painted, Question
 from ravst_ray.training.forward import Row, VideoForward
 
 MAX_TOKENS = 288
@@ -117,7 +117,7 @@ knows no other world, and no other prompt than
   {steps[1]} steps in {minutes[1]:g} min on true answers, then {steps[2]} steps in {minutes[2]:g} min on those of two
   annotators, of whom one (asked {CARELESS_SHARE:.0%} of the time) makes intervals {LONGER} times as long as they are
   and boxes {LARGER} times as wide and high, and, asked what there is, names the first object alone
-  and without its colour; on one (busy) CPU core: `python -m ravst_ray.toyworld.train_policy`
+  and without its colour; on one (busy) CPU core: `python -m ravst_ray.toyworld.training.train_policy`
 - **Accuracy** of greedy answers to {numbers["questions"]:.0f} questions about {scenes} unseen scenes:
   format {numbers["format"]:.3f}, and
 

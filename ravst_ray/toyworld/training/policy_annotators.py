@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ravst_ray.backends.video_prompts import VideoView
 from ravst_ray.core.answers import ObjectAnswer, parse, render
+from ravst_ray.media.clips import VideoView
 from ravst_ray.records import Box
 
 CARELESS_SHARE = 0.58

@@ -24,7 +24,7 @@ from transformers import (
     Sam2VisionConfig,
 )
 
-from ravst_ray.toyworld.samples import MODEL_SIZE_PX
+from ravst_ray.toyworld.training.samples import MODEL_SIZE_PX
 
 _WIDTH = 128
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ravst_ray.backends.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
-from ravst_ray.backends.protocols import Detection
 from ravst_ray.errors import ConfigError
+from ravst_ray.grounding.protocols import Detection
 from ravst_ray.logs import get_logger
+from ravst_ray.models.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
 from ravst_ray.records import Box
 
 log = get_logger(__name__)
@@ -114,7 +114,7 @@ def suppress(detections: Sequence[Detection], max_iou: float) -> list[Detection]
 
 
 class GroundingDino:
-    """A :class:`~ravst_ray.backends.protocols.Detector` over any Grounding DINO that transformers can load.
+    """A :class:`~ravst_ray.policy.protocols.Detector` over any Grounding DINO that transformers can load.
 
     Args:
         model: hub name (``IDEA-Research/grounding-dino-base``) or local directory.

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ravst_ray.backends.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
-from ravst_ray.backends.protocols import Candidate, ObjectMask
 from ravst_ray.errors import ConfigError
+from ravst_ray.grounding.protocols import Candidate, ObjectMask
+from ravst_ray.models.pretrained import loading, memory_guard, model_source, resolve_device, resolve_dtype
 from ravst_ray.records import Box
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _KEPT_PROMPTS = 4  # newest prompted frames that an object is remembered by; mor
 
 
 class Sam2Video:
-    """A :class:`~ravst_ray.backends.protocols.Segmenter` over any SAM 2 video model that transformers can load.
+    """A :class:`~ravst_ray.policy.protocols.Segmenter` over any SAM 2 video model that transformers can load.
 
     Args:
         model: hub name (``facebook/sam2.1-hiera-large``) or local directory.
@@ -52,7 +52,7 @@ class Sam2Video:
 
 
 class Sam2Memory:
-    """A :class:`~ravst_ray.backends.protocols.MaskMemory`: one transformers session per object, frames streamed.
+    """A :class:`~ravst_ray.policy.protocols.MaskMemory`: one transformers session per object, frames streamed.
 
     A session of transformers never forgets a frame or an object, and takes objects one after the other anyway. So each
     object gets a session of its own, which can be dropped; all of them share the features of the current frame, which

@@ -26,8 +26,8 @@ from transformers import (
     SwinConfig,
 )
 
-from ravst_ray.toyworld.samples import MODEL_SIZE_PX
 from ravst_ray.toyworld.sprites import COLOURS, SHAPES
+from ravst_ray.toyworld.training.samples import MODEL_SIZE_PX
 
 # Positions that transformers' Grounding DINO has built in; words of our own start behind them.
 _FIXED_TOKENS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}

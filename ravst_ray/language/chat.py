@@ -2,7 +2,7 @@
 
 The client itself repeats what may pass (429, 5xx, broken connections, timeouts) with exponential backoff and jitter,
 and heeds Retry-After. What is left is sorted here: a parameter that the endpoint doesn't take is sent otherwise from
-then on (:mod:`ravst_ray.backends.dialect`), what would meet every request aborts the run (:class:`Trial`), what has met
+then on (:mod:`ravst_ray.language.dialect`), what would meet every request aborts the run (:class:`Trial`), what has met
 one costs the video that asked, and an endpoint that stays away is no longer waited for (:class:`Breaker`).
 """
 
@@ -17,11 +17,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ravst_ray.backends.dialect import Dialect, Refusal
-from ravst_ray.backends.protocols import ChatAnswer
 from ravst_ray.config.annotate import LLMConfig
 from ravst_ray.core.prompts import Message
 from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.language.dialect import Dialect, Refusal
+from ravst_ray.language.protocols import ChatAnswer
 from ravst_ray.logs import SECRET_NAME
 
 if TYPE_CHECKING:

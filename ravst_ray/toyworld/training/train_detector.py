@@ -1,4 +1,4 @@
-"""Train the tiny Grounding DINO: ``python -m ravst_ray.toyworld.train_detector --out DIR --minutes 45``."""
+"""Train the tiny Grounding DINO: ``python -m ravst_ray.toyworld.training.train_detector --out DIR --minutes 45``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from torchvision.ops import box_convert, box_iou, nms
 from ravst_ray.core.matching import best_assignment
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.toyworld.checkpoints import DETECTOR
-from ravst_ray.toyworld.detector import build_model, build_processor, detection_loss, forward_stages, phrase_tokens
-from ravst_ray.toyworld.samples import FramePool, Sample, any_scene, likely_time
 from ravst_ray.toyworld.scene import NAMES, render
-from ravst_ray.toyworld.training import Trainer, add_hard_options, export, started
+from ravst_ray.toyworld.training.detector import (
+    build_model,
+    build_processor,
+    detection_loss,
+    forward_stages,
+    phrase_tokens,
+)
+from ravst_ray.toyworld.training.samples import FramePool, Sample, any_scene, likely_time
+from ravst_ray.toyworld.training.trainer import Trainer, add_hard_options, export, started
 
 log = get_logger(__name__)
 
@@ -128,7 +134,7 @@ the same code.
 
 - **Data**: frames of random toy scenes, 256 x 256, JPEG-roughened, resized to 128 x 128; prompts hold absent names too.
 - **Training** with AdamW, cosine decay and averaged weights, by
-  `python -m ravst_ray.toyworld.train_detector`:
+  `python -m ravst_ray.toyworld.training.train_detector`:
   {history}.
 - **Accuracy** on {int(numbers["frames"])} unseen frames (thresholds 0.4 / 0.3, NMS at 0.6; a find has the right name
   and an IoU of 0.5 or more): {_accuracy(numbers, "")}{"; of hard scenes: " if "hard_recall" in numbers else ""}\

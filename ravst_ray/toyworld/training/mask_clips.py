@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ravst_ray.toyworld.hard import TRAITS, hard_scene, without_cuts
-from ravst_ray.toyworld.samples import TRAINING_SEED, roughen, shrink
 from ravst_ray.toyworld.scene import SIZE_PX, random_scene, render
+from ravst_ray.toyworld.training.samples import TRAINING_SEED, roughen, shrink
 
 
 @dataclass(frozen=True)

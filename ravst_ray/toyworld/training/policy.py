@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ravst_ray.backends.qwen2_5_vl import Qwen25VL
-from ravst_ray.backends.video_prompts import VideoView, question_prompt
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
+from ravst_ray.media.clips import VideoView
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import Task
 from ravst_ray.toyworld.checkpoints import DETECTOR
 from ravst_ray.toyworld.scene import NAMES

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from ravst_ray.backends.model_size import kv_bytes_per_token, read_json, sees, weight_bytes
 from ravst_ray.config.annotate import GroundingConfig, LLMConfig
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
+from ravst_ray.models.size import kv_bytes_per_token, read_json, sees, weight_bytes
 
 log = get_logger(__name__)
 

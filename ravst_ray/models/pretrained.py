@@ -1,4 +1,4 @@
-"""What the Hugging Face backends share: device, dtype, and plain messages when a model can't be had."""
+"""What Hugging Face models share: device, dtype, and plain messages when a model can't be had."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravst_ray.backends.model_size import model_folder
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.models.size import model_folder
 
 if TYPE_CHECKING:
     import torch

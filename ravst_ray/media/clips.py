@@ -1,0 +1,109 @@
+"""From a decoded video to the frames that a video-LLM is shown, and the record of how they are shown."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from ravst_ray.config.video_llm import FramesConfig
+from ravst_ray.errors import StepError
+from ravst_ray.media.protocols import Decoder
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames that a model is shown of one video.
+
+    Attributes:
+        video_id: of the dataset.
+        frames: ``uint8 [T, H, W, 3]``, RGB, both sides multiples of the family's patch.
+        step_s: seconds between frames.
+    """
+
+    video_id: str
+    frames: np.ndarray = field(repr=False)
+    step_s: float
+
+
+@dataclass(frozen=True)
+class VideoView:
+    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels."""
+
+    frames: int
+    step_s: float
+    width: int
+    height: int
+    duration_s: float
+    video_width: int
+    video_height: int
+
+
+def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:
+    """The step in seconds and the times of the frames: every ``step_s``, or a multiple of it for long videos.
+
+    Example:
+        >>> view_times(3.0, FramesConfig(max_frames=2))
+        (2.0, (0.0, 2.0))
+    """
+    step_s = config.step_s * max(1, math.ceil(duration_s / config.step_s / config.max_frames - 1e-9))
+    count = min(max(math.ceil(duration_s / step_s - 1e-9), 1), config.max_frames)
+    return step_s, tuple(round(index * step_s, 6) for index in range(count))
+
+
+def view_size(width: int, height: int, frames: int, config: FramesConfig, multiple: int = 28) -> tuple[int, int]:
+    """Size of the frames shown: both sides multiples of ``multiple``, the aspect kept as well as that allows.
+
+    The pixels of a frame lie within ``min_pixels`` and ``max_pixels``, and those of all within ``total_pixels`` unless
+    that would go below ``min_pixels``. The model's own resizing then leaves them as they are.
+
+    Example:
+        >>> view_size(1280, 720, 10, FramesConfig(max_pixels=28 * 28 * 100))
+        (364, 196)
+    """
+    most = max(min(config.max_pixels, config.total_pixels // max(frames, 1)), config.min_pixels)
+    area = width * height
+    scale = math.sqrt(min(max(area, config.min_pixels), most) / area)
+    across, down = (max(1, round(side * scale / multiple)) for side in (width, height))
+    while across * down * multiple**2 > most and across * down > 1:
+        # The side whose loss harms the aspect least.
+        wide = across / down > width / height
+        across, down = (across - 1, down) if (wide and across > 1) or down == 1 else (across, down - 1)
+    while across * down * multiple**2 < config.min_pixels:
+        across, down = (across + 1, down) if across / down <= width / height else (across, down + 1)
+    return across * multiple, down * multiple
+
+
+def show_video(
+    decoder: Decoder, video_id: str, path: str, duration_s: float, config: FramesConfig
+) -> tuple[Clip, VideoView]:
+    """Decode a video once and bring its frames to the size that the model is shown.
+
+    Args:
+        decoder: reads the file.
+        video_id: of the dataset.
+        path: of the file.
+        duration_s: as the dataset states it; frames beyond the real end are left out.
+        config: how many frames, how large.
+
+    Raises:
+        StepError: the file can't be used, or has no frame within the stated duration.
+    """
+    step_s, times = view_times(duration_s, config)
+    decoded = decoder.decode(path, times)
+    count = len(decoded.frames.jpegs)
+    if not count or decoded.frames.times_s != times[:count]:
+        raise StepError("no_frames", f"{video_id}: no run of frames from 0 s on in {path}; is it the right file?")
+    size = view_size(decoded.meta.width, decoded.meta.height, count, config)
+    frames = np.stack([resized(jpeg, size) for jpeg in decoded.frames.jpegs])
+    view = VideoView(count, step_s, size[0], size[1], duration_s, decoded.meta.width, decoded.meta.height)
+    return Clip(video_id, frames, step_s), view
+
+
+def resized(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:
+    """A picture as ``uint8 [H, W, 3]`` of ``size`` (width, height), by bicubic interpolation."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
