@@ -16,17 +16,20 @@ from ravst_ray.media.protocols import Decoder
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames that a model is shown of one video.
+    """What a model is shown of one video.
 
     Attributes:
         video_id: of the dataset.
         frames: ``uint8 [T, H, W, 3]``, RGB, both sides multiples of the family's patch.
         step_s: seconds between frames.
+        sound: ``float32 [round(T * step_s * 16000)]``, mono, 16 kHz, from the first frame on; None where the model is
+            shown frames alone.
     """
 
     video_id: str
     frames: np.ndarray = field(repr=False)
     step_s: float
+    sound: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
