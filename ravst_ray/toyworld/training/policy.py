@@ -9,7 +9,7 @@ grammar and the whole numbers up to the side of a frame are tokens of their own:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,16 @@ _TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Any:
-    """The tokenizer, always the same one."""
+def build_tokenizer(
+    special: Sequence[str] = _SPECIAL, named: Mapping[str, str] | None = None, template: str = _TEMPLATE
+) -> Any:
+    """The tokenizer, always the same one.
+
+    Args:
+        special: tokens that no text has, the end of a text first, then those that open and close a message.
+        named: those of them that a processor asks for by an attribute's name.
+        template: of a chat.
+    """
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -65,7 +73,7 @@ def build_tokenizer() -> Any:
     # Qwen2's own splitting, taken from an empty tokenizer of its class.
     trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(_SPECIAL) - len(_TAGS) - len(_NUMBERS),
+        vocab_size=VOCABULARY - len(special) - len(_TAGS) - len(_NUMBERS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -74,14 +82,15 @@ def build_tokenizer() -> Any:
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=[tuple(pair) for pair in model["merges"]],
-        unk_token=_SPECIAL[0],
-        eos_token="<|im_end|>",
-        pad_token=_SPECIAL[0],
-        additional_special_tokens=list(_SPECIAL[3:]),
+        unk_token=special[0],
+        eos_token=special[2],
+        pad_token=special[0],
+        additional_special_tokens=list(special[3:]),
+        **(named or {}),
     )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (*_TAGS, *_NUMBERS)])
-    tokenizer.chat_template = _TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer
 
 
