@@ -6,6 +6,7 @@ sound, those of the next, …, ``<|audio_eos|><|vision_eos|>``. A second has 25 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -160,7 +161,13 @@ class Qwen25Omni:
         if clip.sound is not None:
             data["audio"] = [_whole_columns(clip.sound)]
             options |= {"use_audio_in_video": True, "second_per_grid_ts": [seconds]}  # gives the order of tokens
-        return {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
+        request = {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
+        if clip.sound is not None:
+            # Of two media at one place vLLM's prefix cache looks at the first alone: the same pictures with another
+            # sound would get what it has computed of the old one. So each is named after both.
+            both = _digest(clip)
+            request["multi_modal_uuids"] = {"video": [f"{both}-video"], "audio": [f"{both}-audio"]}
+        return request
 
     def learner(self) -> OmniLearner:
         """See :meth:`~ravst_ray.policy.families.protocols.Family.learner`."""
@@ -303,6 +310,14 @@ def _metadata(clip: Clip) -> dict[str, Any]:
         "frames_indices": list(range(len(clip.frames))),
         "video_backend": "ravst",
     }
+
+
+def _digest(clip: Clip) -> str:
+    """Of pictures and sound together."""
+    digest = hashlib.blake2b(repr((clip.frames.shape, clip.step_s)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(clip.frames))
+    digest.update(np.ascontiguousarray(clip.sound))
+    return digest.hexdigest()
 
 
 def _whole_columns(sound: np.ndarray) -> np.ndarray:
