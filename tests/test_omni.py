@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ravst_ray.errors import StepError
+from ravst_ray.policy.families.chat import chat_text
 from ravst_ray.policy.families.protocols import Shape
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni, seconds_per_grid, sound_tokens
 from ravst_ray.toyworld.training.policy_omni import build_omni_processor, build_omni_tokenizer, thinker_config
@@ -33,7 +34,7 @@ def vllms_ids(tokenizer, config, shape):
     block = Theirs.omni_get_updates_use_audio_in_video(
         config, sound_tokens(shape.samples), grid, seconds_per_grid(shape.step_s)
     )
-    ids = tokenizer(FAMILY.chat_text(tokenizer, QUESTION, video=True))["input_ids"]
+    ids = tokenizer(chat_text(tokenizer, QUESTION, "<|VIDEO|>"))["input_ids"]
     place = ids.index(config.video_token_id)
     return [*ids[:place], *block, *ids[place + 1 :]], place
 

@@ -14,6 +14,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ravst_ray.logs import get_logger
+from ravst_ray.media.clips import SAMPLE_RATE_HZ
 from ravst_ray.media.container import open_video, origin_s
 from ravst_ray.media.index import Span
 from ravst_ray.records import Loudness
@@ -22,8 +23,6 @@ log = get_logger(__name__)
 
 STEP_S = 0.1
 SILENCE_DB = -100.0
-RATE_HZ = 16_000
-"""Of the sound that models hear."""
 _JITTER_S = 0.02  # timestamps are rounded, samples are not: only a larger difference is a gap
 _TINY_S = 1e-6  # two frames of one run follow each other exactly: positions are counted in samples
 _TOLERATED = 0.01  # share of broken packets: a click, not a broken track
@@ -85,7 +84,7 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
     return np.clip(outline, -1, 1)
 
 
-def samples(path: str, duration_s: float, rate_hz: int = RATE_HZ) -> np.ndarray | None:
+def samples(path: str, duration_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray | None:
     """The sound of ``[0, duration_s)``: float32 ``[round(duration_s * rate_hz)]``, the mean of all channels.
 
     Where the track has no samples (it starts late, ends early, has gaps) it is 0.
