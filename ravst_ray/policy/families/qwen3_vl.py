@@ -37,8 +37,9 @@ class Qwen3VL:
     max_step_s = math.inf
     box_space: BoxSpace = "thousand"
     processor_kwargs: dict[str, Any] = {  # noqa: RUF012
-        # Frames come in their final size: the processor must not resize them. The bounds are of all of them together.
-        "size": {"shortest_edge": FRAME_MULTIPLE**2, "longest_edge": 2**31},
+        # Frames come in their final size: the processor must not resize them. The bounds are of all of them together,
+        # and the upper one is also what vLLM's cache of features has room for: 32,768 tokens.
+        "size": {"shortest_edge": FRAME_MULTIPLE**2, "longest_edge": 2**26},
         "cap_pixels_per_frame": False,
     }
 
@@ -66,8 +67,8 @@ class Qwen3VL:
     def times_s(cls, frames: int, step_s: float) -> list[float]:
         """Seconds of each picture of two frames, with the very roundings of vLLM; an odd last frame counts twice.
 
-            >>> Qwen3VL.times_s(3, 0.5)
-            [0.25, 1.0]
+        >>> Qwen3VL.times_s(3, 0.5)
+        [0.25, 1.0]
         """
         metadata = cls.metadata(frames, step_s)
         indices = metadata["frames_indices"]
@@ -198,7 +199,7 @@ class Qwen3VLLearner:
             levels = list(zip(*(one["deep"] for one in seen), strict=True))
             made = SimpleNamespace(pooler_output=videos, deepstack_features=levels)
             extra = {"mm_encoder_outputs": {"video": made}}
-        return model(**batch, **extra, use_cache=False).logits
+        return model(**{"use_cache": False, **batch}, **extra)
 
     def wire_name(self, name: str) -> str | None:
         """The same."""

@@ -48,7 +48,12 @@ def qwen3_config(
         "tie_word_embeddings": tied,
     }
     if experts:
-        text |= {"num_experts": experts, "num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": hidden * 3 // 4}
+        text |= {
+            "num_experts": experts,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "moe_intermediate_size": hidden * 3 // 4,
+        }
     return (Qwen3VLMoeConfig if experts else Qwen3VLConfig)(
         text_config=text,
         vision_config={
