@@ -6,7 +6,7 @@ A family's entry has a small random model of it, clips, and transformers' own wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,10 @@ def _plain_qwen3(model: Any, processor: Any, row: Row) -> dict[str, Any]:
     if row.clip is None:
         return {"input_ids": ids}
     kinds = 2 * (ids == model.config.video_token_id)
-    return {"input_ids": ids, "mm_token_type_ids": kinds.int(), **_video(Qwen3VL(), processor, row.clip)}
+    frames = row.clip.frames
+    # Its processor refuses a single frame, and counts an odd last one twice.
+    clip = replace(row.clip, frames=np.concatenate([frames, frames[-1:]])) if len(frames) % 2 else row.clip
+    return {"input_ids": ids, "mm_token_type_ids": kinds.int(), **_video(Qwen3VL(), processor, clip)}
 
 
 _QWEN2_5 = partial(FamilyCase, family=Qwen25VL(), plain=_plain_qwen2_5, size_px=(84, 56))

@@ -7,16 +7,13 @@ published with a processor that did so, while those of today's transformers and 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ravst_ray.errors import ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
 from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
