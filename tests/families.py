@@ -16,10 +16,12 @@ import torch
 
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import vl_positions
-from ravst_ray.policy.families.protocols import Family
+from ravst_ray.policy.families.protocols import Family, Shape
+from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.families.qwen3_vl import Qwen3VL
 from ravst_ray.toyworld.training.policy import save_policy
+from ravst_ray.toyworld.training.policy_omni import NAMED, save_omni
 from ravst_ray.toyworld.training.policy_qwen3 import save_qwen3
 from ravst_ray.training.forward import Row
 from tests.tiny_policies import TINY
@@ -57,6 +59,10 @@ class FamilyCase:
         pixels = rng.integers(0, 256, (frames, self.size_px[1], self.size_px[0], 3), dtype=np.uint8)
         sound = rng.normal(0, 0.1, round(frames * step_s * 16000)).astype(np.float32) if self.hears else None
         return Clip(name, pixels, step_s, sound)
+
+    def ways(self, clip: Clip) -> list[Clip]:
+        """A clip as it is and, of one with sound, as a family that hears may be shown it, too: without."""
+        return [clip] if clip.sound is None else [clip, replace(clip, sound=None)]
 
     def load(self, folder: Path) -> tuple[Any, Any]:
         """Model (evaluating, float32) and processor of a directory."""
@@ -117,9 +123,35 @@ def _plain_qwen3(model: Any, processor: Any, row: Row) -> dict[str, Any]:
     return {"input_ids": ids, "mm_token_type_ids": kinds.int(), **_video(Qwen3VL(), processor, clip)}
 
 
+def _plain_omni(model: Any, processor: Any, row: Row) -> dict[str, Any]:
+    """With vLLM's positions, which tests compare with vLLM: transformers' are others where there is sound."""
+    ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+    if row.clip is None:
+        return {"input_ids": ids}
+    positions = Qwen25Omni().positions(ids[0].tolist(), Shape.of(row.clip), model.config)
+    inputs = {"input_ids": ids, "position_ids": torch.from_numpy(positions)[:, None]}
+    inputs |= _video(Qwen25VL(), processor, row.clip)  # the same pictures, and the same processor
+    if row.clip.sound is not None:
+        heard = processor.feature_extractor(
+            row.clip.sound, sampling_rate=16000, return_attention_mask=True, truncation=False, return_tensors="pt"
+        )
+        inputs |= {"input_features": heard["input_features"], "feature_attention_mask": heard["attention_mask"]}
+    return inputs
+
+
 _QWEN2_5 = partial(FamilyCase, family=Qwen25VL(), plain=_plain_qwen2_5, size_px=(84, 56))
 FAMILY_CASES = (
     _QWEN2_5("qwen2_5_vl", save=partial(save_policy, **TINY)),
     _QWEN2_5("qwen2_5_vl-untied", save=partial(save_policy, **TINY, tied=False)),
     FamilyCase("qwen3_vl", Qwen3VL(), partial(save_qwen3, hidden=64, layers=3, vision=64), _plain_qwen3),
+    FamilyCase(
+        "qwen2_5_omni",
+        Qwen25Omni(),
+        partial(save_omni, **TINY, audio=64),
+        _plain_omni,
+        decoder="model",
+        never=frozenset({"<|endoftext|>", *NAMED.values()}),
+        size_px=(84, 56),
+        hears=True,
+    ),
 )

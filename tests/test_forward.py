@@ -32,6 +32,7 @@ def forward_of(case, policy):
 
 def rows_of(case, forward):
     shown, longer = case.clip("a", 4, 1), case.clip("b", 7, 2, step_s=0.7)
+    more = case.ways(longer)[1:]
     return [
         Row(forward.prompt_ids("When is the moment red ball makes sound?", shown), [20, 21, 22, 23, 24], shown),
         Row(forward.prompt_ids("When?", longer), [30, 31], longer),
@@ -40,6 +41,7 @@ def rows_of(case, forward):
         Row(forward.prompt_ids("When?", longer), [32, 33, 34], longer),
         Row(forward.prompt_ids("When?", longer), [30], longer),
         Row(forward.prompt_ids("Without a video.", None), [43], None),
+        *(Row(forward.prompt_ids("When?", clip), [60, 61], clip) for clip in more),
     ]
 
 

@@ -34,16 +34,14 @@ def beeps(duration_s, rate=HZ):
 
 
 def write_beeps(path, codec="aac", rate=44100, gains=(1.0,), start_s=0.0, cut_s=None, layout="mono"):
-    """Four seconds of black pictures with beeps, from ``start_s`` on; what lies in ``cut_s`` is no part of the track."""
+    """Four seconds of black pictures with beeps from ``start_s`` on; the track lacks what lies in ``cut_s``."""
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=10)
         pictures.width = pictures.height = 64
         pictures.pix_fmt = "yuv420p"
         track = container.add_stream(codec, rate=rate, layout=layout)
         for _ in range(40):
-            container.mux(
-                pictures.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24"))
-            )
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
         container.mux(pictures.encode(None))
         tone = np.stack([gain * beeps(4.0, rate) for gain in gains])
         spans = [(0.0, 4.0)] if cut_s is None else [(0.0, cut_s[0]), (cut_s[1], 4.0)]

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def served(request, tmp_path_factory):
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     run = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=400)  # noqa: E731
-    engine = VideoLLM(EngineConfig(model=str(folder), max_model_len=1024), trainable=True)
+    engine = VideoLLM(EngineConfig(model=str(folder), max_model_len=2048), trainable=True)
     run(engine.start())
     yield Served(case, folder, engine, run, *case.load(folder))
     run(engine.close())
@@ -95,15 +95,40 @@ def served(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("frames", "step_s"), [(8, 0.5), (66, 0.7), (7, 0.9), (1, 1.0), (0, 0.0)])
 def test_prompt_ids_and_log_probs_are_the_learners_and_transformers_own(served, frames, step_s):
-    clip = served.case.clip("shown", frames, 1, step_s) if frames else None
-    assert served.gap(clip, served.plain, max_tokens=16) < 1e-4
-    assert served.gap(clip, served.learners(served.model), max_tokens=16) < 1e-4
+    for clip in served.case.ways(served.case.clip("shown", frames, 1, step_s)) if frames else [None]:
+        assert served.gap(clip, served.plain, max_tokens=16) < 1e-3
+        assert served.gap(clip, served.learners(served.model), max_tokens=16) < 1e-3
 
 
 def test_the_model_looks_at_the_frames(served):
     clips = [served.case.clip("shown", 8, seed) for seed in (1, 2)]
     one, other = (served.generate(clip, logprobs=True).completions[0] for clip in clips)
     assert one.logprobs != other.logprobs
+
+
+def test_neither_pictures_nor_sound_are_taken_for_others(served):
+    """vLLM's caches know a pair by one of the two, unless it is told of both."""
+    if not served.case.hears:
+        pytest.skip("deaf")
+    clip, other = served.case.clip("shown", 8, 1), served.case.clip("shown", 8, 2)
+    mixed = [
+        replace(clip, sound=other.sound),
+        replace(other, sound=clip.sound),
+        replace(clip, sound=clip.sound[:33333]),
+    ]
+    for shown in (clip, *mixed, replace(clip, sound=None)):
+        assert served.gap(shown, served.plain) < 1e-5
+    assert served.gap(clip, lambda rows: served.plain([replace(row, clip=mixed[0]) for row in rows])) > 1e-5
+
+
+def test_sound_that_is_too_short_harms_no_other(served):
+    if not served.case.hears:
+        pytest.skip("deaf")
+    clip = served.case.clip("shown", 2, step_s=0.001)
+    with pytest.raises(StepError) as error:
+        served.generate(clip)
+    assert error.value.reason == "bad_prompt" and "too short" in error.value.message
+    assert served.generate(replace(clip, sound=None)).completions
 
 
 def test_greedy_answers_repeat_and_samples_differ_by_seed_alone(served):
@@ -150,8 +175,8 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
                     parameter += 0.02 * torch.randn(parameter.shape, generator=rng)
         served.send(model, tmp_path / f"{update}.safetensors", frozen)
         for clip in (short, long):
-            assert served.gap(clip, served.plain) < 1e-4, update
-            assert served.gap(clip, served.learners(model)) < 1e-4, update
+            assert served.gap(clip, served.plain) < 1e-3, update
+            assert served.gap(clip, served.learners(model)) < 1e-3, update
     assert served.gap(short, served.learners(first)) > 0.05
 
     adapter = load_policy(str(served.folder), LearnerConfig(lora=LoraConfig(rank=4), dtype="float32")).adapter
@@ -162,7 +187,7 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
                 parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
     try:
         served.send(adapted, tmp_path / "adapter.safetensors", frozen_vision=True)
-        assert served.gap(short, served.learners(adapted)) < 1e-4
+        assert served.gap(short, served.learners(adapted)) < 1e-3
         with adapted.disable_adapter():
             assert served.gap(short, served.learners(adapted)) > 0.05
     finally:
@@ -186,7 +211,7 @@ def test_a_model_that_is_none_is_named():
 
 def test_a_model_of_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match=r"is a bert; this runs Qwen2\.5-VL \(qwen2_5_vl\)"):
+    with pytest.raises(ConfigError, match=r"is a bert; this runs Qwen2.5-VL \(qwen2_5_vl\), "):
         asyncio.run(VideoLLM(EngineConfig(model=str(tmp_path))).start())
 
 

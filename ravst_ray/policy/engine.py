@@ -32,7 +32,7 @@ from ravst_ray.policy.vllm_plugin import BACKEND, register
 log = get_logger(__name__)
 _ENGINES = itertools.count()
 BAN = -100.0  # vLLM's lowest logit bias
-_QUOTED = 500  # characters of an error
+_QUOTED = 400  # characters of an error's start and of its end
 
 
 class VideoLLM:
@@ -259,9 +259,11 @@ class VideoLLM:
 
 
 def _refusal(error: Exception) -> StepError:
-    """Of a prompt; the message may quote whole arrays."""
-    reason = "prompt_too_long" if "context length" in str(error) else "bad_prompt"
-    return StepError(reason, f"vLLM refuses the prompt: {str(error)[:_QUOTED]}")
+    text = str(error)
+    reason = "prompt_too_long" if "context length" in text else "bad_prompt"
+    if len(text) > 2 * _QUOTED:  # it may quote a whole array
+        text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
+    return StepError(reason, f"vLLM refuses the prompt: {text}")
 
 
 def _completion(output: Any, logprobs: bool) -> Completion:
