@@ -38,8 +38,8 @@ def main() -> None:
         loss=loss,
         shard=shard == "shard",
     )
-    model, processor, _ = load_policy(model_dir, config)
-    forward = VideoForward(processor)
+    model, processor, _, family = load_policy(model_dir, config)
+    forward = VideoForward(processor, family)
     groups = [
         made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4 + n, n), rewards, seed=n)
         for n, rewards in enumerate(REWARDS)
@@ -47,7 +47,7 @@ def main() -> None:
     rows = 16 // world
     arguments = trainer_arguments(config, Path(out) / f"w{rank}", rows=rows, group_size=4, max_steps=2, seed=0)
     learner = GRPOLearner(
-        model, arguments, processor, lambda step: groups[rank::world], temperature=1.0, frozen_vision=False
+        model, arguments, processor, family, lambda step: groups[rank::world], temperature=1.0, frozen_vision=False
     )
     # Plain descent: Adam would blow up differences in gradients that are almost 0.
     learner.optimizer_cls_and_kwargs = None

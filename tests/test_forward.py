@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.chat import vl_positions
 from ravst_ray.training.forward import Row, VideoForward
-from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
+from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -38,17 +38,17 @@ def plain(model, processor, row, temperature, banned):
     length = inputs["input_ids"].shape[1]
     positions = np.broadcast_to(np.arange(length), (3, length))
     if row.clip is not None:
-        metadata = Qwen25VL.metadata(len(row.clip.frames), row.clip.step_s)
+        metadata = FAMILY.metadata(len(row.clip.frames), row.clip.step_s)
         del metadata["do_sample_frames"]
         made = processor.video_processor(
-            videos=[row.clip.frames], video_metadata=[metadata], return_tensors="pt", **Qwen25VL.processor_kwargs
+            videos=[row.clip.frames], video_metadata=[metadata], return_tensors="pt", **FAMILY.processor_kwargs
         )
         inputs |= {"pixel_values_videos": made["pixel_values_videos"], "video_grid_thw": made["video_grid_thw"]}
         ids = inputs["input_ids"][0].tolist()
         grid = made["video_grid_thw"][0].tolist()
         tokens = model.config.vision_config.tokens_per_second
-        positions = Qwen25VL.position_ids(
-            ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(row.clip.step_s), tokens
+        positions = vl_positions(
+            ids, model.config.video_token_id, grid, FAMILY.seconds_per_grid(row.clip.step_s), tokens
         )
     inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
     logits = model(**inputs).logits[0]
@@ -64,10 +64,10 @@ def plain(model, processor, row, temperature, banned):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_those_of_each_row_alone(policy, temperature):
     model, processor = policy
-    forward = VideoForward(processor, temperature=temperature)
+    forward = VideoForward(processor, FAMILY, temperature=temperature)
     rows = rows_of(forward)
     scores = forward.score(model, rows, entropies=True)
-    banned = Qwen25VL.banned_ids(processor.tokenizer)
+    banned = FAMILY.banned_ids(processor.tokenizer)
     for place, row in enumerate(rows):
         logps, entropies = plain(model, processor, row, temperature, banned)
         length = len(row.completion_ids)
@@ -79,7 +79,7 @@ def test_log_probs_are_those_of_each_row_alone(policy, temperature):
 
 def test_a_prompt_is_computed_once_for_all_its_completions(policy):
     model, processor = policy
-    forward = VideoForward(processor)
+    forward = VideoForward(processor, FAMILY)
     clip = noise_clip("a", 4, 1)
     prompt = forward.prompt_ids("When?", clip)
     rows = [Row(prompt, [20 + i] * length, clip) for i, length in enumerate((3, 1, 2))]
@@ -104,7 +104,7 @@ def test_a_prompt_is_computed_once_for_all_its_completions(policy):
 @torch.no_grad()
 def test_attention_without_masks_of_its_own_gets_every_row_by_itself(policy, monkeypatch):
     model, processor = policy
-    forward = VideoForward(processor)
+    forward = VideoForward(processor, FAMILY)
     rows = rows_of(forward)
     wanted = forward.score(model, rows).logps
     monkeypatch.setattr(model.config, "_attn_implementation", "eager")
@@ -118,7 +118,7 @@ def test_attention_without_masks_of_its_own_gets_every_row_by_itself(policy, mon
 @torch.no_grad()
 def test_a_frozen_towers_features_are_computed_once_and_change_nothing(policy):
     model, processor = policy
-    free, frozen = VideoForward(processor), VideoForward(processor, frozen_vision=True)
+    free, frozen = VideoForward(processor, FAMILY), VideoForward(processor, FAMILY, frozen_vision=True)
     rows = rows_of(free)
     wanted = free.score(model, rows).logps
     calls = []
@@ -133,7 +133,7 @@ def test_the_tower_learns_unless_it_is_frozen(policy):
     model, processor = policy
     for frozen in (False, True):
         model.zero_grad()
-        forward = VideoForward(processor, frozen_vision=frozen)
+        forward = VideoForward(processor, FAMILY, frozen_vision=frozen)
         forward.score(model, rows_of(forward)).logps.sum().backward()
         weight = model.model.visual.patch_embed.proj.weight
         assert (weight.grad is None or weight.grad.abs().sum() == 0) == frozen
@@ -152,7 +152,7 @@ def mesh():
 def test_a_sharded_model_scores_as_a_whole_one(tmp_path, mesh, frozen):
     model, processor = load_tiny(tiny_policy(tmp_path, seed=5))
     model.model.visual.requires_grad_(not frozen)
-    forward = VideoForward(processor, frozen_vision=frozen)
+    forward = VideoForward(processor, FAMILY, frozen_vision=frozen)
     rows = rows_of(forward)
     whole = forward.score(model, rows).logps
     whole.sum().backward()
@@ -163,7 +163,7 @@ def test_a_sharded_model_scores_as_a_whole_one(tmp_path, mesh, frozen):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
     assert all(isinstance(p, DTensor) for p in model.parameters())
-    scores = VideoForward(processor, frozen_vision=frozen).score(model, rows).logps
+    scores = VideoForward(processor, FAMILY, frozen_vision=frozen).score(model, rows).logps
     scores.sum().backward()
     assert torch.allclose(scores, whole, atol=2e-6)
     found = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
@@ -177,8 +177,8 @@ def test_banned_tokens_have_no_probability_unless_given_texts_are_learned(policy
     model, processor = policy
     pad = processor.tokenizer.pad_token_id
     row = Row([1, 2, 3], [pad])
-    assert VideoForward(processor).score(model, [row]).logps.item() < -90
-    assert VideoForward(processor, banned=False).score(model, [row]).logps.item() > -12
+    assert VideoForward(processor, FAMILY).score(model, [row]).logps.item() < -90
+    assert VideoForward(processor, FAMILY, banned=False).score(model, [row]).logps.item() > -12
 
 
 def vllms_positions(ids, grid, seconds):
@@ -206,7 +206,7 @@ def test_positions_are_vllms_own(grid, seconds):
     count = grid[0] * grid[1] * grid[2] // 4
     ids = [1, 2, 3, *[9] * count, 4, 5]
     theirs, delta = vllms_positions(ids, grid, torch.tensor(seconds))
-    ours = Qwen25VL.position_ids(ids, 9, grid, seconds, 2.0)
+    ours = vl_positions(ids, 9, grid, seconds, 2.0)
     assert ours.tolist() == theirs.tolist()
     assert ours.max() + 1 == len(ids) + delta
 
@@ -218,13 +218,13 @@ def test_positions_are_vllms_own_for_all_steps_and_precisions(dtype):
     for step_s in [*(tenths / 10 for tenths in range(1, 51)), 1 / 3, 3 * 0.7, 12.5]:
         for frames in (2, 15, 64, 256):
             grid = (-(-frames // 2), 2, 2)
-            metadata = Qwen25VL.metadata(frames, step_s)
+            metadata = FAMILY.metadata(frames, step_s)
             metadata.pop("do_sample_frames")
             # What transformers' processor makes of it, and then vLLM, which casts to the precision of its model.
             seconds = torch.tensor(2 / VideoMetadata(**metadata).sampled_fps).to(dtype)
             ids = [1, 2, 3, *[9] * grid[0], 4, 5]
             theirs, _ = vllms_positions(ids, grid, seconds)
-            ours = Qwen25VL.position_ids(ids, 9, grid, Qwen25VL.seconds_per_grid(step_s), 2)
+            ours = vl_positions(ids, 9, grid, FAMILY.seconds_per_grid(step_s), 2)
             assert ours.tolist() == theirs.tolist(), (step_s, frames)
             wanted = 4 * step_s * (grid[0] - 1)  # half seconds, of which two frames are one patch
             assert abs(ours[0, 2 + grid[0]] - 3 - wanted) <= 1 + 0.004 * wanted

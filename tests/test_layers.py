@@ -1,6 +1,7 @@
 """Who may import whom: read from the source, and, where it costs start-up time, from a fresh interpreter."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,26 @@ def test_annotate_and_training_meet_only_on_disk():
         for one, other in (("annotate", "training"), ("training", "annotate")):
             if room(module) == f"ravst_ray.{one}":
                 assert not any(room(name) == f"ravst_ray.{other}" for name in imports(module) if is_ours(name)), module
+
+
+NAMES_A_FAMILY = re.compile(r"qwen|omni(?!\w)|thinker", re.IGNORECASE)
+MAY_NAME_A_FAMILY = {
+    "ravst_ray/evaluation/paper.py": "a published table",
+    "ravst_ray/models/size.py": "how large known checkpoints are",
+}
+
+
+def test_no_file_outside_the_families_names_one():
+    """Hub names of checkpoints (a default to start from) are no knowledge of a family."""
+    found = {}
+    for path in sorted((ROOT / "ravst_ray").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(("ravst_ray/policy/families/", "ravst_ray/toyworld/")) or name in MAY_NAME_A_FAMILY:
+            continue
+        text = re.sub(r"\bQwen/[\w.-]+", "", path.read_text(encoding="utf-8"))
+        if lines := [line for line in text.splitlines() if NAMES_A_FAMILY.search(line)]:
+            found[name] = lines
+    assert found == {}
 
 
 def test_the_toy_world_does_not_know_what_trains_on_it():

@@ -10,10 +10,10 @@ from trl import GRPOTrainer
 
 from ravst_ray.config.train import LearnerConfig, LoraConfig
 from ravst_ray.errors import AbortError
-from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
-from ravst_ray.training.weights import policy_state
-from tests.tiny_policies import made_up_group, noise_clip, tiny_policy
+from ravst_ray.training.forward import Row, VideoForward, unwrapped
+from ravst_ray.training.learner import GRPOLearner, load_policy, load_reference, trainer_arguments
+from ravst_ray.training.weights import policy_state, save_policy_model
+from tests.tiny_policies import FAMILY, load_tiny, made_up_group, noise_clip, tiny_policy
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
 
@@ -29,22 +29,24 @@ def settings(**more):
 
 
 def build(folder, tmp_path, config, source, steps=1, on_step=None, rows=8):
-    model, processor, adapter = load_policy(str(folder), config)
+    model, processor, adapter, family = load_policy(str(folder), config)
     args = trainer_arguments(config, tmp_path, rows=rows, group_size=4, max_steps=steps, seed=0)
     return GRPOLearner(
         model,
         args,
         processor,
+        family,
         source,
         temperature=1.0,
         frozen_vision=config.freeze_vision,
         on_step=on_step,
         peft_config=adapter,
+        reference=load_reference(str(folder), config),
     )
 
 
 def groups(processor, video=True):
-    forward = VideoForward(processor)
+    forward = VideoForward(processor, FAMILY)
     return [
         made_up_group(forward, f"When is {n}?", noise_clip(f"c{n}", 4, n) if video else None, rewards, seed=n)
         for n, rewards in enumerate(REWARDS)
@@ -118,7 +120,7 @@ def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, kind):
     given = groups(learner.processing_class)
     ours = gradients(learner, learner.micro_batches(given))
     learner.model.zero_grad()
-    loss = plain_grpo(learner.model, VideoForward(learner.processing_class), given, kind, 1.05)
+    loss = plain_grpo(learner.model, VideoForward(learner.processing_class, FAMILY), given, kind, 1.05)
     loss.backward()
     wanted = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
     assert_same(ours, (float(loss), wanted))
@@ -180,25 +182,48 @@ def test_the_policy_learns_what_is_rewarded(folder, tmp_path):
     assert likely[-1] > likely[0] + 1.0
 
 
-def test_only_the_adapter_moves_and_its_reference_is_the_start(folder, tmp_path):
+@pytest.mark.parametrize("lora", [LoraConfig(rank=4), None], ids=["adapter", "whole"])
+def test_the_reference_is_the_start_and_frozen_weights_stay(folder, tmp_path, lora):
     told = []
     learner = None
-    config = settings(lora=LoraConfig(rank=4), kl=0.1, freeze_vision=True)
+    config = settings(lora=lora, kl=0.1, freeze_vision=True)
     learner = build(
         folder, tmp_path, config, lambda step: groups(learner.processing_class), 2, lambda *n: told.append(n[1])
     )
     before = {name: value.clone() for name, value in learner.model.named_parameters()}
+    assert not any("visual" in name for name in before)
+    tower = [weight.clone() for weight in unwrapped(learner.model).model.visual.parameters()]
     learner.train()
     moved = {name for name, value in learner.model.named_parameters() if (before[name] != value).any()}
-    assert moved and all("lora_" in name for name in moved)
+    assert moved and all("lora_" in name for name in moved) == (lora is not None)
     assert told[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert told[1]["kl"] > 0
+    after = unwrapped(learner.model).model.visual.parameters()
+    assert all(torch.equal(one, other) for one, other in zip(tower, after, strict=True))
+
+
+def test_beside_an_adapter_all_is_bfloat16_and_saved_whole(folder, tmp_path):
+    """The adapter alone is float32; what is saved holds the tower, which is none of the trainer's modules."""
+    config = settings(lora=LoraConfig(rank=4), freeze_vision=True, dtype="bfloat16")
+    learner = build(folder, tmp_path, config, lambda step: groups(learner.processing_class))
+    learner.train()
+    kinds = {"lora_" in name: set() for name, _ in learner.model.named_parameters()}
+    for name, value in learner.model.named_parameters():
+        kinds["lora_" in name].add(value.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    save_policy_model(learner.model, learner.processing_class, tmp_path / "saved", 0)
+    saved, start = load_tiny(tmp_path / "saved")[0].state_dict(), load_tiny(folder)[0].state_dict()
+    assert saved.keys() == start.keys()
+    for name, value in start.items():
+        wanted = value.bfloat16().float()
+        same = torch.equal(saved[name], wanted)
+        assert same == ("_proj.weight" not in name or "visual" in name), name
 
 
 @pytest.mark.parametrize(("broken", "message"), [(math.nan, "reward of When is 0"), (math.inf, "not a finite number")])
 def test_a_reward_that_is_no_number_stops_the_run_before_anything_moves(folder, tmp_path, broken, message):
     learner = build(folder, tmp_path, settings(), lambda step: bad)
-    forward = VideoForward(learner.processing_class)
+    forward = VideoForward(learner.processing_class, FAMILY)
     bad = [made_up_group(forward, "When is 0?", None, (broken, 0.0, 1.0, 0.0))] * 2
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
     with pytest.raises(AbortError, match=message):
@@ -222,7 +247,7 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
     ends, learner = [], None
     config = settings(lora=lora, freeze_vision=True)
     for checkpoint in (None, str(tmp_path / "checkpoint-2")):
-        model, processor, adapter = load_policy(str(folder), config)
+        model, processor, adapter, family = load_policy(str(folder), config)
         args = trainer_arguments(config, tmp_path, rows=8, group_size=4, max_steps=4, seed=0, save_every=2)
         asked = []
 
@@ -230,7 +255,9 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
             asked.append(step)
             return groups(processor)
 
-        learner = GRPOLearner(model, args, processor, source, temperature=1.0, frozen_vision=True, peft_config=adapter)
+        learner = GRPOLearner(
+            model, args, processor, family, source, temperature=1.0, frozen_vision=True, peft_config=adapter
+        )
         learner.train(resume_from_checkpoint=checkpoint)
         assert asked == ([2, 3] if checkpoint else [0, 1, 2, 3])
         ends.append(policy_state(learner.model, frozen_vision=True))

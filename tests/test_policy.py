@@ -8,7 +8,6 @@ import torch
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.media.clips import VideoView
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.scene import render as paint_moment
 from ravst_ray.toyworld.training.policy import POLICY, SIDE_PX, build_tokenizer, policy_config
@@ -17,6 +16,7 @@ from ravst_ray.toyworld.training.policy_gaze import WHEN, WHERE, looks
 from ravst_ray.toyworld.training.policy_measure import measure
 from ravst_ray.toyworld.training.policy_pool import paint
 from ravst_ray.toyworld.training.policy_targets import scene_targets
+from tests.tiny_policies import FAMILY
 
 UNSEEN_SEED = 4242
 
@@ -45,7 +45,7 @@ def test_a_coordinate_is_one_token(tokenizer):
 
 
 def test_no_answer_holds_a_banned_token(tokenizer, scenes):
-    banned = set(Qwen25VL.banned_ids(tokenizer))
+    banned = set(FAMILY.banned_ids(tokenizer))
     assert {tokenizer.convert_ids_to_tokens(one) for one in banned} == {
         "<|endoftext|>",
         "<|vision_start|>",
@@ -142,7 +142,9 @@ def test_the_shipped_policy_keeps_the_grammar_and_errs():
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(POLICY, dtype=torch.float32).eval()
-    found = measure(model, AutoProcessor.from_pretrained(POLICY), [paint(UNSEEN_SEED, index) for index in range(8)])
+    found = measure(
+        model, AutoProcessor.from_pretrained(POLICY), FAMILY, [paint(UNSEEN_SEED, index) for index in range(8)]
+    )
     assert found["questions"] >= 40
     assert found["format"] >= 0.95
     assert found["AVTR/temporal"] > 0.3 and found["AVSTR/temporal"] > 0.3

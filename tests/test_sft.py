@@ -13,7 +13,7 @@ from ravst_ray.config.train import LoraConfig
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.sft import build_sft, example
-from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
+from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 PROMPTS = ["When?", "What sounds, and where is it?", "Where?", "What is silent here?"]
 ANSWERS = [
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def examples(processor, video=True):
     """Clips of different sizes; the last prompt has none."""
-    forward = VideoForward(processor)
+    forward = VideoForward(processor, FAMILY)
     clips = [noise_clip(f"c{n}", frames, n) if video else None for n, frames in enumerate((4, 2, 4))]
     return [
         example(forward, *both, clip)
@@ -50,15 +50,15 @@ def build(folder, tmp_path, settings, **more):
 
 def plain_cross_entropy(model, processor, rows):
     """Row by row, without padding, with transformers' own loss function over all positions of the answers."""
-    forward = VideoForward(processor)
+    forward = VideoForward(processor, FAMILY)
     losses = []
     for row in rows:
         ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
         positions = torch.from_numpy(np.array(forward.positions(row, model.config)))[:, None]
         video = {}
         if row.clip is not None:
-            inputs = forward.inputs(row.clip)
-            video = {"pixel_values_videos": inputs.pixels, "video_grid_thw": inputs.grid_thw[None]}
+            inputs = forward.side.encode(processor, row.clip)
+            video = {"pixel_values_videos": inputs["pixels"], "video_grid_thw": inputs["grid"][None]}
         logits = model(input_ids=ids, position_ids=positions, **video).logits[0]
         begin = len(row.prompt_ids)
         losses.append(torch.nn.functional.cross_entropy(logits[begin - 1 : -1], ids[0, begin:], reduction="none"))
@@ -84,7 +84,7 @@ def test_a_step_is_plain_cross_entropy_over_all_answer_tokens(folder, tmp_path, 
 
 def test_the_answer_ends_with_the_end_token(folder):
     processor = AutoProcessor.from_pretrained(folder)
-    row = example(VideoForward(processor), PROMPTS[0], ANSWERS[1], noise_clip())
+    row = example(VideoForward(processor, FAMILY), PROMPTS[0], ANSWERS[1], noise_clip())
     assert processor.tokenizer.decode(row.completion_ids) == ANSWERS[1] + "<|im_end|>"
     assert processor.tokenizer.decode(row.prompt_ids).endswith("<|im_start|>assistant\n")
 

@@ -34,7 +34,7 @@ from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewar
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.rollout import RolloutManager, StepRollouts
 from tests.test_rollout import StubActor
-from tests.tiny_policies import load_tiny, made_up_group, tiny_policy
+from tests.tiny_policies import FAMILY, load_tiny, made_up_group, tiny_policy
 
 LAPTOP = Path(__file__).parents[1] / "jobs" / "configs" / "train_laptop.yaml"
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -90,7 +90,7 @@ def worker(policy, tmp_path, monkeypatch, local_ray):
 
 @pytest.fixture(scope="module")
 def forward(policy):
-    return VideoForward(load_tiny(policy)[1])
+    return VideoForward(load_tiny(policy)[1], FAMILY)
 
 
 def two_groups(forward, rewards=(1.0, 0.0, 0.5, 0.25)):
@@ -341,8 +341,8 @@ from tests.tiny_policies import made_up_group
 model, out = sys.argv[1], Path(sys.argv[2])
 config = LearnerConfig(micro_batch=4, dtype="float32")
 for limit in ("model.safetensors", "optimizer.pt", None):
-    policy, processor, _ = load_policy(model, config)
-    forward = VideoForward(processor)
+    policy, processor, _, family = load_policy(model, config)
+    forward = VideoForward(processor, family)
     groups = [made_up_group(forward, "q", None, (1.0, 0.0, 0.5, 0.25))]
 
     def after_save(folder, step):
@@ -353,7 +353,7 @@ for limit in ("model.safetensors", "optimizer.pt", None):
 
     args = trainer_arguments(config, out / "checkpoints", rows=4, group_size=4, max_steps=4, seed=0, save_every=1)
     learner = GRPOLearner(
-        policy, args, processor, lambda step: groups, temperature=1.0, frozen_vision=True, after_save=after_save
+        policy, args, processor, family, lambda step: groups, temperature=1.0, frozen_vision=True, after_save=after_save
     )
     start = last_checkpoint(out)
     try:

@@ -21,7 +21,7 @@ from ravst_ray.training import loop
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, needs, prompt_tokens
 from ravst_ray.training.prompts import training_tasks
-from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
+from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
 LAPTOP = next(path for path in CONFIGS if path.stem == "train_laptop")
@@ -145,7 +145,7 @@ def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, 
     assert "(<|…|>) stands in 2 of 3 questions, a/1/AVTR/0 is one; they are left out" in caplog.text
     with pytest.raises(ConfigError, match=r"stands in 1 of 1 questions, .* none can be asked"):
         tasks(asked[0])
-    forward = VideoForward(load_tiny(policy)[1])
+    forward = VideoForward(load_tiny(policy)[1], FAMILY)
     for clip in (noise_clip(), None):
         with pytest.raises(StepError, match=r"<\|im_end\|> stands in the question") as refused:
             forward.prompt_ids(asked[2], clip)
@@ -155,7 +155,7 @@ def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, 
 
 def test_prompts_are_counted_as_the_model_has_them(given, tmp_path, policy):
     """Exactly where the limit is near, never too few where it is far; a broken video's questions don't matter."""
-    forward = VideoForward(load_tiny(policy)[1])
+    forward = VideoForward(load_tiny(policy)[1], FAMILY)
     for frames in ("frames.max_pixels=12544", "frames.max_pixels=30000"):
         config = load_config(TrainConfig, LAPTOP, [*given, f"output={tmp_path}", frames])
         tasks = read_tasks(config.data.annotations, config.data.videos)

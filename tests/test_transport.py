@@ -243,7 +243,7 @@ def test_an_adapter_is_sent_as_part_of_the_weights(direct, tmp_path):
 
     folder = tiny_policy(tmp_path / "p", seed=5)
     config = LearnerConfig(lora={"rank": 2})
-    model, _, adapter = load_policy(str(folder), config)
+    model, _, adapter, _ = load_policy(str(folder), config)
     adapted = peft.get_peft_model(model, adapter)
     with torch.no_grad():
         for name, value in adapted.named_parameters():

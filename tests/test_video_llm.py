@@ -15,8 +15,9 @@ from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.engine import VideoLLM
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.chat import chat_text, vl_positions
 from ravst_ray.toyworld.training.policy import save_policy
+from tests.tiny_policies import FAMILY
 
 pytestmark = pytest.mark.timeout(600)
 QUESTION = "When is the moment red ball makes sound and is visible?"
@@ -59,21 +60,19 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     ids = [*prompt_ids, *completion_ids]
-    metadata = {k: v for k, v in Qwen25VL.metadata(len(shown.frames), shown.step_s).items() if k != "do_sample_frames"}
+    metadata = {k: v for k, v in FAMILY.metadata(len(shown.frames), shown.step_s).items() if k != "do_sample_frames"}
     inputs = processor(
-        text=[Qwen25VL.chat_text(processor.tokenizer, QUESTION)],
+        text=[chat_text(processor.tokenizer, QUESTION, "<|video_pad|>")],
         videos=[shown.frames],
         video_metadata=[metadata],
         do_sample_frames=False,
         return_tensors="pt",
-        **Qwen25VL.processor_kwargs,
+        **FAMILY.processor_kwargs,
     )
     assert inputs["input_ids"][0].tolist() == list(prompt_ids)
     grid = inputs["video_grid_thw"][0].tolist()
     tokens = model.config.vision_config.tokens_per_second
-    positions = Qwen25VL.position_ids(
-        ids, model.config.video_token_id, grid, Qwen25VL.seconds_per_grid(shown.step_s), tokens
-    )
+    positions = vl_positions(ids, model.config.video_token_id, grid, FAMILY.seconds_per_grid(shown.step_s), tokens)
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor([ids]),
@@ -81,7 +80,7 @@ def plain_logprobs(folder, prompt_ids, shown, completion_ids, temperature):
             pixel_values_videos=inputs["pixel_values_videos"],
             video_grid_thw=inputs["video_grid_thw"],
         ).logits[0]
-    logits[:, Qwen25VL.banned_ids(processor.tokenizer)] -= 100
+    logits[:, FAMILY.banned_ids(processor.tokenizer)] -= 100
     table = torch.log_softmax(logits / temperature, dim=-1)
     start = len(prompt_ids)
     return [float(table[start + place - 1, token]) for place, token in enumerate(completion_ids)]
@@ -116,7 +115,7 @@ def test_greedy_answers_repeat_and_samples_differ_by_seed_alone(ask):
 def test_padding_and_pictures_are_never_sampled(ask, folder):
     from transformers import AutoTokenizer
 
-    banned = set(Qwen25VL.banned_ids(AutoTokenizer.from_pretrained(folder)))
+    banned = set(FAMILY.banned_ids(AutoTokenizer.from_pretrained(folder)))
     assert len(banned) == 6
     generation = generate(ask, clip(), n=16, temperature=2.0, max_tokens=64)
     sampled = {token for one in generation.completions for token in one.token_ids}
@@ -138,7 +137,7 @@ def test_a_model_that_is_none_is_named():
 
 def test_a_model_of_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="is a bert; this runs qwen2_5_vl"):
+    with pytest.raises(ConfigError, match=r"is a bert; this runs Qwen2\.5-VL \(qwen2_5_vl\)"):
         asyncio.run(VideoLLM(EngineConfig(model=str(tmp_path))).start())
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import parse, rewrite_where
 from ravst_ray.media.clips import VideoView, view_size, view_times
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.chat import vl_positions
 from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 
 VIEW = VideoView(8, 1.0, 112, 56, 8.0, 448, 112)  # the frames are 1/4 as wide and 1/2 as high as the video
@@ -145,11 +145,11 @@ def test_absurd_numbers_stay_finite():
 def test_positions_continue_after_the_largest_of_the_video():
     # two tokens, a video of 2 x 2 x 2 merged patches with 4 positions a step in time, two tokens
     ids = [1, 1, *[9] * 8, 1, 1]
-    positions = Qwen25VL.position_ids(ids, 9, (2, 4, 4), seconds_per_grid=2.0, tokens_per_second=2.0)
+    positions = vl_positions(ids, 9, (2, 4, 4), seconds_per_grid=2.0, tokens_per_second=2.0)
     assert positions.tolist() == [
         [0, 1, 2, 2, 2, 2, 6, 6, 6, 6, 7, 8],
         [0, 1, 2, 2, 3, 3, 2, 2, 3, 3, 7, 8],
         [0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 7, 8],
     ]
     with pytest.raises(ValueError, match="8 placeholders of video"):
-        Qwen25VL.position_ids(ids, 9, (3, 4, 4), 2.0, 2.0)
+        vl_positions(ids, 9, (3, 4, 4), 2.0, 2.0)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.forward import Row, VideoForward
-from tests.tiny_policies import load_tiny, noise_clip, tiny_policy
+from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 QUESTION = "When is the moment red ball makes sound?"
 
@@ -21,7 +21,7 @@ QUESTION = "When is the moment red ball makes sound?"
 def test_log_probs_follow_five_updates(tmp_path, tied):
     folder = tiny_policy(tmp_path / "policy", seed=4, tied=tied)
     model, processor = load_tiny(folder)
-    forward = VideoForward(processor, temperature=0.9)
+    forward = VideoForward(processor, FAMILY, temperature=0.9)
     short, long = noise_clip("short", 4, 1), noise_clip("long", 66, 2)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -37,7 +37,7 @@ def test_log_probs_follow_five_updates(tmp_path, tied):
         assert {v for one in made.completions for v in one.versions} == {version}
         rows = [Row(made.prompt_ids, one.token_ids, clip) for one in made.completions]
         with torch.no_grad():
-            scores = VideoForward(processor, temperature=0.9).score(against, rows)
+            scores = VideoForward(processor, FAMILY, temperature=0.9).score(against, rows)
         theirs = np.concatenate([one.logprobs for one in made.completions])
         return np.abs(theirs - scores.logps[scores.mask].numpy()).mean()
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ravst_ray.media.clips import Clip
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.protocols import Completion
 from ravst_ray.records import Task
 from ravst_ray.rewards.rubric import Reward
@@ -17,6 +18,7 @@ from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.groups import Group
 
+FAMILY = Qwen25VL()
 TINY: dict[str, Any] = {"hidden": 64, "layers": 2, "vision": 64}
 
 

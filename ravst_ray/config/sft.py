@@ -26,7 +26,10 @@ class SftConfig(StrictModel):
     batch: int = Field(16, ge=1, description="examples of one optimizer step, all workers together")
     micro_batch: int = Field(4, ge=1, description="examples of one forward")
     lora: LoraConfig | None = None
-    freeze_vision: bool = Field(True, description="the tower stays as it is; its features are computed once per clip")
+    freeze_vision: bool = Field(
+        True, description="the towers (pictures, sound) stay as they are; their features are computed once per clip"
+    )
+    features_gib: float = Field(8.0, gt=0, description="main memory of one worker for features of clips")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
     gradient_checkpointing: bool = False
     seed: int = 0

@@ -90,7 +90,10 @@ class LearnerConfig(StrictModel):
     correct_importance: bool = Field(True, description="weigh tokens by learner's / sampler's probability, capped")
     importance_cap: float = Field(2.0, gt=0)
     lora: LoraConfig | None = None
-    freeze_vision: bool = Field(True, description="the tower stays as it is; its features are computed once per clip")
+    freeze_vision: bool = Field(
+        True, description="the towers (pictures, sound) stay as they are; their features are computed once per clip"
+    )
+    features_gib: float = Field(8.0, gt=0, description="main memory of one worker for features of clips")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
     share_prompts: bool = Field(
         True, description="compute a prompt once for its G completions; off: once for each (shorter rows, more work)"

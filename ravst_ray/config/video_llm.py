@@ -18,6 +18,20 @@ class FramesConfig(StrictModel):
     min_pixels: int = Field(16 * 28 * 28, ge=28 * 28, description="of one frame; smaller ones are scaled up")
     max_pixels: int = Field(768 * 28 * 28, ge=28 * 28, description="of one frame; larger ones are scaled down")
     total_pixels: int = Field(3584 * 28 * 28, ge=28 * 28, description="of all frames of a video together")
+    multiple: int | None = Field(
+        None, ge=1, description="pixels; both sides are multiples of it; null: as the model's family has it"
+    )
+    max_step_s: float | None = Field(
+        None, gt=0, description="longer videos than that allows with max_frames are errors; null: what the family takes"
+    )
+    sound: Literal["auto", "own", "silence", "none"] = Field(
+        "auto", description="beside the frames: the video's own sound (auto: if the model hears), silence, or nothing"
+    )
+
+    @property
+    def multiple_px(self) -> int:
+        """``multiple``; 28 as long as nobody has asked the model."""
+        return self.multiple or 28
 
     @model_validator(mode="after")
     def _order(self) -> FramesConfig:
@@ -29,8 +43,9 @@ class FramesConfig(StrictModel):
 class PromptConfig(StrictModel):
     """What the prompt asks for. Answers are converted back to seconds and pixels of the video in one place."""
 
-    box_space: Literal["frame", "video", "thousand"] = Field(
-        "frame", description="boxes in pixels of the frames shown (Qwen2.5-VL's habit), of the video, or in 1/1000"
+    box_space: Literal["auto", "frame", "video", "thousand"] = Field(
+        "auto",
+        description="boxes in pixels of the frames shown, of the video, or in 1/1000; auto: as the model's family does",
     )
     integer_boxes: bool = Field(True, description="coordinates without decimals: far shorter answers")
     box_step_s: float = Field(
@@ -40,6 +55,11 @@ class PromptConfig(StrictModel):
         True, description="say in the prompt how the answer is written; off for models tuned on it: shorter prompts"
     )
     think: bool = Field(False, description="ask for reasoning in <think> before the answer")
+
+    @property
+    def space(self) -> Literal["frame", "video", "thousand"]:
+        """``box_space``; the frames' as long as nobody has asked the model."""
+        return "frame" if self.box_space == "auto" else self.box_space
 
 
 class EngineConfig(StrictModel):

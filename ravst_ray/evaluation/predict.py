@@ -41,6 +41,7 @@ from ravst_ray.media.clips import Clip, VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.progress import RunProgress
@@ -80,6 +81,8 @@ def predict(
     target = Path(out)
     tasks = read_tasks(annotations, videos, config.limit)
     check_model(config.engine.model, "engine.model")
+    frames, prompt = fit(config.frames, config.prompt, family_of(config.engine.model, "engine.model"))
+    config = config.model_copy(update={"frames": frames, "prompt": prompt})
     done = _begin(target, config)
     pending = [replace(task, questions=tuple(q for q in task.questions if q.qa_id not in done)) for task in tasks]
     pending = [task for task in pending if task.questions]

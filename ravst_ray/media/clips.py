@@ -13,6 +13,8 @@ from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media.protocols import Decoder
 
+SAMPLE_RATE_HZ = 16_000  # of the sound that models hear
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -57,8 +59,8 @@ def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[fl
     return step_s, tuple(round(index * step_s, 6) for index in range(count))
 
 
-def view_size(width: int, height: int, frames: int, config: FramesConfig, multiple: int = 28) -> tuple[int, int]:
-    """Size of the frames shown: both sides multiples of ``multiple``, the aspect kept as well as that allows.
+def view_size(width: int, height: int, frames: int, config: FramesConfig) -> tuple[int, int]:
+    """Size of the frames shown: both sides multiples of ``multiple_px``, the aspect kept as well as that allows.
 
     The pixels of a frame lie within ``min_pixels`` and ``max_pixels``, and those of all within ``total_pixels`` unless
     that would go below ``min_pixels``. The model's own resizing then leaves them as they are.
@@ -68,7 +70,7 @@ def view_size(width: int, height: int, frames: int, config: FramesConfig, multip
         (364, 196)
     """
     most = max(min(config.max_pixels, config.total_pixels // max(frames, 1)), config.min_pixels)
-    area = width * height
+    area, multiple = width * height, config.multiple_px
     scale = math.sqrt(min(max(area, config.min_pixels), most) / area)
     across, down = (max(1, round(side * scale / multiple)) for side in (width, height))
     while across * down * multiple**2 > most and across * down > 1:
@@ -78,6 +80,11 @@ def view_size(width: int, height: int, frames: int, config: FramesConfig, multip
     while across * down * multiple**2 < config.min_pixels:
         across, down = (across + 1, down) if across / down <= width / height else (across, down + 1)
     return across * multiple, down * multiple
+
+
+def sound_samples(frames: int, step_s: float, config: FramesConfig) -> int | None:
+    """Samples of the sound beside so many frames; None where the model is shown frames alone."""
+    return round(frames * step_s * SAMPLE_RATE_HZ) if config.sound in ("own", "silence") else None
 
 
 def show_video(

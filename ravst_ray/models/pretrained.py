@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.logs import get_logger
-from ravst_ray.models.size import model_folder
+from ravst_ray.models.size import model_folder, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,28 @@ def model_source(model: str, key: str) -> str:
     if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") != 1 or not _is_hub_name(model):
         raise ConfigError(f"{key}: no model directory {model}; name an existing one, or a hub name such as org/name")
     return model
+
+
+def model_type(model: str, key: str) -> str:
+    """``model_type`` of a model's ``config.json``, from its directory, the hub's cache, or the hub.
+
+    Args:
+        model: a hub name or a local directory.
+        key: the configuration key that it came from, for the message.
+
+    Raises:
+        ConfigError: there is no such model, or its configuration names no kind.
+    """
+    source = model_source(model, key)
+    kind = read_json(source, "config.json").get("model_type")
+    if kind is None and model_folder(source) is None:
+        from huggingface_hub import hf_hub_download
+
+        with loading(model, key):
+            kind = json.loads(Path(hf_hub_download(source, "config.json")).read_text(encoding="utf-8"))["model_type"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{key}: the config.json of {model} has no model_type, or can't be read; is it a model?")
+    return kind
 
 
 def _is_hub_name(model: str) -> bool:

@@ -23,13 +23,13 @@ from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import Clip
-from ravst_ray.models.pretrained import loading, model_source
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.models.pretrained import model_source
+from ravst_ray.policy.families import FAMILIES, family_of
+from ravst_ray.policy.families.protocols import Family
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.policy.vllm_plugin import BACKEND, register
 
 log = get_logger(__name__)
-FAMILIES = {"qwen2_5_vl": Qwen25VL()}
 _ENGINES = itertools.count()
 BAN = -100.0  # vLLM's lowest logit bias
 
@@ -64,7 +64,7 @@ class VideoLLM:
         self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
         self.engine: Any = None
         self.tokenizer: Any = None
-        self.family: Qwen25VL = FAMILIES["qwen2_5_vl"]
+        self.family: Family = FAMILIES[0]
 
     async def start(self) -> None:
         """Load the model; takes a minute or more.
@@ -73,13 +73,7 @@ class VideoLLM:
             ConfigError: the model can't be loaded, or is of a family that isn't known.
         """
         model = model_source(self.config.model, "engine.model")
-        with loading(model, "engine.model"):
-            from transformers import AutoConfig
-
-            kind = AutoConfig.from_pretrained(model).model_type
-        if kind not in FAMILIES:
-            raise ConfigError(f"engine.model: {model} is a {kind}; this runs {', '.join(FAMILIES)}")
-        self.family = FAMILIES[kind]
+        self.family = family_of(model, "engine.model")
         _set_environment(self.config, self._transport)
         try:
             with _output_to(self.log_path):
@@ -106,8 +100,6 @@ class VideoLLM:
             "max_num_batched_tokens": max(config.max_model_len, 8192),
             "tensor_parallel_size": config.tensor_parallel,
             "enforce_eager": config.eager if config.eager is not None else not on_gpu,
-            "limit_mm_per_prompt": {"video": 1, "image": 0},
-            "mm_processor_kwargs": self.family.processor_kwargs,
             "skip_mm_profiling": True,
             "generation_config": "vllm",  # a checkpoint's own sampling settings would mix with ours
             "logprobs_mode": "processed_logprobs",
@@ -126,7 +118,7 @@ class VideoLLM:
         self._sleeps = self._sleeps and on_gpu
         if self._sleeps:
             arguments["enable_sleep_mode"] = True
-        return arguments | self._options
+        return arguments | self.family.engine_arguments() | self._options
 
     async def generate(
         self, text: str, clip: Clip | None, sampling: SamplingConfig, *, logprobs: bool = False, seed: int | None = None
@@ -159,7 +151,7 @@ class VideoLLM:
             logit_bias=self._bias,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt = self._prompt(text, clip)
+        prompt = self.family.request(self.tokenizer, text, clip)
         final: Any = None
         try:
             with self._living():
@@ -169,13 +161,6 @@ class VideoLLM:
             reason = "prompt_too_long" if "context length" in str(error) else "bad_prompt"
             raise StepError(reason, f"vLLM refuses the prompt: {error}") from None
         return Generation(tuple(final.prompt_token_ids), tuple(_completion(one, logprobs) for one in final.outputs))
-
-    def _prompt(self, text: str, clip: Clip | None) -> dict[str, Any]:
-        prompt = self.family.chat_text(self.tokenizer, text, video=clip is not None)
-        if clip is None:
-            return {"prompt": prompt}
-        metadata = self.family.metadata(len(clip.frames), clip.step_s)
-        return {"prompt": prompt, "multi_modal_data": {"video": [(clip.frames, metadata)]}}
 
     async def set_weights(self, path: str, version: int) -> float:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.

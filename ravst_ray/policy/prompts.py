@@ -52,7 +52,7 @@ def question_prompt(task: Task, question: str, view: VideoView, config: PromptCo
             "frame": f"pixels of the frames ({view.width} x {view.height})",
             "video": f"pixels of a {view.video_width} x {view.video_height} picture",
             "thousand": "thousandths of the width and the height",
-        }[config.box_space]
+        }[config.space]
         numbers = "whole numbers, " if config.integer_boxes else ""
         lines.append(f"Boxes are {numbers}in {space}: one line every {config.box_step_s:g} s in which it is visible.")
         lines.append("Give every object its own <object> and parts.")
@@ -81,7 +81,7 @@ class AnswerSpace:
             "frame": (view.width, view.height),
             "video": (view.video_width, view.video_height),
             "thousand": (1000, 1000),
-        }[config.box_space]
+        }[config.space]
         return cls(width / view.video_width, height / view.video_height, config.integer_boxes, config.box_step_s)
 
     def to_model(self, answer: str) -> str:

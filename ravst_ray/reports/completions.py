@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from ravst_ray.reports.samples import IMAGE_SIDE_PX, SampleFrame, Span, data_uri
 from ravst_ray.rewards.spatial import real_seconds, snapped_seconds
 
 log = get_logger(__name__)
+_SPECIAL = re.compile(r"<\|\w+\|>")
 
 TRUE, SAID = PALETTE[1], PALETTE[0]
 PICKED = 2
@@ -141,13 +143,22 @@ def _questions(config: TrainConfig | None) -> tuple[dict[str, tuple[QAPair, Vide
     return {pair.qa_id: (pair, task) for task in tasks for pair in task.questions}, None
 
 
+def asked_in(prompt: str) -> str:
+    r"""The question in a whole prompt: what a person says last, after what is shown.
+
+    >>> asked_in("<|im_start|>user\n<|vision_end|>When?<|im_end|>\n<|im_start|>assistant\n")
+    'When?'
+    """
+    return _SPECIAL.split(prompt.rpartition("<|im_end|>")[0])[-1].strip()
+
+
 def _bare(sampled: Sampled, config: TrainConfig | None, pair: QAPair | None) -> CompletionCard:
     """The card without what the video is needed for."""
     try:
         prompt, said = read_texts(sampled)
     except (OSError, pa.ArrowException, IndexError):
         prompt, said = "", "(its text can't be read any more)"
-    question = pair.question if pair else prompt.rpartition("<|vision_end|>")[2].partition("<|im_end|>")[0].strip()
+    question = pair.question if pair else asked_in(prompt)
     weights = task_weights(config, sampled.task)
     parts = tuple(Part(name, score, weights.get(name)) for name, score in sampled.parts.items())
     return CompletionCard(sampled, parts, question, said, pair.answer if pair else None)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -24,9 +25,12 @@ from trl import GRPOConfig, GRPOTrainer
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.models.pretrained import loading, model_source
+from ravst_ray.policy.families import family_of, side_of
+from ravst_ray.policy.families.protocols import Family, LearnerSide
 from ravst_ray.training.failures import check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.groups import Group
+from ravst_ray.training.towers import set_aside
 
 Source = Callable[[int], list[Group]]
 OnStep = Callable[[int, dict[str, float]], None]
@@ -40,13 +44,16 @@ class GRPOLearner(GRPOTrainer):
         model: the policy.
         args: from :func:`trainer_arguments`.
         processor: the policy's processor.
+        family: the policy's.
         source: gives this rank's scored groups of an update, counted from 0; as many on every rank.
         temperature: of the sampler.
-        frozen_vision: whether the vision tower stays as it is.
+        frozen_vision: whether the towers stay as they are.
         share_prompts: compute a prompt once for its completions.
+        features_gib: how much is kept of clips.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
         after_save: called with the folder and the step of each checkpoint once it is written.
         peft_config: an adapter to train in place of the model.
+        reference: the start model, from :func:`load_reference`; needed for the KL term of a policy without an adapter.
     """
 
     def __init__(
@@ -54,19 +61,24 @@ class GRPOLearner(GRPOTrainer):
         model: Any,
         args: GRPOConfig,
         processor: Any,
+        family: Family,
         source: Source,
         *,
         temperature: float,
         frozen_vision: bool,
         share_prompts: bool = True,
+        features_gib: float = 4.0,
         on_step: OnStep | None = None,
         after_save: AfterSave | None = None,
         peft_config: Any = None,
+        reference: Any = None,
     ):
         from datasets import Dataset
+        from trl.models.utils import prepare_fsdp
 
         # TRL wants a dataset and a reward function; the rows are never read, the function is never called.
         rows = Dataset.from_dict({"prompt": [""] * 8 * args.generation_batch_size})
+        beta, args.beta = args.beta, 0.0  # or it would load a reference itself, which not all families can be
         super().__init__(
             model,
             reward_funcs=_never_called,
@@ -75,9 +87,22 @@ class GRPOLearner(GRPOTrainer):
             processing_class=processor,
             peft_config=peft_config,
         )
+        self.beta = args.beta = beta
+        if reference is not None:
+            prepare = self.accelerator.prepare_model
+            self.ref_model = (
+                prepare_fsdp(reference, self.accelerator)
+                if self.is_fsdp_enabled
+                else prepare(reference, evaluation_mode=True)
+            )
         self.use_vllm = True  # the samples are vLLM's: the importance ratio applies
         self.forward_pass = VideoForward(
-            processor, temperature=temperature, frozen_vision=frozen_vision, share_prompts=share_prompts
+            processor,
+            family,
+            temperature=temperature,
+            frozen_vision=frozen_vision,
+            share_prompts=share_prompts,
+            features_gib=features_gib,
         )
         self._source, self._on_step, self._after_save = source, on_step, after_save
         self._rows: list[Row] = []
@@ -209,10 +234,7 @@ class GRPOLearner(GRPOTrainer):
         if hasattr(policy, "get_base_model") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        # Checkpoints hold the names of the hub; transformers' trainer takes them as they are, finds none of them in the
-        # model, warns, and goes on with the weights that it has. Loading as a model translates them.
-        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
-        policy.load_state_dict(saved.state_dict())
+        load_saved(policy, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -250,6 +272,7 @@ def trainer_arguments(
     max_steps: int,
     seed: int,
     save_every: int = 0,
+    layers: Sequence[str] = (),
     **more: Any,
 ) -> GRPOConfig:
     """TRL's arguments.
@@ -262,14 +285,14 @@ def trainer_arguments(
         max_steps: optimizer steps.
         seed: of the learner.
         save_every: steps between checkpoints; 0: none.
+        layers: class names of the layers that FSDP2 shards, from :func:`layers_to_shard`; empty: DDP.
         more: further arguments of ``transformers.TrainingArguments``.
     """
     cuda = torch.cuda.is_available()
     accumulation = rows // config.micro_batch
     sharded: dict[str, Any] = {}
-    if config.shard:
-        layers = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]
-        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": layers}}
+    if layers:
+        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}}
     return GRPOConfig(
         output_dir=str(output),
         use_cpu=not cuda,
@@ -310,6 +333,12 @@ def trainer_arguments(
     )
 
 
+def layers_to_shard(model: Any, side: LearnerSide) -> list[str]:
+    """Class names of the layers that FSDP2 shards one by one; those of a tower that stands aside aren't among them."""
+    there = {type(module).__name__ for module in model.modules()}
+    return [name for name in side.sharded_layers if name in there]
+
+
 def dtype_of(config: LearnerConfig) -> torch.dtype:
     """``auto`` becomes float32 on a CPU and bfloat16 on a GPU."""
     if config.dtype == "auto":
@@ -318,20 +347,33 @@ def dtype_of(config: LearnerConfig) -> torch.dtype:
     return dtype
 
 
-def load_policy(model: str, config: LearnerConfig) -> tuple[Any, Any, Any]:
-    """Model, processor and, with LoRA, the adapter's configuration.
+class Policy(NamedTuple):
+    """A policy to train: the bare model, its processor, the adapter's configuration with LoRA, and its family."""
+
+    model: Any
+    processor: Any
+    adapter: Any
+    family: Family
+
+
+def load_policy(model: str, config: LearnerConfig) -> Policy:
+    """The policy of a directory or hub name, frozen towers set aside.
+
+    What is trained is float32; beside an adapter the rest is of the type that is computed in.
 
     Raises:
         ConfigError: the model can't be loaded.
     """
-    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-
     source = model_source(model, "model")
+    family = family_of(source)
+    side = family.learner()
     with loading(source, "model"):
-        policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+        from transformers import AutoProcessor
+
+        policy = side.load(source, dtype_of(config) if config.lora else torch.float32)
         processor = AutoProcessor.from_pretrained(source)
     if config.freeze_vision:
-        policy.model.visual.requires_grad_(False)
+        set_aside(policy, side.towers, dtype_of(config))
     adapter = None
     if config.lora is not None:
         import peft
@@ -339,7 +381,43 @@ def load_policy(model: str, config: LearnerConfig) -> tuple[Any, Any, Any]:
         adapter = peft.LoraConfig(
             r=config.lora.rank,
             lora_alpha=config.lora.alpha,
-            target_modules=rf".*language_model.*\.({'|'.join(config.lora.targets)})",
+            target_modules=side.adapter_scope.format(targets="|".join(config.lora.targets)),
             task_type="CAUSAL_LM",
         )
-    return policy, processor, adapter
+    return Policy(policy, processor, adapter, family)
+
+
+def load_reference(model: str, config: LearnerConfig) -> Any:
+    """The start model, for the KL term; None where there is none, or an adapter is switched off for it."""
+    if not config.kl or config.lora is not None:
+        return None
+    side = family_of(model).learner()
+    reference = side.load(model_source(model, "model"), dtype_of(config)).requires_grad_(False).eval()
+    if config.freeze_vision:
+        set_aside(reference, side.towers, dtype_of(config))
+    return reference
+
+
+def load_saved(policy: Any, folder: str) -> None:
+    """Put the weights of a checkpoint into a bare policy.
+
+    Checkpoints hold the names of the hub; transformers' trainer takes them as they are, finds none of them in the
+    model, warns, and goes on with the weights that it has. Loading as a model translates them. Towers that stand aside
+    are in no checkpoint.
+    """
+    with quiet_loading():
+        saved = side_of(policy).load(folder, policy.dtype).state_dict()
+    policy.load_state_dict({name: saved[name] for name in policy.state_dict()})
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' warning of weights that a checkpoint lacks."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -40,7 +40,7 @@ from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, place_
 from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
-from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, prompt_tokens
+from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, prompt_tokens
 from ravst_ray.training.prompts import training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
@@ -67,6 +67,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     output = Path(config.output).absolute()
     check_model(config.model, "model")
     check_sinks(config.sinks)
+    config = fitted(config)
     tasks = training_tasks(config.data)
     check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
     checkpoint = _begin(output, config, resume)

@@ -16,10 +16,11 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
-from ravst_ray.media.clips import VideoView, view_size, view_times
+from ravst_ray.media.clips import VideoView, sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading, model_source
-from ravst_ray.policy.families.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH, Qwen25VL
+from ravst_ray.policy.families import family_of, fit
+from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.training.prompts import training_tasks
 
@@ -68,6 +69,16 @@ def check_cluster(config: TrainConfig, there: Mapping[str, float]) -> None:
             raise ConfigError(f"needs {need}; the cluster has {has:g}")
 
 
+def fitted(config: TrainConfig) -> TrainConfig:
+    """The configuration with what the model's family decides in it.
+
+    Raises:
+        ConfigError: there is no such model, or its family can't be shown or asked this.
+    """
+    frames, prompt = fit(config.frames, config.prompt, family_of(config.model))
+    return config.model_copy(update={"frames": frames, "prompt": prompt})
+
+
 def load_tokenizer(model: str) -> Any:
     """The model's tokenizer.
 
@@ -87,17 +98,19 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     Files are read only where it matters: a prompt that fits with frames as large as the settings allow is counted with
     those. Questions about unreadable files are left out, as the run leaves them out.
     """
+    family = family_of(config.model)
     found: dict[str, int] = {}
     with closing(ChildDecoder(config.decode)) as decoder:
         for task in tasks:
-            view, vision = _largest_view(task.duration_s, config.frames)
-            texts = {pair.qa_id: _text_tokens(pair, view, config, tokenizer) for pair in task.questions}
-            if vision + max(texts.values()) >= config.engine.max_model_len:
+            view, shape = _largest_view(task.duration_s, config.frames)
+            counts = _counts(task, view, shape, family, config, tokenizer)
+            if max(counts.values()) >= config.engine.max_model_len:
                 exact = _file_view(task, config.frames, decoder)
                 if exact is None:
                     continue
-                vision = _vision_tokens(exact.frames, exact.width * exact.height)
-            found |= {name: vision + tokens for name, tokens in texts.items()}
+                shape = Shape(exact.frames, exact.height, exact.width, exact.step_s, shape.samples)
+                counts = _counts(task, exact, shape, family, config, tokenizer)
+            found |= counts
     return found
 
 
@@ -161,6 +174,7 @@ def _lines(config: TrainConfig) -> list[str]:
     lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
     try:
         check_model(config.model, "model")
+        config = fitted(config)
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         return [*lines, f"prompts: not measured: {error}"]
@@ -175,24 +189,24 @@ def _lines(config: TrainConfig) -> list[str]:
     return lines
 
 
-def _text_tokens(pair: Any, view: VideoView, config: TrainConfig, tokenizer: Any) -> int:
-    text = Qwen25VL.chat_text(tokenizer, question_prompt(pair.task, pair.question, view, config.prompt))
-    return len(tokenizer(text)["input_ids"]) - 1  # one place holder stands for the video
+def _counts(
+    task: VideoTask, view: VideoView, shape: Shape, family: Family, config: TrainConfig, tokenizer: Any
+) -> dict[str, int]:
+    texts = {pair.qa_id: question_prompt(pair.task, pair.question, view, config.prompt) for pair in task.questions}
+    return {name: len(family.prompt_ids(tokenizer, text, shape)) for name, text in texts.items()}
 
 
-def _vision_tokens(frames: int, pixels: int) -> int:
-    """Tokens of a video of ``frames`` frames of ``pixels`` pixels."""
-    return math.ceil(frames / TEMPORAL_PATCH) * (pixels // FRAME_MULTIPLE**2)
-
-
-def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, int]:
-    """Of a video of unknown size the view, and the tokens that it can have at most."""
+def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, Shape]:
+    """Of a video of unknown size the view, and a shape with the most tokens that it can have: a row of them."""
     step_s, times = view_times(duration_s, config)
+    multiple = config.multiple_px
     most = max(min(config.max_pixels, config.total_pixels // len(times)), config.min_pixels)
     side = math.isqrt(most)
     # What is scaled up to min_pixels may exceed it by a row of patches.
-    pixels = most + (side + FRAME_MULTIPLE) * FRAME_MULTIPLE if most == config.min_pixels else most
-    return VideoView(len(times), step_s, side, side, duration_s, side, side), _vision_tokens(len(times), pixels)
+    pixels = most + (side + multiple) * multiple if most == config.min_pixels else most
+    samples = sound_samples(len(times), step_s, config)
+    shape = Shape(len(times), multiple, pixels // multiple**2 * multiple, step_s, samples)
+    return VideoView(len(times), step_s, side, side, duration_s, side, side), shape
 
 
 def _file_view(task: VideoTask, config: FramesConfig, decoder: ChildDecoder) -> VideoView | None:

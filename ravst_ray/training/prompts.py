@@ -11,7 +11,7 @@ from ravst_ray.config.train import TrainDataConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
-from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.chat import special_in
 from ravst_ray.records import QAPair
 
 log = get_logger(__name__)
@@ -29,7 +29,7 @@ def training_tasks(data: TrainDataConfig, tell: bool = True) -> list[VideoTask]:
     """
     tasks = read_tasks(data.annotations, data.videos, data.limit)
     pairs = [pair for task in tasks for pair in task.questions]
-    bad = {pair.qa_id for pair in pairs if Qwen25VL.special_in(pair.question + pair.answer)}
+    bad = {pair.qa_id for pair in pairs if special_in(pair.question + pair.answer)}
     if not bad:
         return tasks
     message = f"a token of the model's own (<|…|>) stands in {len(bad)} of {len(pairs)} questions, {min(bad)} is one"

@@ -25,8 +25,9 @@ from ravst_ray.config.sft import SftConfig
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.media.clips import Clip
+from ravst_ray.policy.families.protocols import Family
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.learner import dtype_of, load_policy
+from ravst_ray.training.learner import dtype_of, load_policy, load_saved
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -44,13 +45,15 @@ class SFTLearner(SFTTrainer):
         model: the policy.
         args: from :func:`sft_arguments`.
         processor: the policy's processor.
+        family: the policy's.
         examples: the same ones on every rank; ``completion_ids`` are learned, their end token included.
-        frozen_vision: whether the vision tower stays as it is.
+        frozen_vision: whether the towers stay as they are.
+        features_gib: how much is kept of clips.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
         peft_config: an adapter to train in place of the model.
     """
 
-    # Qwen2.5-VL says that it takes no token counts: transformers would average micro-batches whatever their length.
+    # The models say that they take no token counts: transformers would average micro-batches whatever their length.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -58,9 +61,11 @@ class SFTLearner(SFTTrainer):
         model: Any,
         args: SFTConfig,
         processor: Any,
+        family: Family,
         examples: Sequence[Row],
         *,
         frozen_vision: bool,
+        features_gib: float = 4.0,
         on_step: OnStep | None = None,
         peft_config: Any = None,
     ):
@@ -79,7 +84,9 @@ class SFTLearner(SFTTrainer):
             peft_config=peft_config,
         )
         # True answers hold no banned tokens: the loss is that of the bare model.
-        self.forward_pass = VideoForward(processor, frozen_vision=frozen_vision, banned=False)
+        self.forward_pass = VideoForward(
+            processor, family, frozen_vision=frozen_vision, banned=False, features_gib=features_gib
+        )
         self._examples, self._on_step = examples, on_step
 
     def get_train_dataloader(self) -> DataLoader:
@@ -130,9 +137,7 @@ class SFTLearner(SFTTrainer):
         if self.is_fsdp_enabled or not isinstance(inner, PreTrainedModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        # transformers' own way doesn't convert the names of Qwen2.5-VL's saved weights: it warns and loads nothing.
-        saved = type(inner).from_pretrained(resume_from_checkpoint, dtype=next(inner.parameters()).dtype)
-        inner.load_state_dict(saved.state_dict())
+        load_saved(inner, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super(SFTTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
@@ -237,16 +242,18 @@ def build_sft(
     Raises:
         ConfigError: the model can't be loaded, or the batches don't fit.
     """
-    model, processor, adapter = load_policy(str(model_dir), shared_settings(config)[0])
+    policy = load_policy(str(model_dir), shared_settings(config)[0])
     args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every)
     return SFTLearner(
-        model,
+        policy.model,
         args,
-        processor,
+        policy.processor,
+        policy.family,
         examples,
         frozen_vision=config.freeze_vision,
+        features_gib=config.features_gib,
         on_step=on_step,
-        peft_config=adapter,
+        peft_config=policy.adapter,
     )
 
 

@@ -28,7 +28,8 @@ from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import VideoView, show_video
 from ravst_ray.media.decoding import ChildDecoder
-from ravst_ray.models.pretrained import check_model
+from ravst_ray.models.pretrained import check_model, loading
+from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.prompts import AnswerSpace, question_prompt
 from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
@@ -90,6 +91,8 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
     setup_logging()
     output = Path(config.output).absolute()
     check_model(config.model, "model")
+    frames, prompt = fit(config.frames, config.prompt, family_of(config.model))
+    config = config.model_copy(update={"frames": frames, "prompt": prompt})
     tasks = training_tasks(config.data)
     if (output / "metrics.jsonl").exists():
         raise ConfigError(f"{output} holds a run already; name another output")
@@ -158,13 +161,15 @@ def work(payload: dict[str, Any]) -> None:
 
 def learn(config: SftRunConfig, shown: Sequence[tuple[QAPair, VideoView, Any]]) -> None:
     """Fine-tune in this Ray Train worker, and save the model."""
-    from ravst_ray.training.learner import load_policy
-    from ravst_ray.training.sft import build_sft, shared_settings
+    from transformers import AutoProcessor
+
+    from ravst_ray.training.sft import build_sft
     from ravst_ray.training.weights import save_policy_model
 
     output, rank = Path(config.output), ray.train.get_context().get_world_rank()
-    processor = load_policy(config.model, shared_settings(config.sft)[0])[1]
-    examples = Examples(shown, config, VideoForward(processor))
+    with loading(config.model, "model"):
+        processor = AutoProcessor.from_pretrained(config.model)
+    examples = Examples(shown, config, VideoForward(processor, family_of(config.model)))
 
     def on_step(step: int, numbers: dict[str, float]) -> None:
         if rank == 0:

@@ -25,7 +25,7 @@ import torch
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.logs import get_logger
 from ravst_ray.training.rollout_actor import Weights
-from ravst_ray.training.weights import named_weights, policy_state
+from ravst_ray.training.weights import policy_state, wire_weights
 
 log = get_logger(__name__)
 
@@ -97,7 +97,7 @@ class CardTransport:
         self._sender = open_sender(self._transport, self._rank, source, self._client, workers, address)
 
     def _named(self, merged: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        return named_weights(self._model, _frozen(self._config), merged)
+        return wire_weights(self._model, _frozen(self._config), merged)
 
 
 class ManagerClient:

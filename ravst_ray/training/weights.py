@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,63 @@ import numpy as np
 import torch
 
 from ravst_ray.errors import AbortError
+from ravst_ray.policy.families import side_of
 from ravst_ray.training.forward import Row, VideoForward, unwrapped
 from ravst_ray.training.groups import Group
+from ravst_ray.training.towers import towers_aside
 
 
 def named_weights(model: Any, frozen_vision: bool, merged: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-    """The policy's weights, whole or sharded, under their names in a Hugging Face checkpoint.
+    """The policy's weights, whole or sharded, under the model's own names.
 
-    An adapter's own weights and a tied head are left out, and so is a frozen vision tower: the engine has it. The model
+    An adapter's own weights and a tied head are left out, and so are frozen towers: the engine has them. The model
     stays as it is: merging an adapter into it and out of it again would round its weights a little each time.
 
     Args:
         model: the policy, wrapped or not.
-        frozen_vision: whether the tower is left out.
+        frozen_vision: whether the towers are left out.
         merged: with an adapter's product in them (float32 then); of sharded weights all ranks must iterate together.
     """
     inner = unwrapped(model)
+    towers = side_of(inner).towers
     tied = inner.config.tie_word_embeddings
     adapted = {name: layer for name, layer in inner.named_modules() if hasattr(layer, "get_delta_weight")}
     for key, value in inner.state_dict().items():
         name = key.replace(".base_layer.", ".")
-        if "lora_" in name or (frozen_vision and ".visual." in name) or (tied and name == "lm_head.weight"):
+        if "lora_" in name or (tied and name == "lm_head.weight"):
+            continue
+        if frozen_vision and name.startswith(tuple(f"{path}." for path in towers)):
             continue
         if merged and (layer := adapted.get(key.removesuffix(".base_layer.weight"))) is not None:
             for adapter in layer.active_adapters:
                 value = value.detach().float() + layer.get_delta_weight(adapter).detach().float()
         yield name, value
+    if not frozen_vision:
+        for path, tower in towers_aside(inner, towers).items():
+            yield from tower.state_dict(prefix=f"{path}.").items()
+
+
+def wire_weights(model: Any, frozen_vision: bool, merged: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """:func:`named_weights` under the names by which vLLM loads a checkpoint."""
+    side = side_of(unwrapped(model))
+    for name, value in named_weights(model, frozen_vision, merged):
+        if (known := side.wire_name(name)) is not None:
+            yield known, value
 
 
 def policy_state(model: Any, frozen_vision: bool, keep: bool = True) -> dict[str, np.ndarray]:
-    """The weights of :func:`named_weights` as float32 arrays on the host.
+    """The weights of :func:`wire_weights` as float32 arrays on the host; every rank must call this.
 
-    Shards are gathered, so every rank must call this; one that doesn't ``keep`` what it gathers gets an empty dict.
+    Shards are gathered; a rank that doesn't ``keep`` what it gathers gets an empty dict.
     """
-    state = {}
-    for name, value in named_weights(model, frozen_vision):
+    return {name: value.numpy().copy() for name, value in _gathered(wire_weights(model, frozen_vision), keep)}
+
+
+def _gathered(named: Iterable[tuple[str, torch.Tensor]], keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in named:
         full = value.full_tensor() if hasattr(value, "full_tensor") else value
         if keep:
-            state[name] = full.detach().to("cpu", torch.float32).numpy().copy()
-    return state
+            yield name, full.detach().to("cpu", torch.float32)
 
 
 def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> None:
@@ -57,13 +75,13 @@ def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> No
 
     The directory appears whole or not at all; one that is there is replaced.
     """
-    state = policy_state(model, frozen_vision=False, keep=rank == 0)
+    state = dict(_gathered(named_weights(model, frozen_vision=False), keep=rank == 0))
     if rank != 0:
         return
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
-    unwrapped(model).save_pretrained(partial, state_dict=tensors)
+    inner = unwrapped(model)
+    side_of(inner).save(inner, state, partial)
     processor.save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)

@@ -40,12 +40,18 @@ class Worker:
     """One learner worker: takes its groups from the manager, hands weights back, keeps the record (rank 0)."""
 
     def __init__(self, config: TrainConfig, manager: Any, checkpoint: str | None):
-        from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+        from ravst_ray.training.learner import (
+            GRPOLearner,
+            layers_to_shard,
+            load_policy,
+            load_reference,
+            trainer_arguments,
+        )
 
         self.config, self.manager, self.checkpoint = config, manager, checkpoint
         self.rank: int = ray.train.get_context().get_world_rank()
         rollouts = config.rollouts
-        model, processor, adapter = load_policy(config.model, config.learner)
+        policy = load_policy(config.model, config.learner)
         arguments = trainer_arguments(
             config.learner,
             Path(config.output) / "checkpoints",
@@ -54,18 +60,22 @@ class Worker:
             max_steps=config.max_steps,
             seed=config.seed,
             save_every=config.save_every,
+            layers=layers_to_shard(policy.model, policy.family.learner()) if config.learner.shard else (),
         )
         self.learner = GRPOLearner(
-            model,
+            policy.model,
             arguments,
-            processor,
+            policy.processor,
+            policy.family,
             self.source,
             temperature=rollouts.temperature,
             frozen_vision=config.learner.freeze_vision,
             share_prompts=config.learner.share_prompts,
+            features_gib=config.learner.features_gib,
             on_step=self.on_step,
             after_save=self.after_save,
-            peft_config=adapter,
+            peft_config=policy.adapter,
+            reference=load_reference(config.model, config.learner),
         )
         self.learner.add_callback(_publishing(self))
         self.transport = open_transport(config, manager, self.rank)

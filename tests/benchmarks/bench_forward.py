@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.toyworld.training.policy import POLICY
 from ravst_ray.toyworld.training.policy_pool import paint
 from ravst_ray.training.forward import Row, VideoForward
@@ -36,7 +37,7 @@ def main() -> None:
     model.model.visual.requires_grad_(False)
     processor = AutoProcessor.from_pretrained(POLICY)
     forwards = {
-        name: VideoForward(processor, frozen_vision=True, share_prompts=shared)
+        name: VideoForward(processor, Qwen25VL(), frozen_vision=True, share_prompts=shared)
         for name, shared in (("a prompt once", True), ("once a completion", False))
     }
     rows, rng = [], np.random.default_rng(SEED)

@@ -136,10 +136,9 @@ def trl_steps(config: TrainConfig) -> Measured:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
     from ravst_ray.training.learner import load_policy
 
-    model, processor, _ = load_policy(config.model, config.learner)
+    model, processor, _, family = load_policy(config.model, config.learner)
     rubric, tokens = VariedRubric(config.reward), config.rollouts.max_tokens
 
     def reward(completions: list[Any], **_: Any) -> list[float]:
@@ -147,7 +146,7 @@ def trl_steps(config: TrainConfig) -> Measured:
 
     count = config.rollouts.prompts_per_step * config.max_steps
     chats = [[{"role": "user", "content": prompt_text(number)}] for number in range(count)]
-    banned = Qwen25VL.banned_ids(processor.tokenizer)
+    banned = family.banned_ids(processor.tokenizer)
     clock, times = ended_steps()
     trainer = GRPOTrainer(
         model,
@@ -179,7 +178,7 @@ def our_steps(config: TrainConfig) -> Measured:
     start_ray()
     manager = ray.remote(TextManager).options(num_cpus=0, max_concurrency=1000).remote(config)
     ray.get(manager.start.remote())
-    model, processor, _ = load_policy(config.model, config.learner)
+    model, processor, _, family = load_policy(config.model, config.learner)
     waiting_s: list[float] = []
     sync_s: list[float] = []
     lengths: list[int] = []
@@ -201,6 +200,7 @@ def our_steps(config: TrainConfig) -> Measured:
         model,
         arguments(config),
         processor,
+        family,
         source,
         temperature=config.rollouts.temperature,
         frozen_vision=config.learner.freeze_vision,

@@ -206,7 +206,7 @@ def syncs(actor: Any, config: TrainConfig, console: Console) -> None:
     from ravst_ray.training.learner import load_policy
 
     sampled = actor_peaks_mib()
-    model, _, _ = load_policy(config.model, config.learner)
+    model, *_ = load_policy(config.model, config.learner)
     millions = model.num_parameters() / 1e6
     table = Table("sync", "copy s", "put s", "load s", "all s", title=f"Weight sync, {millions:.1f} M parameters, fp32")
     for number, parts in enumerate(sync_times(actor, model, 3), 1):

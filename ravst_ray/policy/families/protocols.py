@@ -144,15 +144,16 @@ class LearnerSide(Protocol):
         ...
 
     def call(self, model: Any, bare: Any, batch: Tensors, seen: Sequence[Tensors], raw: Sequence[Tensors] = ()) -> Any:
-        """Run the wrapped model on a batch, and give the output of its last layer (``logits``).
+        """Run the wrapped model on a batch, and give its output (transformers').
 
-        That layer may be asked for fewer columns than there are, at the right end (``logits_to_keep`` in ``batch``),
-        or give all of them.
+        Its ``logits`` may have fewer columns than there are tokens, those at the right end (``logits_to_keep`` in
+        ``batch``), or all of them.
 
         Args:
             model: wrapped or not.
             bare: the model itself.
-            batch: ``input_ids [B, L]``, ``attention_mask``, ``position_ids [3, B, L]``, ``logits_to_keep``.
+            batch: ``input_ids [B, L]``, ``attention_mask``, ``position_ids [3, B, L]``, ``logits_to_keep``; the cache
+                isn't used unless ``use_cache`` is in it.
             seen: features from :meth:`features` of the clips of the batch's lines, in their order.
             raw: in their place what :meth:`encode` gave, for towers that can only run inside the wrapped model.
         """

@@ -1,78 +1,55 @@
-"""The model-family seam: what prediction, rollouts and the learner must know of Qwen2.5-VL, and agree on.
+"""Qwen2.5-VL: sees, and is deaf.
 
-Another family is another object with these methods. vLLM and transformers see the same prompt ids and frames through
-it; positions are vLLM's, because transformers' continue the text after a video elsewhere (at ``start + max(h, w)``
-instead of after the largest position).
+Positions are vLLM's, because transformers' continue the text after a video elsewhere (at ``start + max(h, w)`` instead
+of after the largest position).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.families.chat import chat_text, expanded, ids_of, ids_to_ban, vl_positions
+from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
 
-FRAME_MULTIPLE = 28
-TEMPORAL_PATCH = 2
-_SPECIAL = re.compile(r"<\|\w+\|>")
-_VISION = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+PATCH_PX, MERGE, TEMPORAL_PATCH = 14, 2, 2
+FRAME_MULTIPLE = PATCH_PX * MERGE
+_PAD = "<|video_pad|>"
+_MEDIA = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", _PAD)
 
 
 class Qwen25VL:
-    """Qwen2.5-VL: sees, and is deaf."""
+    """See :class:`~ravst_ray.policy.families.protocols.Family`."""
 
+    name = "Qwen2.5-VL"
+    model_types: tuple[str, ...] = ("qwen2_5_vl",)
+    frame_multiple = FRAME_MULTIPLE
+    hears = False
+    max_step_s = math.inf
+    box_space: BoxSpace = "frame"
     processor_kwargs: dict[str, Any] = {  # noqa: RUF012
         # Frames come in their final size: the processor must not resize them. Its bounds only widen.
         "size": {"shortest_edge": FRAME_MULTIPLE**2, "longest_edge": 2**24},
         "cap_pixels_per_frame": False,
     }
 
+    def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
+        """See :meth:`Family.prompt_ids`."""
+        if shape is None:
+            return ids_of(tokenizer, chat_text(tokenizer, text))
+        time, height, width = self.grid(shape)
+        ids = ids_of(tokenizer, chat_text(tokenizer, text, _PAD))
+        return expanded(ids, tokenizer.convert_tokens_to_ids(_PAD), time * height * width // MERGE**2)
+
     @staticmethod
-    def special_in(text: str) -> str:
-        """The first of the model's own tokens that is written out in a text, or nothing.
-
-        A tokenizer makes no difference between those of the chat template and those that a text quotes.
-
-            >>> Qwen25VL.special_in("a <|video_pad|> dog"), Qwen25VL.special_in("a | dog")
-            ('<|video_pad|>', '')
-        """
-        found = _SPECIAL.search(text)
-        return found.group() if found else ""
-
-    @classmethod
-    def chat_text(cls, tokenizer: Any, text: str, video: bool = True) -> str:
-        """The prompt as text: the chat template around a video and ``text``, up to where the model speaks.
-
-        Args:
-            tokenizer: the model's.
-            text: what is asked.
-            video: whether there is one; False asks about text alone.
-
-        Raises:
-            StepError: ``bad_prompt``, a token of the model's own is written out in ``text``.
-            ConfigError: the chat template has no place for a video.
-        """
-        if special := cls.special_in(text):
-            raise StepError(
-                "bad_prompt", f"{special} stands in the question: the model would take it for its own token"
-            )
-        content = [{"type": "video"}, {"type": "text", "text": text}] if video else text
-        rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        if rendered.count("<|video_pad|>") != int(video):
-            raise ConfigError("the model's chat template has no place for a video; use one made for video")
-        return rendered
+    def grid(shape: Shape) -> tuple[int, int, int]:
+        """Patches of a clip: time, height, width; an odd last frame counts twice."""
+        return -(-shape.frames // TEMPORAL_PATCH), shape.height // PATCH_PX, shape.width // PATCH_PX
 
     @staticmethod
     def seconds_per_grid(step_s: float) -> float:
@@ -87,14 +64,13 @@ class Qwen25VL:
         fraction, exponent = math.frexp(TEMPORAL_PATCH * step_s)
         return math.ldexp(round(fraction * 256), exponent - 8)
 
-    @classmethod
-    def metadata(cls, frames: int, step_s: float) -> dict[str, Any]:
+    def metadata(self, frames: int, step_s: float) -> dict[str, Any]:
         """What processors want to know of a video of ``frames`` frames, one every ``step_s`` seconds.
 
         For vLLM; transformers' processor takes all but ``do_sample_frames``.
         """
         return {
-            "fps": TEMPORAL_PATCH / cls.seconds_per_grid(step_s),
+            "fps": TEMPORAL_PATCH / self.seconds_per_grid(step_s),
             "duration": frames * step_s,
             "total_num_frames": frames,
             "frames_indices": list(range(frames)),
@@ -102,54 +78,87 @@ class Qwen25VL:
             "do_sample_frames": False,
         }
 
-    @staticmethod
-    def banned_ids(tokenizer: Any) -> list[int]:
-        """Tokens that must not be sampled: padding, and placeholders of pictures, which the learner would count."""
-        vocabulary = tokenizer.get_vocab()
-        banned = {vocabulary[token] for token in _VISION if token in vocabulary}
-        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-            banned.add(tokenizer.pad_token_id)
-        return sorted(banned)
+    def positions(self, prompt_ids: Sequence[int], shape: Shape | None, config: Any) -> np.ndarray:
+        """See :meth:`Family.positions`."""
+        if shape is None:
+            return np.broadcast_to(np.arange(len(prompt_ids)), (3, len(prompt_ids)))
+        seconds, per_second = self.seconds_per_grid(shape.step_s), config.vision_config.tokens_per_second
+        return vl_positions(prompt_ids, config.video_token_id, self.grid(shape), seconds, per_second, MERGE)
 
-    @staticmethod
-    def position_ids(
-        prompt_ids: Sequence[int],
-        video_token: int,
-        grid_thw: Sequence[int],
-        seconds_per_grid: float,
-        tokens_per_second: float,
-        merge: int = 2,
-    ) -> np.ndarray:
-        """M-RoPE positions of a prompt with one video, as vLLM computes them.
+    def banned_ids(self, tokenizer: Any) -> list[int]:
+        """See :meth:`Family.banned_ids`."""
+        return ids_to_ban(tokenizer, _MEDIA)
 
-        Args:
-            prompt_ids: token ids, the video's placeholders expanded.
-            video_token: the placeholder's id.
-            grid_thw: patches of the video: time, height, width.
-            seconds_per_grid: seconds of one temporal patch, see :meth:`seconds_per_grid`.
-            tokens_per_second: of the vision configuration.
-            merge: patches of a side that become one token.
+    def engine_arguments(self) -> dict[str, Any]:
+        """See :meth:`Family.engine_arguments`."""
+        return {"limit_mm_per_prompt": {"video": 1, "image": 0}, "mm_processor_kwargs": self.processor_kwargs}
 
-        Returns:
-            ``int64 [3, L]``; what follows the prompt counts on from the largest position.
+    def request(self, tokenizer: Any, text: str, clip: Clip | None) -> dict[str, Any]:
+        """See :meth:`Family.request`."""
+        if clip is None:
+            return {"prompt": chat_text(tokenizer, text)}
+        video = (clip.frames, self.metadata(len(clip.frames), clip.step_s))
+        return {"prompt": chat_text(tokenizer, text, _PAD), "multi_modal_data": {"video": [video]}}
 
-        Raises:
-            ValueError: the placeholders don't fit the grid.
-        """
-        ids = np.asarray(prompt_ids)
-        time, height, width = grid_thw[0], grid_thw[1] // merge, grid_thw[2] // merge
-        places = np.flatnonzero(ids == video_token)
-        count = time * height * width
-        if len(places) != count or (count and places[-1] - places[0] + 1 != count):
-            raise ValueError(
-                f"{len(places)} placeholders of video in the prompt, the grid {list(grid_thw)} has {count}"
-            )
-        start = int(places[0])
-        grid = np.indices((time, height, width)).reshape(3, -1)
-        # To float32 and back, as the seconds come out of vLLM's tensor.
-        grid[0] = (grid[0] * (float(np.float32(seconds_per_grid)) * tokens_per_second)).astype(np.int64)
-        video = grid + start
-        before = np.broadcast_to(np.arange(start), (3, start))
-        rest = len(ids) - start - count
-        after = np.broadcast_to(np.arange(rest), (3, rest)) + video.max() + 1
-        return np.concatenate([before, video, after], axis=1).astype(np.int64)
+    def learner(self) -> Qwen25VLLearner:
+        """See :meth:`Family.learner`."""
+        return Qwen25VLLearner(self)
+
+
+class Qwen25VLLearner:
+    """See :class:`~ravst_ray.policy.families.protocols.LearnerSide`."""
+
+    sharded_layers: tuple[str, ...] = ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
+    towers: tuple[str, ...] = ("model.visual",)
+    adapter_scope = r".*language_model.*\.({targets})"
+
+    def __init__(self, family: Qwen25VL):
+        self.family = family
+
+    def load(self, source: str, dtype: Any) -> Any:
+        """See :meth:`LearnerSide.load`."""
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        return Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
+
+    def save(self, model: Any, state: Tensors, folder: Any) -> None:
+        """See :meth:`LearnerSide.save`."""
+        model.save_pretrained(folder, state_dict=dict(state))
+
+    def encode(self, processor: Any, clip: Clip) -> Tensors:
+        """``pixels [patches, D]`` and ``grid [3]``."""
+        metadata = self.family.metadata(len(clip.frames), clip.step_s)
+        del metadata["do_sample_frames"]
+        made = processor.video_processor(
+            videos=[clip.frames],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **self.family.processor_kwargs,
+        )
+        return {"pixels": made["pixel_values_videos"], "grid": made["video_grid_thw"][0]}
+
+    def features(self, model: Any, inputs: Sequence[Tensors]) -> list[Tensors]:
+        """Of each clip ``video [tokens, D]``."""
+        made = model.model.get_video_features(**_joined(inputs), return_dict=True).pooler_output
+        return [{"video": one} for one in made]
+
+    def call(self, model: Any, bare: Any, batch: Tensors, seen: Sequence[Tensors], raw: Sequence[Tensors] = ()) -> Any:
+        """See :meth:`LearnerSide.call`."""
+        extra: dict[str, Any] = _joined(raw) if raw else {}
+        if seen:
+            extra = {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=[one["video"] for one in seen])}}
+        return model(**{"use_cache": False, **batch}, **extra)
+
+    def wire_name(self, name: str) -> str | None:
+        """The same."""
+        return name
+
+
+def _joined(inputs: Sequence[Tensors]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "pixel_values_videos": torch.cat([one["pixels"] for one in inputs]),
+        "video_grid_thw": torch.stack([one["grid"] for one in inputs]),
+    }

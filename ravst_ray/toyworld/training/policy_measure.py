@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
+from ravst_ray.policy.families.protocols import Family
 from ravst_ray.rewards.rubric import Rubric
 from ravst_ray.toyworld.training.policy_annotators import CARELESS_SHARE, LARGER, LONGER
 from ravst_ray.toyworld.training.policy_pool import Painted, Question
@@ -21,9 +22,10 @@ MAX_TOKENS = 288
 @torch.no_grad()
 def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: int, end: int) -> list[list[int]]:
     """Greedy completions with the positions of :class:`VideoForward` (transformers' own differ after a video)."""
-    batch = forward._collate([[row] for row in rows], model.config)
+    batch = forward.collate([[row] for row in rows], model.config)
     mask, positions = batch["attention_mask"], batch["position_ids"]
-    out = model(**batch, **forward._vision(model, model, rows, mask.device), use_cache=True, logits_to_keep=1)
+    seen, _ = forward.seen(rows, model, mask.device)
+    out = forward.side.call(model, model, {**batch, "use_cache": True, "logits_to_keep": 1}, seen)
     at = positions.amax(dim=(0, 2)) + 1
     found: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
@@ -48,9 +50,9 @@ def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: 
 
 
 @torch.no_grad()
-def measure(model: Any, processor: Any, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
+def measure(model: Any, processor: Any, family: Family, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
     """Greedy answers to every question of the scenes, beside trivial ones: the mean of each part, by task."""
-    rubric, forward, tokenizer = Rubric(), VideoForward(processor), processor.tokenizer
+    rubric, forward, tokenizer = Rubric(), VideoForward(processor, family), processor.tokenizer
     pairs = [(scene, question) for scene in scenes for question in scene.questions]
     pairs.sort(key=lambda pair: (pair[1].task, len(pair[1].answer)))
     found: defaultdict[str, list[float]] = defaultdict(list)

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ravst_ray.logs import setup_logging
+from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.toyworld.scene import random_scene
 from ravst_ray.toyworld.training.policy import (
     POLICY,
@@ -83,7 +84,7 @@ class Lessons:
     ):
         self.student, self.scenes, self.first, self.rng = student, scenes, first, rng
         self.two_annotators = False
-        self.forward = VideoForward(processor, banned=False, share_prompts=False)
+        self.forward = VideoForward(processor, Qwen25VL(), banned=False, share_prompts=False)
         self.tokenizer = processor.tokenizer
         self._by_length = sorted(range(len(scenes)), key=lambda place: scenes[place].view.frames)
         self._numbers = self.tokenizer.convert_tokens_to_ids([str(number) for number in range(SIDE_PX + 1)])
@@ -97,10 +98,11 @@ class Lessons:
         rows = [
             Row(self.forward.prompt_ids("", self.scenes[place].clip), [], self.scenes[place].clip) for place in places
         ]
-        batch = self.forward._collate([[row] for row in rows], self.student.model.config)
-        vision = self.forward._vision(self.student.model, self.student.model, rows, torch.device("cpu"))
+        model = self.student.model
+        batch = self.forward.collate([[row] for row in rows], model.config)
+        seen, _ = self.forward.seen(rows, model, torch.device("cpu"))
         with self.student.first_layers_only():
-            self.student.model.model(**batch, **vision, use_cache=False)
+            self.forward.side.call(model, model, {**batch, "logits_to_keep": 1}, seen)
         return self._dense(places, rows)
 
     def reading(self, each: int) -> torch.Tensor:
@@ -240,7 +242,7 @@ def train(out: Path, export: Path, minutes: tuple[float, float, float], scenes: 
     lessons.two_annotators = True
     third = stage(student, out / "imitating", minutes[2], 5e-4, resume, answer)
     model.eval()
-    numbers = measure(model, processor, unseen)
+    numbers = measure(model, processor, Qwen25VL(), unseen)
     third.note(**numbers)
     steps = (first.step, second.step, third.step)
     # A model of its own: this one carries the hooks of its lessons.
