@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,16 +10,29 @@ from torch.distributed.tensor import DTensor
 
 from ravst_ray.policy.families.chat import vl_positions
 from ravst_ray.training.forward import Row, VideoForward
-from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
+from tests.families import FAMILY_CASES, picked
+from tests.tiny_policies import FAMILY
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def policy(request, tmp_path_factory):
-    return load_tiny(tiny_policy(tmp_path_factory.mktemp("policy"), seed=5, tied=request.param))
+@pytest.fixture(scope="module", params=FAMILY_CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
 
 
-def rows_of(forward):
-    shown, longer = noise_clip("a", 4, 1), noise_clip("b", 6, 2, step_s=0.7)
+@pytest.fixture(scope="module")
+def policy(case, tmp_path_factory):
+    return case.load(case.save(tmp_path_factory.mktemp("policy"), seed=5))
+
+
+@pytest.fixture
+def forward_of(case, policy):
+    """Makes a forward of the family: ``forward_of(frozen_vision=True)``."""
+    return lambda **settings: VideoForward(policy[1], case.family, **settings)
+
+
+def rows_of(case, forward):
+    shown, longer = case.clip("a", 4, 1), case.clip("b", 7, 2, step_s=0.7)
+    more = case.ways(longer)[1:]
     return [
         Row(forward.prompt_ids("When is the moment red ball makes sound?", shown), [20, 21, 22, 23, 24], shown),
         Row(forward.prompt_ids("When?", longer), [30, 31], longer),
@@ -29,62 +41,38 @@ def rows_of(forward):
         Row(forward.prompt_ids("When?", longer), [32, 33, 34], longer),
         Row(forward.prompt_ids("When?", longer), [30], longer),
         Row(forward.prompt_ids("Without a video.", None), [43], None),
+        *(Row(forward.prompt_ids("When?", clip), [60, 61], clip) for clip in more),
     ]
 
 
-def plain(model, processor, row, temperature, banned):
-    """One row, unpadded, all logits."""
-    inputs = {"input_ids": torch.tensor([[*row.prompt_ids, *row.completion_ids]])}
-    length = inputs["input_ids"].shape[1]
-    positions = np.broadcast_to(np.arange(length), (3, length))
-    if row.clip is not None:
-        metadata = FAMILY.metadata(len(row.clip.frames), row.clip.step_s)
-        del metadata["do_sample_frames"]
-        made = processor.video_processor(
-            videos=[row.clip.frames], video_metadata=[metadata], return_tensors="pt", **FAMILY.processor_kwargs
-        )
-        inputs |= {"pixel_values_videos": made["pixel_values_videos"], "video_grid_thw": made["video_grid_thw"]}
-        ids = inputs["input_ids"][0].tolist()
-        grid = made["video_grid_thw"][0].tolist()
-        tokens = model.config.vision_config.tokens_per_second
-        positions = vl_positions(
-            ids, model.config.video_token_id, grid, FAMILY.seconds_per_grid(row.clip.step_s), tokens
-        )
-    inputs["position_ids"] = torch.from_numpy(positions.copy())[:, None]
-    logits = model(**inputs).logits[0]
-    logits[:, banned] -= 100.0
-    table = torch.log_softmax(logits / temperature, dim=-1)
-    start = len(row.prompt_ids) - 1
-    picked = table[start:-1]
-    logps = [float(picked[i, token]) for i, token in enumerate(row.completion_ids)]
-    return logps, [float(-(line.exp() * line).sum()) for line in picked]
+def towers_of(model, forward):
+    return [model.get_submodule(path) for path in forward.side.towers]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_each_row_alone(policy, temperature):
-    model, processor = policy
-    forward = VideoForward(processor, FAMILY, temperature=temperature)
-    rows = rows_of(forward)
-    scores = forward.score(model, rows, entropies=True)
-    banned = FAMILY.banned_ids(processor.tokenizer)
+def test_log_probs_are_those_of_each_row_alone(case, policy, forward_of, temperature):
+    forward = forward_of(temperature=temperature)
+    rows = rows_of(case, forward)
+    scores = forward.score(policy[0], rows, entropies=True)
     for place, row in enumerate(rows):
-        logps, entropies = plain(model, processor, row, temperature, banned)
+        table = case.score(*policy, row, temperature)
         length = len(row.completion_ids)
-        assert scores.logps[place, :length].tolist() == pytest.approx(logps, abs=1e-5)
-        assert scores.entropies[place, :length].tolist() == pytest.approx(entropies, abs=1e-4)
+        entropies = -(table.exp() * table).sum(1)
+        assert scores.logps[place, :length].tolist() == pytest.approx(picked(table, row).tolist(), abs=1e-5)
+        assert scores.entropies[place, :length].tolist() == pytest.approx(entropies.tolist(), abs=1e-4)
         assert scores.mask[place].tolist() == [True] * length + [False] * (5 - length)
         assert scores.logps[place, length:].abs().sum() == 0
 
 
-def test_a_prompt_is_computed_once_for_all_its_completions(policy):
-    model, processor = policy
-    forward = VideoForward(processor, FAMILY)
-    clip = noise_clip("a", 4, 1)
+def test_a_prompt_is_computed_once_for_all_its_completions(case, policy, forward_of):
+    model, forward = policy[0], forward_of()
+    clip = case.clip("a", 4, 1)
     prompt = forward.prompt_ids("When?", clip)
     rows = [Row(prompt, [20 + i] * length, clip) for i, length in enumerate((3, 1, 2))]
     shapes = []
-    handle = model.model.language_model.register_forward_hook(lambda *it: shapes.append(it[-1][0].shape[:2]))
+    decoder = model.get_submodule(case.decoder)
+    handle = decoder.register_forward_hook(lambda *it: shapes.append(it[-1][0].shape[:2]))
     shared = forward.score(model, rows).logps
     shared.exp().sum().backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -102,41 +90,43 @@ def test_a_prompt_is_computed_once_for_all_its_completions(policy):
 
 
 @torch.no_grad()
-def test_attention_without_masks_of_its_own_gets_every_row_by_itself(policy, monkeypatch):
-    model, processor = policy
-    forward = VideoForward(processor, FAMILY)
-    rows = rows_of(forward)
+def test_attention_without_masks_of_its_own_gets_every_row_by_itself(case, policy, forward_of, monkeypatch):
+    model, forward = policy[0], forward_of()
+    rows = rows_of(case, forward)
     wanted = forward.score(model, rows).logps
     monkeypatch.setattr(model.config, "_attn_implementation", "eager")
     widths = []
-    handle = model.model.language_model.register_forward_hook(lambda *it: widths.append(it[-1][0].shape[0]))
+    decoder = model.get_submodule(case.decoder)
+    handle = decoder.register_forward_hook(lambda *it: widths.append(it[-1][0].shape[0]))
     assert torch.allclose(forward.score(model, rows).logps, wanted, atol=1e-5)
     handle.remove()
     assert widths == [len(rows)]
 
 
 @torch.no_grad()
-def test_a_frozen_towers_features_are_computed_once_and_change_nothing(policy):
-    model, processor = policy
-    free, frozen = VideoForward(processor, FAMILY), VideoForward(processor, FAMILY, frozen_vision=True)
-    rows = rows_of(free)
+def test_frozen_towers_features_are_computed_once_and_change_nothing(case, policy, forward_of):
+    model, free, frozen = policy[0], forward_of(), forward_of(frozen_vision=True)
+    rows = rows_of(case, free)
     wanted = free.score(model, rows).logps
     calls = []
-    handle = model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    towers = towers_of(model, free)
+    handles = [tower.register_forward_hook(lambda tower, *_: calls.append(tower)) for tower in towers]
     for _ in range(2):
         assert torch.allclose(frozen.score(model, rows).logps, wanted, atol=2e-6)
-    handle.remove()
-    assert len(calls) == 1
+    for handle in handles:
+        handle.remove()
+    assert [calls.count(tower) for tower in towers] == [1] * len(towers)
 
 
-def test_the_tower_learns_unless_it_is_frozen(policy):
-    model, processor = policy
+def test_towers_learn_unless_they_are_frozen(case, policy, forward_of):
+    model = policy[0]
     for frozen in (False, True):
         model.zero_grad()
-        forward = VideoForward(processor, FAMILY, frozen_vision=frozen)
-        forward.score(model, rows_of(forward)).logps.sum().backward()
-        weight = model.model.visual.patch_embed.proj.weight
-        assert (weight.grad is None or weight.grad.abs().sum() == 0) == frozen
+        forward = forward_of(frozen_vision=frozen)
+        forward.score(model, rows_of(case, forward)).logps.sum().backward()
+        for tower in towers_of(model, forward):
+            slopes = [p.grad for p in tower.parameters() if p.grad is not None]
+            assert (not any(slope.abs().sum() > 0 for slope in slopes)) == frozen
     model.zero_grad()
 
 
@@ -149,21 +139,23 @@ def mesh():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_sharded_model_scores_as_a_whole_one(tmp_path, mesh, frozen):
-    model, processor = load_tiny(tiny_policy(tmp_path, seed=5))
-    model.model.visual.requires_grad_(not frozen)
-    forward = VideoForward(processor, FAMILY, frozen_vision=frozen)
-    rows = rows_of(forward)
+def test_a_sharded_model_scores_as_a_whole_one(case, tmp_path, mesh, frozen):
+    model, processor = case.load(case.save(tmp_path, seed=5))
+    forward = VideoForward(processor, case.family, frozen_vision=frozen)
+    for tower in towers_of(model, forward):
+        tower.requires_grad_(not frozen)
+    rows = rows_of(case, forward)
     whole = forward.score(model, rows).logps
     whole.sum().backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    for module in list(model.modules()):
-        if type(module).__name__ in ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"):
-            fully_shard(module, mesh=mesh)
+    layers = [module for module in model.modules() if type(module).__name__ in forward.side.sharded_layers]
+    assert {type(layer).__name__ for layer in layers} == set(forward.side.sharded_layers)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     assert all(isinstance(p, DTensor) for p in model.parameters())
-    scores = VideoForward(processor, FAMILY, frozen_vision=frozen).score(model, rows).logps
+    scores = VideoForward(processor, case.family, frozen_vision=frozen).score(model, rows).logps
     scores.sum().backward()
     assert torch.allclose(scores, whole, atol=2e-6)
     found = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
@@ -173,12 +165,10 @@ def test_a_sharded_model_scores_as_a_whole_one(tmp_path, mesh, frozen):
 
 
 @torch.no_grad()
-def test_banned_tokens_have_no_probability_unless_given_texts_are_learned(policy):
-    model, processor = policy
-    pad = processor.tokenizer.pad_token_id
-    row = Row([1, 2, 3], [pad])
-    assert VideoForward(processor, FAMILY).score(model, [row]).logps.item() < -90
-    assert VideoForward(processor, FAMILY, banned=False).score(model, [row]).logps.item() > -12
+def test_banned_tokens_have_no_probability_unless_given_texts_are_learned(policy, forward_of):
+    row = Row([1, 2, 3], [policy[1].tokenizer.pad_token_id])
+    assert forward_of().score(policy[0], [row]).logps.item() < -90
+    assert forward_of(banned=False).score(policy[0], [row]).logps.item() > -12
 
 
 def vllms_positions(ids, grid, seconds):

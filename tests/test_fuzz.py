@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -60,6 +61,12 @@ def outcome(decoder: ChildDecoder, path: str) -> str:
         assert error.reason in KNOWN, error
     else:
         assert outline is None or (outline.shape == (40, 2) and -1 <= outline.min() <= outline.max() <= 1)
+    try:
+        sound = decoder.samples(path, 1.2)
+    except StepError as error:
+        assert error.reason in KNOWN, error
+    else:
+        assert sound is None or (sound.shape == (19200,) and np.isfinite(sound).all())
     return "pictures"
 
 

@@ -1,16 +1,31 @@
-"""Qwen2.5-Omni's own: tokens and positions of sound among pictures, as vLLM's functions make them."""
+"""Qwen2.5-Omni's own: tokens and positions of sound among pictures, as vLLM's functions make them; its training."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from ravst_ray.config.sft import SftConfig
+from ravst_ray.config.train import LoraConfig
 from ravst_ray.errors import StepError
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.families.chat import chat_text
 from ravst_ray.policy.families.protocols import Shape
-from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni, seconds_per_grid, sound_tokens
+from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni, seconds_per_grid, sound_tokens, whole
 from ravst_ray.toyworld.training.policy_omni import build_omni_processor, build_omni_tokenizer, thinker_config
+from ravst_ray.training.forward import VideoForward
+from ravst_ray.training.sft import build_sft, example
+from ravst_ray.training.weights import save_policy_model
+from tests.families import FAMILY_CASES, picked
+from tests.test_learner import REWARDS, assert_same, build, gradients, plain_grpo, settings
+from tests.tiny_policies import made_up_group
 
+(CASE,) = (case for case in FAMILY_CASES if case.name == "qwen2_5_omni")
 FAMILY = Qwen25Omni()
 QUESTION = "When is the moment red ball makes sound and is visible?"
 
@@ -33,7 +48,7 @@ def vllms_ids(tokenizer, config, shape):
     block = Theirs.omni_get_updates_use_audio_in_video(
         config, sound_tokens(shape.samples), grid, seconds_per_grid(shape.step_s)
     )
-    ids = tokenizer(FAMILY.chat_text(tokenizer, QUESTION, video=True))["input_ids"]
+    ids = tokenizer(chat_text(tokenizer, QUESTION, "<|VIDEO|>"))["input_ids"]
     place = ids.index(config.video_token_id)
     return [*ids[:place], *block, *ids[place + 1 :]], place
 
@@ -97,18 +112,12 @@ def test_two_seconds_of_pictures_stand_before_their_two_seconds_of_sound(tokeniz
 
 
 def test_sound_has_as_many_tokens_as_its_spectrogram_gives(tokenizer):
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder as Tower
-
-    from ravst_ray.media.clips import Clip
-
-    assert Qwen2_5OmniThinkerForConditionalGeneration  # the tower's module is whole
     processor = build_omni_processor(tokenizer)
     learner = FAMILY.learner()
     for samples in (481, 16000, 16001, 33333, 29 * 16000 + 7, 31 * 16000 + 7):
         sound = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
         mel = learner.encode(processor, Clip("a", np.zeros((2, 28, 28, 3), np.uint8), 0.5, sound))["mel"]
-        _, tokens = Tower._get_feat_extract_output_lengths(None, torch.tensor(mel.shape[1]))
+        _, tokens = Qwen2_5OmniAudioEncoder._get_feat_extract_output_lengths(None, torch.tensor(mel.shape[1]))
         assert (mel.shape[0], int(tokens)) == (128, sound_tokens(samples)), samples
 
 
@@ -117,3 +126,78 @@ def test_pictures_too_far_apart_for_sound_are_refused(tokenizer):
     with pytest.raises(StepError) as caught:
         FAMILY.prompt_ids(tokenizer, "When?", Shape(5, 28, 56, 1.5, 16000))
     assert caught.value.reason == "step_too_long"
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return CASE.save(tmp_path_factory.mktemp("omni"), seed=7)
+
+
+def heard_groups(processor):
+    forward = VideoForward(processor, FAMILY)
+    clips = [CASE.clip("a", 4, 1), CASE.ways(CASE.clip("b", 5, 2))[1]]  # one of them without sound
+    given = zip(clips, REWARDS, strict=True)
+    return [made_up_group(forward, f"When is {n}?", clip, rewards, seed=n) for n, (clip, rewards) in enumerate(given)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_grpo_batch_agrees_with_plain_pytorch(folder, tmp_path, frozen):
+    """Layers are computed again for the gradient, towers stand aside or learn."""
+    config = settings(freeze_vision=frozen, gradient_checkpointing=True, importance_cap=1.05)
+    learner = build(folder, tmp_path, config, lambda step: [])
+    given = heard_groups(learner.processing_class)
+    ours = gradients(learner, learner.micro_batches(given))
+    model, processor = CASE.load(folder)
+    for path in FAMILY.learner().towers:
+        model.get_submodule(path).requires_grad_(not frozen)
+    loss = plain_grpo(model, VideoForward(processor, FAMILY), given, "dapo", 1.05)
+    loss.backward()
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_same(ours, (float(loss), wanted))
+    assert any(name.startswith("audio_tower.") and slope.abs().sum() > 0 for name, slope in wanted.items()) != frozen
+
+
+def test_an_adapter_learns_and_is_saved_with_towers_in_the_hubs_form(folder, tmp_path):
+    config = settings(lora=LoraConfig(rank=4), freeze_vision=True)
+    learner = build(folder, tmp_path, config, lambda step: heard_groups(learner.processing_class), steps=2)
+    learner.train()
+    adapted = {name.rpartition(".lora_")[0] for name, p in learner.model.named_parameters() if p.requires_grad}
+    assert len(adapted) == 2 * 7 and all(".layers." in name and "tower" not in name for name in adapted)
+    save_policy_model(learner.model, learner.processing_class, tmp_path / "saved", 0)
+    saved, start = load_file(tmp_path / "saved" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert saved.keys() == start.keys() and all(name.startswith("thinker.") for name in saved)
+    moved = {name for name, value in start.items() if not torch.equal(saved[name], value)}
+    assert moved == {f"thinker.{name.removeprefix('base_model.model.')}.weight" for name in adapted}
+
+
+def test_a_supervised_step_is_plain_cross_entropy(folder, tmp_path):
+    model, processor = CASE.load(folder)
+    forward, steps = VideoForward(processor, FAMILY), []
+    shown = CASE.clip("a", 4, 1)
+    clips = [shown, CASE.clip("b", 3, 2), CASE.ways(shown)[1], None]
+    answer = "<answer>\n<object>red drum</object>\n</answer>"
+    rows = [example(forward, f"What sounds {n}?", answer, clip) for n, clip in enumerate(clips)]
+    sft = SftConfig(rate=1e-2, batch=4, micro_batch=2, freeze_vision=False, max_steps=1)
+    build_sft(folder, sft, rows, tmp_path / "out", on_step=lambda _, numbers: steps.append(numbers)).train()
+    loss = -torch.cat([picked(CASE.score(model, processor, row, banned=False), row) for row in rows]).mean()
+    loss.backward()
+    norm = float(sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None)) ** 0.5
+    assert steps[0]["loss"] == pytest.approx(loss.item(), abs=1e-4)
+    assert steps[0]["grad_norm"] == pytest.approx(norm, rel=1e-3)
+
+
+def test_of_a_whole_omni_the_thinker_alone_is_loaded_and_a_thinker_alone_is_refused(folder, tmp_path):
+    """As the hub's checkpoint is: talker and codec beside it."""
+    shutil.copytree(folder, tmp_path / "whole")
+    weights = load_file(folder / "model.safetensors")
+    more = {"talker.model.norm.weight": torch.ones(4), "token2wav.code2wav_dit_model.norm.bias": torch.ones(4)}
+    save_file({**weights, **more}, tmp_path / "whole" / "model.safetensors", {"format": "pt"})
+    model = FAMILY.learner().load(str(tmp_path / "whole"), torch.float32)
+    for name, value in CASE.load(folder)[0].state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="a thinker alone"):
+        whole(model.config)
+    assert whole(AutoConfig.from_pretrained(folder)).model_type == "qwen2_5_omni"

@@ -17,10 +17,13 @@ from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.evaluation.predict import answer_line, predict
+from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.prompts import AnswerSpace
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair
 from ravst_ray.toyworld.training.policy import save_policy
+from ravst_ray.toyworld.training.policy_omni import save_omni
+from tests.broken_videos import Recipe, write_video
 
 LINES = tuple((float(t), (10.0 * t, 20.0, 60.0 + 10 * t, 90.0)) for t in range(1, 8))
 
@@ -28,6 +31,11 @@ LINES = tuple((float(t), (10.0 * t, 20.0, 60.0 + 10 * t, 90.0)) for t in range(1
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_policy(tmp_path_factory.mktemp("policy"), seed=1, hidden=64, layers=2, vision=64)
+
+
+@pytest.fixture(scope="module")
+def hearing(tmp_path_factory):
+    return save_omni(tmp_path_factory.mktemp("omni"), seed=1, hidden=64, layers=2, vision=64, audio=64)
 
 
 def question(video: str, task: str, index: int = 0) -> QAPair:
@@ -58,31 +66,42 @@ def lines(path):
 
 
 @pytest.mark.timeout(600)
-def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotations, tmp_path, local_ray):
+def test_questions_are_answered_once_and_the_rest_is_told(hearing, world, annotations, tmp_path, local_ray):
+    """By a model that hears."""
     videos = tmp_path / "videos"
     videos.mkdir()
     source = sorted((world.root / "videos").glob("*.mp4"))[0]
     for name in ("a", "b"):
         shutil.copy(source, videos / f"{name}.mp4")
     (videos / "broken.mp4").write_bytes(b"no video")
+    write_video(videos / "mute.mp4", Recipe(sound=False))
     pairs = [question(name, task) for name in ("a", "b", "broken", "missing") for task in ("AVTR", "AVSR")]
-    pairs.append(replace(question("a", "AVTR", 1), question="Where is the <|video_pad|>?"))
+    pairs.append(question("mute", "AVTR"))
+    pairs.append(replace(question("a", "AVTR", 1), question="Where is the <|VIDEO|>?"))
     out = tmp_path / "out" / "answers.jsonl"
     out.parent.mkdir()
     # An earlier run that was cut off in the middle of its second line.
-    settings = config(folder)
+    settings = config(hearing)
     early = annotations(pairs[0])
     from ravst_ray.config.base import dump_config
 
+    frames, prompt = fit(settings.frames, settings.prompt, family_of(str(hearing)))
+    assert (frames.sound, frames.max_step_s, prompt.box_space) == ("own", 1.0, "frame")
+    begun = settings.model_copy(update={"frames": frames, "prompt": prompt})
     out.write_text('{"id": "a/1/AVTR/0", "prediction": "kept"}\n{"id": "a/1/AV')
-    out.with_name("answers.jsonl.config.yaml").write_text(dump_config(settings))
+    out.with_name("answers.jsonl.config.yaml").write_text(dump_config(begun))
     assert early.exists()
 
     shown = io.StringIO()
     outcome = predict(annotations(*pairs), videos, out, settings, Console(file=shown, width=200))
-    assert (outcome.answered, outcome.new, outcome.failed) == (4, 3, 5)
+    assert (outcome.answered, outcome.new, outcome.failed) == (5, 4, 5)
     answers = {line["id"]: line for line in lines(out)}
-    assert sorted(answers) == ["a/1/AVSR/0", "a/1/AVTR/0", "b/1/AVSR/0", "b/1/AVTR/0"]
+    assert sorted(answers) == ["a/1/AVSR/0", "a/1/AVTR/0", "b/1/AVSR/0", "b/1/AVTR/0", "mute/1/AVTR/0"]
+    assert [name for name, line in answers.items() if "sound" in line] == ["mute/1/AVTR/0"]
+    assert answers["mute/1/AVTR/0"]["sound"] == "missing"
+    # 8 s and 3 s of sound, 25 tokens a second, and of silence as many; 4 and 2 pairs of pictures of at most 16 tokens.
+    tokens = [answers[f"{name}/1/AVTR/0"]["prompt_tokens"] for name in ("b", "mute")]
+    assert 125 < tokens[0] - tokens[1] < 125 + 4 * 16
     assert answers["a/1/AVTR/0"]["prediction"] == "kept"
     assert answers["b/1/AVTR/0"]["tokens"] == 24 and answers["b/1/AVTR/0"]["truncated"]
     reasons = {line["id"]: line["reason"] for line in lines(out.with_name("answers.jsonl.errors.jsonl"))}
@@ -93,7 +112,7 @@ def test_questions_are_answered_once_and_the_rest_is_told(folder, world, annotat
         "missing/1/AVSR/0": "missing_file",
         "a/1/AVTR/1": "bad_prompt",
     }
-    assert "8 questions on 4 videos to answer, 1 answered before" in shown.getvalue()
+    assert "9 questions on 5 videos to answer, 1 answered before" in shown.getvalue()
     assert "AVSR: 100.0% of 4 true answers are longer than sampling.max_tokens = 24" in shown.getvalue()
 
 

@@ -48,7 +48,7 @@ from ravst_ray.progress import RunProgress
 from ravst_ray.records import QAPair
 
 log = get_logger(__name__)
-ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary())])
+ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary()), ("sound", pa.large_binary())])
 LINE = pa.schema([("line", pa.large_string())])
 
 
@@ -70,7 +70,8 @@ def predict(
         annotations: questions in the published format.
         videos: folder of their videos.
         out: lines ``{"id", "prediction", …}``; added to, never rewritten. With several samples a line also holds all
-            of them as ``completions``; ``prediction`` is the first.
+            of them as ``completions``; ``prediction`` is the first. ``"sound": "missing"`` marks answers of a model
+            that hears about a file without a sound track, or with a broken one: it was given silence.
         config: model, frames, prompt and sampling.
         console: for progress.
 
@@ -131,7 +132,7 @@ def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[s
     if ray.cluster_resources().get("GPU") and not pool.num_gpus:
         pool = pool.model_copy(update={"num_gpus": float(config.engine.tensor_parallel)})
     check_room({"decode": config.actors.decode, "llm": pool})
-    rows = [{"state": json.dumps(asdict(task)), "frames": b""} for task in tasks]
+    rows = [{"state": json.dumps(asdict(task))} for task in tasks]
     dataset = ray.data.from_blocks([pa.Table.from_pylist([row], schema=ROW) for row in rows])
     dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
     dataset = pool_operator(dataset, "answer", AnswerQuestions, (config,), pool, config.videos_per_batch)
@@ -160,9 +161,10 @@ class DecodeClips:
                 self._decoder, task["video_id"], task["path"], task["duration_s"], self._config.frames
             )
         except StepError as error:
-            return {"state": json.dumps({**task, "error": [error.reason, error.message]}), "frames": b""}
+            return {"state": json.dumps({**task, "error": [error.reason, error.message]})}
         state = {**task, "view": asdict(view), "shape": clip.frames.shape}
-        return {"state": json.dumps(state), "frames": clip.frames.tobytes()}
+        sound = None if clip.sound is None else clip.sound.tobytes()
+        return {"state": json.dumps(state), "frames": clip.frames.tobytes(), "sound": sound}
 
 
 class AnswerQuestions:
@@ -199,7 +201,8 @@ class AnswerQuestions:
             return [_failed(pair, *state["error"]) for pair in pairs]
         view = VideoView(**state["view"])
         frames = np.frombuffer(row["frames"], np.uint8).reshape(state["shape"]).copy()  # torch wants to own it
-        clip = Clip(state["video_id"], frames, view.step_s)
+        sound = None if row["sound"] is None else np.frombuffer(row["sound"], np.float32).copy()
+        clip = Clip(state["video_id"], frames, view.step_s, sound)
         return [self._answer(pair, clip, view) for pair in pairs]
 
     async def _answer(self, pair: QAPair, clip: Clip, view: VideoView) -> dict[str, Any]:
@@ -209,7 +212,8 @@ class AnswerQuestions:
             generation = await self._engine.generate(text, clip, config.sampling)
         except StepError as error:
             return await _failed(pair, error.reason, error.message)
-        return answer_line(pair, generation, AnswerSpace.of(view, config.prompt))
+        line = answer_line(pair, generation, AnswerSpace.of(view, config.prompt))
+        return line | ({"sound": "missing"} if view.heard is False else {})
 
 
 def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace) -> dict[str, Any]:

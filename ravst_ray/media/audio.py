@@ -1,4 +1,4 @@
-"""The sound track: its level over time, and its outline for a picture.
+"""The sound track: its level over time, its outline for a picture, and its samples for a model that hears.
 
 Times are those of the pictures (see :mod:`ravst_ray.media.index`).
 """
@@ -14,6 +14,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ravst_ray.logs import get_logger
+from ravst_ray.media.clips import SAMPLE_RATE_HZ
 from ravst_ray.media.container import open_video, origin_s
 from ravst_ray.media.index import Span
 from ravst_ray.records import Loudness
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 STEP_S = 0.1
 SILENCE_DB = -100.0
 _JITTER_S = 0.02  # timestamps are rounded, samples are not: only a larger difference is a gap
+_TINY_S = 1e-6  # two frames of one run follow each other exactly: positions are counted in samples
 _TOLERATED = 0.01  # share of broken packets: a click, not a broken track
 
 Chunk = tuple[float, int, np.ndarray]  # start in seconds, samples a second, samples [channels, n] in [-1, 1]
@@ -82,6 +84,51 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
     return np.clip(outline, -1, 1)
 
 
+def samples(path: str, duration_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray | None:
+    """The sound of ``[0, duration_s)``: float32 ``[round(duration_s * rate_hz)]``, the mean of all channels.
+
+    Where the track has no samples (it starts late, ends early, has gaps) it is 0.
+    None where there is no sound track, or a broken one (which is logged).
+    """
+    mixed = np.zeros(round(duration_s * rate_hz), np.float32)
+    part = Span(0.0, duration_s)
+    try:
+        with open_video(path) as container:
+            if not container.streams.audio:
+                return None
+            for start, run in _resampled(_frames(container, part), rate_hz):
+                end = min(start + len(run), len(mixed))
+                if end > max(start, 0):
+                    mixed[max(start, 0) : end] = run[max(-start, 0) : end - start]
+    except (BrokenAudio, av.error.FFmpegError) as error:
+        log.warning("%s: the sound track is broken, none is heard: %s", path, error)
+        return None
+    return np.nan_to_num(mixed, posinf=0.0, neginf=0.0)
+
+
+def _resampled(frames: Iterator[tuple[float, av.AudioFrame]], rate_hz: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Mono sound, piece by piece, and where each piece starts, in samples; a gap starts a new run of its own."""
+    resampler, kind, end_s, place = None, None, -math.inf, 0
+    for start_s, frame in frames:
+        found = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or found != kind or abs(start_s - end_s) > _TINY_S:
+            if resampler is not None:
+                yield place, _joined(resampler.resample(None))
+            resampler, kind = av.AudioResampler(format="fltp", rate=rate_hz), found
+            place = round(start_s * rate_hz)
+        frame.pts = None  # where it stands is known; what the track states jitters
+        piece = _joined(resampler.resample(frame))
+        yield place, piece
+        place += len(piece)
+        end_s = start_s + frame.samples / frame.sample_rate
+    if resampler is not None:
+        yield place, _joined(resampler.resample(None))
+
+
+def _joined(frames: list[av.AudioFrame]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.float32), *(frame.to_ndarray().mean(axis=0) for frame in frames)])
+
+
 def _binned(chunk: Chunk, zero_s: float, step_s: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Those of ``count`` bins from ``zero_s`` on that a chunk reaches, where each starts, and the samples in them."""
     start_s, rate, samples = chunk
@@ -93,10 +140,20 @@ def _binned(chunk: Chunk, zero_s: float, step_s: float, count: int) -> tuple[np.
 
 
 def _chunks(container: InputContainer, part: Span | None = None) -> Iterator[Chunk]:
+    for position_s, frame in _frames(container, part):
+        yield position_s, frame.sample_rate, _to_float(frame)
+
+
+def _frames(container: InputContainer, part: Span | None = None) -> Iterator[tuple[float, av.AudioFrame]]:
+    """Decoded frames and when each starts, in seconds.
+
+    Raises:
+        BrokenAudio: too many packets can't be decoded.
+    """
     stream = container.streams.best("audio")
     origin, position_s = origin_s(container), -math.inf
     packets = broken = decoded = 0
-    if part:
+    if part and part.start_s > 0:
         with contextlib.suppress(av.error.FFmpegError):  # then from the start
             container.seek(int((part.start_s + origin) / stream.time_base), stream=stream, backward=True)
     for packet in container.demux(stream):
@@ -115,7 +172,7 @@ def _chunks(container: InputContainer, part: Span | None = None) -> Iterator[Chu
                 position_s = position_s if abs(stated_s - position_s) <= _JITTER_S else stated_s
             elif math.isinf(position_s):
                 position_s = 0.0
-            yield position_s, frame.sample_rate, _to_float(frame)
+            yield position_s, frame
             position_s += frame.samples / frame.sample_rate
             decoded += 1
     if (packets and not decoded) or broken > max(1, _TOLERATED * packets):

@@ -1,8 +1,8 @@
 """The process in which video files are opened.
 
-It reads requests from a socket and answers each: with the JPEGs, piece by piece, and then one message with the rest, or
-with one message alone. It imports neither ray nor torch, it dies with its parent, whatever a native library is doing,
-and it gives up what :mod:`ravst_ray.media.confine` names.
+It reads requests from a socket and answers each: with the JPEGs, piece by piece, or samples of sound, and then one
+message with the rest, or with one message alone. It imports neither ray nor torch, it dies with its parent, whatever
+a native library is doing, and it gives up what :mod:`ravst_ray.media.confine` names.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
     """What each kind of request is answered by; loads the libraries."""
     import av
 
-    from ravst_ray.media.audio import waveform
+    from ravst_ray.media.audio import samples, waveform
     from ravst_ray.media.index import index_video
     from ravst_ray.media.sampling import sample_video
 
@@ -104,7 +104,13 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
         found = waveform(request["path"], request["bins"], request["duration_s"])
         return {"outline": None if found is None else found.tolist()}
 
-    return {"sample": sample, "index": index, "waveform": outline}
+    def sound(request: dict[str, Any]) -> dict[str, Any]:
+        found = samples(request["path"], request["duration_s"])
+        if found is not None:
+            channel.send({"kind": "samples"}, found.tobytes())
+        return {"heard": found is not None}
+
+    return {"sample": sample, "index": index, "waveform": outline, "samples": sound}
 
 
 class _Pieces:

@@ -36,7 +36,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class VideoView:
-    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels."""
+    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels.
+
+    ``heard`` tells, where the model is given the video's own sound, whether the file has any that can be read; if not,
+    it is given silence.
+    """
 
     frames: int
     step_s: float
@@ -45,16 +49,26 @@ class VideoView:
     duration_s: float
     video_width: int
     video_height: int
+    heard: bool | None = None
 
 
 def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:
     """The step in seconds and the times of the frames: every ``step_s``, or a multiple of it for long videos.
+
+    Raises:
+        StepError: ``step_too_long``, the multiple is longer than ``max_step_s``.
 
     Example:
         >>> view_times(3.0, FramesConfig(max_frames=2))
         (2.0, (0.0, 2.0))
     """
     step_s = config.step_s * max(1, math.ceil(duration_s / config.step_s / config.max_frames - 1e-9))
+    if config.max_step_s is not None and step_s > config.max_step_s:
+        message = (
+            f"{duration_s:g} s in frames.max_frames = {config.max_frames} frames means {step_s:g} s between them, "
+            f"at most {config.max_step_s:g} s are allowed; raise max_frames, or leave the video out"
+        )
+        raise StepError("step_too_long", message)
     count = min(max(math.ceil(duration_s / step_s - 1e-9), 1), config.max_frames)
     return step_s, tuple(round(index * step_s, 6) for index in range(count))
 
@@ -90,17 +104,17 @@ def sound_samples(frames: int, step_s: float, config: FramesConfig) -> int | Non
 def show_video(
     decoder: Decoder, video_id: str, path: str, duration_s: float, config: FramesConfig
 ) -> tuple[Clip, VideoView]:
-    """Decode a video once and bring its frames to the size that the model is shown.
+    """Decode a video once, bring its frames to the size that the model is shown, and cut its sound to their length.
 
     Args:
         decoder: reads the file.
         video_id: of the dataset.
         path: of the file.
         duration_s: as the dataset states it; frames beyond the real end are left out.
-        config: how many frames, how large.
+        config: how many frames, how large, and which sound; ``auto`` is none, as nobody has asked the model.
 
     Raises:
-        StepError: the file can't be used, or has no frame within the stated duration.
+        StepError: the file can't be used, has no frame within the stated duration, or is too long (:func:`view_times`).
     """
     step_s, times = view_times(duration_s, config)
     decoded = decoder.decode(path, times)
@@ -109,8 +123,17 @@ def show_video(
         raise StepError("no_frames", f"{video_id}: no run of frames from 0 s on in {path}; is it the right file?")
     size = view_size(decoded.meta.width, decoded.meta.height, count, config)
     frames = np.stack([resized(jpeg, size) for jpeg in decoded.frames.jpegs])
-    view = VideoView(count, step_s, size[0], size[1], duration_s, decoded.meta.width, decoded.meta.height)
-    return Clip(video_id, frames, step_s), view
+    sound, heard = _sound(decoder, path, sound_samples(count, step_s, config), config.sound == "own")
+    meta = decoded.meta
+    view = VideoView(count, step_s, size[0], size[1], duration_s, meta.width, meta.height, heard)
+    return Clip(video_id, frames, step_s, sound), view
+
+
+def _sound(decoder: Decoder, path: str, count: int | None, own: bool) -> tuple[np.ndarray | None, bool | None]:
+    if count is None:
+        return None, None
+    found = decoder.samples(path, count / SAMPLE_RATE_HZ) if own else None
+    return np.zeros(count, np.float32) if found is None else found, found is not None if own else None
 
 
 def resized(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:

@@ -19,6 +19,7 @@ from ravst_ray.config.annotate import DecodeConfig
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.child import TOO_LARGE
+from ravst_ray.media.clips import SAMPLE_RATE_HZ
 from ravst_ray.media.process import ChildProcess
 from ravst_ray.media.protocols import DecodedVideo
 from ravst_ray.media.wire import Channel
@@ -40,6 +41,7 @@ T = TypeVar("T")
 class _Answer:
     header: dict[str, Any]
     pictures: list[bytes]
+    sound: bytes = b""
 
 
 class ChildDecoder:
@@ -86,6 +88,10 @@ class ChildDecoder:
     def waveform(self, path: str, bins: int, duration_s: float) -> np.ndarray | None:
         """As :func:`ravst_ray.media.audio.waveform`, float ``[bins, 2]`` or None; errors as in :meth:`decode`."""
         return self._ask({"kind": "waveform", "path": path, "bins": bins, "duration_s": duration_s}, _outline)
+
+    def samples(self, path: str, duration_s: float) -> np.ndarray | None:
+        """As :func:`ravst_ray.media.audio.samples`, 16,000 a second; errors as in :meth:`decode`."""
+        return self._ask({"kind": "samples", "path": path, "duration_s": duration_s}, lambda it: _heard(it, duration_s))
 
     def _ask(self, request: dict[str, Any], read: Callable[[_Answer], T]) -> T:
         fresh = self._child is None
@@ -164,16 +170,29 @@ def _start(config: DecodeConfig, memory_bytes: int) -> ChildProcess:
 
 def _receive(channel: Channel, deadline: float) -> _Answer:
     pictures: list[bytes] = []
+    sound = b""
     while True:
         header, payload = channel.receive(deadline)
+        if header["kind"] == "samples":
+            sound = bytes(payload)
+            continue
         if header["kind"] != "jpegs":
-            return _Answer(header, pictures)
+            return _Answer(header, pictures, sound)
         start = 0
         for size in header["sizes"]:
             pictures.append(bytes(payload[start : start + size]))
             if not pictures[-1].startswith(_JPEG):  # Pillow would take it for what it looks like, a script even
                 raise ValueError("no JPEG")
             start += size
+
+
+def _heard(answer: _Answer, duration_s: float) -> np.ndarray | None:
+    if not answer.header["heard"]:
+        return None
+    sound = np.frombuffer(answer.sound, np.float32)
+    if len(sound) != round(duration_s * SAMPLE_RATE_HZ) or not np.isfinite(sound).all():
+        raise ValueError("not the samples that were asked for")
+    return sound
 
 
 def _outline(answer: _Answer) -> np.ndarray | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from ravst_ray.records import Frames, Loudness, VideoMeta
 
 
@@ -23,4 +25,8 @@ class Decoder(Protocol):
 
     def decode(self, path: str, times_s: Sequence[float]) -> DecodedVideo:
         """Frames at ``times_s`` (sorted, unique); times past the last frame are left out."""
+        ...
+
+    def samples(self, path: str, duration_s: float) -> np.ndarray | None:
+        """The sound of ``[0, duration_s)``: float32, mono, 16,000 samples a second; None where none can be read."""
         ...

@@ -32,6 +32,7 @@ from ravst_ray.policy.vllm_plugin import BACKEND, register
 log = get_logger(__name__)
 _ENGINES = itertools.count()
 BAN = -100.0  # vLLM's lowest logit bias
+_QUOTED = 400  # characters of an error's start and of its end
 
 
 class VideoLLM:
@@ -138,6 +139,7 @@ class VideoLLM:
         """
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineGenerateError
 
         greedy = sampling.temperature == 0
         parameters = SamplingParams(
@@ -158,8 +160,11 @@ class VideoLLM:
                 async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
                     final = output
         except (ValueError, VLLMValidationError) as error:
-            reason = "prompt_too_long" if "context length" in str(error) else "bad_prompt"
-            raise StepError(reason, f"vLLM refuses the prompt: {error}") from None
+            raise _refusal(error) from None
+        except EngineGenerateError as error:  # what the media are refused for comes wrapped up
+            if not isinstance(error.__cause__, (ValueError, VLLMValidationError)):
+                raise
+            raise _refusal(error.__cause__) from None
         return Generation(tuple(final.prompt_token_ids), tuple(_completion(one, logprobs) for one in final.outputs))
 
     async def set_weights(self, path: str, version: int) -> float:
@@ -251,6 +256,14 @@ class VideoLLM:
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.shutdown()
+
+
+def _refusal(error: Exception) -> StepError:
+    text = str(error)
+    reason = "prompt_too_long" if "context length" in text else "bad_prompt"
+    if len(text) > 2 * _QUOTED:  # it may quote a whole array
+        text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
+    return StepError(reason, f"vLLM refuses the prompt: {text}")
 
 
 def _completion(output: Any, logprobs: bool) -> Completion:

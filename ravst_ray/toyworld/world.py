@@ -14,6 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def write_video(path: Path, scene: Scene, sound: np.ndarray) -> list[tuple[Any, 
         container.mux(stream.encode(None))
         frame = av.AudioFrame.from_ndarray(sound[None, :], format="fltp", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ
+        frame.pts, frame.time_base = 0, Fraction(1, SAMPLE_RATE_HZ)  # else the encoder's 23 ms of priming are heard
         container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return boxes

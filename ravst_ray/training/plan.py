@@ -96,13 +96,16 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     """Tokens of each question's prompt, frames included, by id.
 
     Files are read only where it matters: a prompt that fits with frames as large as the settings allow is counted with
-    those. Questions about unreadable files are left out, as the run leaves them out.
+    those. Questions about unreadable files, or too long ones, are left out, as the run leaves them out.
     """
     family = family_of(config.model)
     found: dict[str, int] = {}
     with closing(ChildDecoder(config.decode)) as decoder:
         for task in tasks:
-            view, shape = _largest_view(task.duration_s, config.frames)
+            try:
+                view, shape = _largest_view(task.duration_s, config.frames)
+            except StepError:
+                continue
             counts = _counts(task, view, shape, family, config, tokenizer)
             if max(counts.values()) >= config.engine.max_model_len:
                 exact = _file_view(task, config.frames, decoder)

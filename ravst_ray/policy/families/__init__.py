@@ -8,9 +8,11 @@ from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.errors import ConfigError
 from ravst_ray.models.pretrained import model_type
 from ravst_ray.policy.families.protocols import Family, LearnerSide
+from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
+from ravst_ray.policy.families.qwen3_vl import Qwen3VL
 
-FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
+FAMILIES: tuple[Family, ...] = (Qwen25VL(), Qwen3VL(), Qwen25Omni())
 
 
 def family_of(model: str, key: str = "model") -> Family:

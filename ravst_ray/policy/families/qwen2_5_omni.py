@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.errors import ConfigError, StepError
-from ravst_ray.media.clips import Clip
+from ravst_ray.errors import StepError
+from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip
+from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
 from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
 
 FRAME_MULTIPLE = 28
 TEMPORAL_PATCH = 2
-SAMPLE_RATE_HZ = 16_000
 PER_SECOND = 25  # positions, and tokens of sound
 PER_CHUNK = 50
 PROCESSOR_KWARGS: dict[str, Any] = {
@@ -31,7 +30,6 @@ PROCESSOR_KWARGS: dict[str, Any] = {
     "cap_pixels_per_frame": False,
 }
 _HOP = 160  # samples of one column of the spectrogram
-_SPECIAL = re.compile(r"<\|\w+\|>")
 _VIDEO, _SOUND, _SOUND_START, _SOUND_END = "<|VIDEO|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 _MEDIA = (_VIDEO, _SOUND, _SOUND_START, _SOUND_END, "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
 
@@ -56,10 +54,11 @@ def seconds_per_grid(step_s: float) -> float:
 
 
 class Qwen25Omni:
-    """Qwen2.5-Omni. Sound is part of the prompt where the clip has it; pictures alone, or text alone, go as well."""
+    """See :class:`~ravst_ray.policy.families.protocols.Family`. A clip without sound goes as well, and text alone."""
 
     name = "Qwen2.5-Omni"
-    model_types = ("qwen2_5_omni",)
+    # The second is of the thinker in memory; of a checkpoint that is a thinker alone, vLLM is kept away (below).
+    model_types: tuple[str, ...] = ("qwen2_5_omni", "qwen2_5_omni_thinker")
     frame_multiple = FRAME_MULTIPLE
     hears = True
     # Two frames have one place in time: beyond 1 s a chunk of sound may be without pictures, and what vLLM then makes
@@ -67,29 +66,11 @@ class Qwen25Omni:
     max_step_s = 1.0
     box_space: BoxSpace = "frame"
 
-    def chat_text(self, tokenizer: Any, text: str, video: bool) -> str:
-        """The prompt as text: the chat template around a video and ``text``, up to where the model speaks.
-
-        Raises:
-            StepError: ``bad_prompt``, a token of the model's own is written out in ``text``.
-            ConfigError: the chat template has no place for a video.
-        """
-        if found := _SPECIAL.search(text):
-            message = f"{found.group()} stands in the question: the model would take it for its own token"
-            raise StepError("bad_prompt", message)
-        content = [{"type": "video"}, {"type": "text", "text": text}] if video else text
-        rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        if rendered.count(_VIDEO) != int(video):
-            raise ConfigError("the model's chat template has no place for a video; use one made for video")
-        return rendered
-
     def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.prompt_ids`."""
-        ids: list[int] = tokenizer(self.chat_text(tokenizer, text, shape is not None))["input_ids"]
+        """See :meth:`Family.prompt_ids`."""
         if shape is None:
-            return ids
+            return ids_of(tokenizer, chat_text(tokenizer, text))
+        ids = ids_of(tokenizer, chat_text(tokenizer, text, _VIDEO))
         video, sound, start, end = (
             tokenizer.convert_tokens_to_ids(token) for token in (_VIDEO, _SOUND, _SOUND_START, _SOUND_END)
         )
@@ -103,7 +84,7 @@ class Qwen25Omni:
         return [*ids[:place], *block, *ids[place + 1 :]]
 
     def positions(self, prompt_ids: Sequence[int], shape: Shape | None, config: Any) -> np.ndarray:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.positions`.
+        """See :meth:`Family.positions`.
 
         As vLLM counts: a video with sound starts at the place of ``<|audio_bos|>`` before it (transformers: one later),
         so its positions stand one token too early, and ``<|audio_eos|>`` and what precedes it count as text.
@@ -131,28 +112,24 @@ class Qwen25Omni:
         return np.concatenate([before, block + start, after], axis=1).astype(np.int64)
 
     def banned_ids(self, tokenizer: Any) -> list[int]:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.banned_ids`."""
-        vocabulary = tokenizer.get_vocab()
-        banned = {vocabulary[token] for token in _MEDIA if token in vocabulary}
-        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-            banned.add(tokenizer.pad_token_id)
-        return sorted(banned)
+        """See :meth:`Family.banned_ids`."""
+        return ids_to_ban(tokenizer, _MEDIA)
 
     def engine_arguments(self) -> dict[str, Any]:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.engine_arguments`."""
+        """See :meth:`Family.engine_arguments`."""
         return {
             "limit_mm_per_prompt": {"video": 1, "image": 0, "audio": 1},
             "mm_processor_kwargs": PROCESSOR_KWARGS,
             # vLLM keeps the expanded prompt of a video whatever sound came with it (other sound: the old length), and
             # refuses a new video whose sound it has seen: without this cache it does neither.
             "mm_processor_cache_gb": 0,
+            "hf_overrides": whole,
         }
 
     def request(self, tokenizer: Any, text: str, clip: Clip | None) -> dict[str, Any]:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.request`."""
-        prompt = self.chat_text(tokenizer, text, clip is not None)
+        """See :meth:`Family.request`."""
         if clip is None:
-            return {"prompt": prompt}
+            return {"prompt": chat_text(tokenizer, text)}
         _check_step(clip.step_s, clip.sound is not None)
         metadata = {**_metadata(clip), "do_sample_frames": False}
         seconds = seconds_per_grid(clip.step_s)
@@ -161,7 +138,8 @@ class Qwen25Omni:
         if clip.sound is not None:
             data["audio"] = [_whole_columns(clip.sound)]
             options |= {"use_audio_in_video": True, "second_per_grid_ts": [seconds]}  # gives the order of tokens
-        request = {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
+        prompt = chat_text(tokenizer, text, _VIDEO)
+        request: dict[str, Any] = {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
         if clip.sound is not None:
             # Of two media at one place vLLM's prefix cache looks at the first alone: the same pictures with another
             # sound would get what it has computed of the old one. So each is named after both.
@@ -170,15 +148,31 @@ class Qwen25Omni:
         return request
 
     def learner(self) -> OmniLearner:
-        """See :meth:`~ravst_ray.policy.families.protocols.Family.learner`."""
+        """See :meth:`Family.learner`."""
         return OmniLearner()
 
 
-class OmniLearner:
-    """What the learner needs of the thinker."""
+def whole(config: Any) -> Any:
+    """The configuration of a checkpoint as vLLM reads it, unchanged.
 
-    sharded_layers = ("Qwen2_5OmniDecoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniAudioEncoderLayer")
-    towers = ("visual", "audio_tower")
+    Raises:
+        ValueError: it is a thinker's that was saved by itself; vLLM would run it by a fallback that can't place sound.
+    """
+    if config.model_type == "qwen2_5_omni_thinker":
+        hint = "save it as ravst does after training, or as the hub's: config.json of Qwen2_5OmniConfig, thinker.…"
+        raise ValueError(f"a thinker alone, not a whole Qwen2.5-Omni; {hint}")
+    return config
+
+
+class OmniLearner:
+    """See :class:`~ravst_ray.policy.families.protocols.LearnerSide`."""
+
+    sharded_layers: tuple[str, ...] = (
+        "Qwen2_5OmniDecoderLayer",
+        "Qwen2_5OmniVisionBlock",
+        "Qwen2_5OmniAudioEncoderLayer",
+    )
+    towers: tuple[str, ...] = ("visual", "audio_tower")
     adapter_scope = r"model\.layers\..*\.({targets})"
 
     def load(self, source: str, dtype: Any) -> Any:
@@ -188,14 +182,14 @@ class OmniLearner:
         return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(source, dtype=dtype)
 
     def save(self, model: Any, state: Tensors, folder: Any) -> None:
-        """See :meth:`~ravst_ray.policy.families.protocols.LearnerSide.save`; a tied output layer is left out."""
+        """See :meth:`LearnerSide.save`; a tied output layer is left out."""
         from huggingface_hub import save_torch_state_dict
         from transformers import Qwen2_5OmniConfig
 
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         tied = model.config.tie_word_embeddings
-        weights = {self.wire_name(name): value for name, value in state.items()}
+        weights = {f"thinker.{name}": value for name, value in state.items()}
         if tied:
             weights.pop("thinker.lm_head.weight", None)
         save_torch_state_dict(weights, target, metadata={"format": "pt"})
@@ -237,7 +231,7 @@ class OmniLearner:
         videos = model.get_video_features(
             given["pixel_values_videos"], given["video_grid_thw"], return_dict=True
         ).pooler_output
-        made = [{"video": video} for video in videos]
+        made: list[dict[str, Any]] = [{"video": video} for video in videos]
         heard = [place for place, one in enumerate(inputs) if "mel" in one]
         if heard:
             mask = given["feature_attention_mask"]
@@ -245,13 +239,14 @@ class OmniLearner:
             lengths = [sound_tokens(int(columns) * _HOP) for columns in mask.sum(1)]
             for place, sound in zip(heard, torch.split(sounds, lengths), strict=True):
                 made[place]["audio"] = sound
-        return made
+        return list(made)
 
     def call(self, model: Any, bare: Any, batch: Tensors, seen: Sequence[Tensors], raw: Sequence[Tensors] = ()) -> Any:
-        """See :meth:`~ravst_ray.policy.families.protocols.LearnerSide.call`; the output is of all columns.
+        """See :meth:`LearnerSide.call`; ``logits`` has all columns.
 
-        Features of sound go in where spectrograms do, and the tower's turn is left out: the thinker has no door for
-        them as it has for video. It embeds the tokens itself, so that wrappers bring the weights together first.
+        The thinker takes features of video, but none of sound: they go in where spectrograms do, and its method that
+        makes features of these hands them on meanwhile. It embeds the tokens itself, when its wrappers have brought the
+        weights together.
         """
         import torch
 
@@ -264,16 +259,16 @@ class OmniLearner:
             sounds = [one["audio"] for one in seen if "audio" in one]
             if sounds:
                 given["input_features"] = torch.cat(sounds)
-        if seen:
-            bare.get_audio_features = _as_given
+        if not seen:
+            return model(**{"use_cache": False, **given})
+        bare.get_audio_features = _as_given
         try:
-            return model(**given, use_cache=False).logits
+            return model(**{"use_cache": False, **given})
         finally:
-            if seen:
-                del bare.get_audio_features
+            del bare.get_audio_features
 
     def wire_name(self, name: str) -> str | None:
-        """See :meth:`~ravst_ray.policy.families.protocols.LearnerSide.wire_name`."""
+        """See :meth:`LearnerSide.wire_name`."""
         return f"thinker.{name}"
 
 
@@ -315,8 +310,8 @@ def _metadata(clip: Clip) -> dict[str, Any]:
 def _digest(clip: Clip) -> str:
     """Of pictures and sound together."""
     digest = hashlib.blake2b(repr((clip.frames.shape, clip.step_s)).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(clip.frames))
-    digest.update(np.ascontiguousarray(clip.sound))
+    digest.update(np.ascontiguousarray(clip.frames).data)
+    digest.update(np.ascontiguousarray(clip.sound).data)
     return digest.hexdigest()
 
 

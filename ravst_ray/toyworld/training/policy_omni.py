@@ -57,9 +57,12 @@ def thinker_config(
 
     Args:
         tokenizer: from :func:`build_omni_tokenizer`.
-        hidden, layers: of the language model; ``hidden`` is a multiple of 64.
-        vision, depth: width (a multiple of 32) and layers of the tower that sees.
-        audio, audio_layers: the same of the one that hears.
+        hidden: width of the language model, a multiple of 64.
+        layers: of the language model.
+        vision: width of the tower that sees, a multiple of 32.
+        depth: its layers.
+        audio: width of the tower that hears, a multiple of 32.
+        audio_layers: its layers.
         tied: whether the embedding is the output layer, too.
         spread: standard deviation of random weights.
     """
