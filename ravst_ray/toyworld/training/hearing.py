@@ -122,8 +122,10 @@ class Hearer(nn.Module):
             heads = query[:, group * size : (group + 1) * size]
             at = columns[:, None, :, None].expand(-1, size, -1, heads.shape[-1])
             logits = (heads.gather(2, at) @ key[:, group, None].transpose(-1, -2)).float() * module.scaling
-            allowed = args[1].expand(-1, size, -1, -1).gather(
-                2, columns[:, None, :, None].expand(-1, size, -1, logits.shape[-1])
+            allowed = (
+                args[1]
+                .expand(-1, size, -1, -1)
+                .gather(2, columns[:, None, :, None].expand(-1, size, -1, logits.shape[-1]))
             )
             logits = logits.masked_fill(~allowed, -1e4)
             there = targets >= 0
@@ -194,43 +196,6 @@ class Hearer(nn.Module):
             if self._gaze:
                 found["gaze"] = torch.stack(self._gaze).mean()
         return found, right
-
-    @torch.no_grad()
-    def answer(self, batch: Batch, most: int, end: int) -> list[list[int]]:
-        """Greedy completions of a batch in which every line ends with a prompt; ``end`` is left out."""
-        from transformers import DynamicCache
-
-        self._looks = {}
-        inputs, _ = self.embed(batch)
-        cache = DynamicCache(config=self.model.model.config)
-        there = batch.parts >= 0
-        last = there.sum(1) - 1
-        rows = torch.arange(len(last), device=last.device)
-        at = batch.positions[0, rows, last] + 1
-        out = self.model.model(
-            inputs_embeds=inputs,
-            position_ids=batch.positions,
-            attention_mask={"full_attention": batch.mask()},
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[rows, last]
-        said = []
-        for _ in range(most):
-            token = self.model.lm_head(out).argmax(-1)
-            said.append(token)
-            if (torch.stack(said) == end).any(0).all():
-                break
-            there = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
-            out = self.model.model(
-                input_ids=token[:, None],
-                position_ids=at[None, :, None].expand(3, -1, 1),
-                attention_mask={"full_attention": there[:, None, None]},
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, 0]
-            at = at + 1
-        lines = torch.stack(said, dim=1).tolist()
-        return [line[: line.index(end)] if end in line else line for line in lines]
 
 
 def by_chunk(

@@ -7,12 +7,14 @@ scene is one line: pictures and sound once, then several questions with their an
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,7 @@ import torch
 
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.answers import render
-from ravst_ray.core.wording import SPATIAL_AUDIBLE
-from ravst_ray.media.clips import Clip, VideoView
+from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Shape
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.prompts import AnswerSpace, question_prompt
@@ -38,7 +39,7 @@ from ravst_ray.toyworld.training.policy_pool import ASKED
 from ravst_ray.toyworld.training.policy_targets import Targets, scene_targets
 
 CHUNK = 25
-SHOWN = FramesConfig(min_pixels=SIDE_PX**2, max_pixels=SIDE_PX**2)
+SHOWN = FramesConfig(min_pixels=SIDE_PX**2, max_pixels=SIDE_PX**2, sound="own")
 CELLS = (SIDE_PX // 28) ** 2
 COLUMNS = 200  # of the spectrogram, beside one pair of pictures: 2 s
 PER_SECOND = 25
@@ -57,8 +58,6 @@ class Segment:
     """
 
     task: Task
-    text: str
-    answer: str
     prompt: np.ndarray
     true: np.ndarray
     careless: np.ndarray
@@ -76,7 +75,6 @@ class Lesson:
     where it ends.
     """
 
-    view: VideoView
     prefix: np.ndarray
     positions: np.ndarray
     pictures: np.ndarray
@@ -87,10 +85,6 @@ class Lesson:
     sounds: np.ndarray
     edges: np.ndarray
     segments: tuple[Segment, ...]
-
-    def space(self) -> AnswerSpace:
-        """Between the model's answers and the dataset's."""
-        return AnswerSpace.of(self.view, ASKED)
 
 
 class Desk:
@@ -109,7 +103,7 @@ class Desk:
     def lesson(self, seed: int, index: int) -> Lesson:
         """The lesson of scene ``index`` of the world ``seed``."""
         scene = random_scene(np.random.default_rng([seed, index]))
-        shown = scene_questions(seed, index, SHOWN, noisy=True, cues=False, sound=True)
+        shown = scene_questions(seed, index, SHOWN, noisy=True, cues=False)
         return self.of(scene, shown)
 
     def of(self, scene: Scene, shown: SceneQuestions) -> Lesson:
@@ -117,8 +111,8 @@ class Desk:
         clip, shape = shown.clip, Shape.of(shown.clip)
         prompts = [question_prompt(one.task, one.question, shown.view, ASKED) for one in shown.drafts]
         ids = [self.family.prompt_ids(self.tokenizer, text, shape) for text in prompts]
-        other = question_prompt("AVTR", "?", shown.view, ASKED)
-        prefix = os.path.commonprefix([*ids, self.family.prompt_ids(self.tokenizer, other, shape)])
+        other = self.family.prompt_ids(self.tokenizer, question_prompt("AVTR", "?", shown.view, ASKED), shape)
+        prefix = [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(other, *ids, strict=False))]
         positions = self.family.positions(ids[0], shape, self.config)[:, : len(prefix)]
         targets = scene_targets(scene, shown.view)
         heard = np.flatnonzero(np.asarray(prefix) == self.config.audio_token_id)
@@ -134,9 +128,8 @@ class Desk:
             )
             looks = self._looks(draft.question, true, targets, sounds, seen, heard)
             after = np.array(prompt[len(prefix) :], np.int16)
-            segments.append(Segment(draft.task, draft.question, answer, after, true, hasty, looks))
+            segments.append(Segment(draft.task, after, true, hasty, looks))
         return Lesson(
-            shown.view,
             np.array(prefix, np.int16),
             positions.astype(np.int16),
             pictures,
@@ -164,9 +157,18 @@ class Desk:
         return np.array([*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id], np.int16)
 
     def _looks(
-        self, question: str, answer: np.ndarray, targets: Targets, sounds: np.ndarray, seen: np.ndarray, heard: np.ndarray
+        self,
+        question: str,
+        answer: np.ndarray,
+        targets: Targets,
+        sounds: np.ndarray,
+        seen: np.ndarray,
+        heard: np.ndarray,
     ) -> np.ndarray:
-        """For ends of intervals the sound about then; for coordinates the object; for what sounds, its sound."""
+        """For ends of intervals the sound about then; for coordinates the object; for what sounds, its sound.
+
+        ``seen`` and ``heard`` are the columns of the tokens of pictures and sound.
+        """
         pieces = [self.tokenizer.decode([token]) for token in answer.tolist()]
         found: list[tuple[int, int, np.ndarray]] = []
         for one in mentions(pieces):
@@ -197,7 +199,7 @@ def _sounds(scene: Scene, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     sounds, edges = np.zeros(tokens, np.int8), np.zeros(tokens, np.int8)
     for sprite in scene.sprites:
         for start_s, end_s in sprite.events_s:
-            first, last = (min(int(time_s * PER_SECOND + 1e-6), tokens - 1) for time_s in (start_s, end_s))
+            first, last = int(start_s * PER_SECOND + 1e-6), math.ceil(end_s * PER_SECOND - 1e-6) - 1
             sounds[first : last + 1] = 1 + NAMES.index(sprite.name)
             edges[first], edges[last] = 1, 2
     return sounds, edges
@@ -283,7 +285,7 @@ class School:
     """
 
     def __init__(self, device: str, config: Any, rng: np.random.Generator):
-        self.device, self.rng, self._config = device, rng, config
+        self.device, self.rng = device, rng
         self.video, self.audio = config.video_token_id, config.audio_token_id
         self.lessons: list[Lesson] = []
         self.two_annotators = False
@@ -305,30 +307,6 @@ class School:
             joined = torch.from_numpy(np.concatenate([getattr(one, field) for one in lessons]))
             kept.extend(joined.to(self.device).split(pairs))
         self.lessons += [replace(one, pictures=empty, mel=empty) for one in lessons]
-
-    def split_off(self, count: int) -> School:
-        """A school of the first lessons, which leave this one."""
-        other = School(self.device, self._config, self.rng)
-        for mine, theirs in (
-            (self.lessons, other.lessons),
-            (self._pictures, other._pictures),
-            (self._mels, other._mels),
-        ):
-            theirs.extend(mine[:count])  # type: ignore[arg-type]
-            del mine[:count]
-        return other
-
-    def hearing(self, level: float | None) -> School:
-        """The same lessons with this level all over their spectrograms; None: with another lesson's, cut or padded."""
-        other = School(self.device, self._config, self.rng)
-        other.lessons, other._pictures = self.lessons, self._pictures
-        for place, mel in enumerate(self._mels):
-            heard = torch.full_like(mel, mel.min() if level is None else level)
-            if level is None:
-                given = self._mels[(place + len(self._mels) // 2) % len(self._mels)][: len(mel)]
-                heard[: len(given)] = given
-            other._mels.append(heard)
-        return other
 
     def batch(self, clips: int, others: int = 2, long_share: float = 0.2, asked: bool = True) -> Batch:
         """Scenes of about the same length, with their questions: every AVTR, and some of the others.

@@ -172,7 +172,7 @@ def policy_config(
 
 
 def look_back(language: Any, layer: int, group: int, power: float = 60.0) -> None:
-    """Set two heads of a language model, those of one key-value group, to begin as heads that attend one and two tokens back.
+    """Set two heads of a language model, those of one key-value group, to begin by attending one and two tokens back.
 
     Copying needs them, and a small model takes long to find them. Only the biases and the size of the weights change.
     """
