@@ -49,6 +49,7 @@ Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 la
 
 Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
 seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
+Without cues the pictures are those of a world at rest: when and which object sounds, only its sound tells.
 """
 _SCORE = """\
 Score completions with the four-part reward.
