@@ -90,11 +90,11 @@ def test_a_prompt_is_computed_once_for_all_its_completions(case, policy, forward
 
 
 @pytest.mark.parametrize("how", ["checkpointing", "bfloat16"])
-def test_gradients_of_shared_prompts_when_layers_are_computed_again_or_in_half_precision(tmp_path, how):
-    model, processor = load_tiny(tiny_policy(tmp_path, seed=5))
+def test_gradients_of_shared_prompts_when_layers_are_computed_again_or_in_half_precision(case, tmp_path, how):
+    model, processor = case.load(case.save(tmp_path, seed=5))
     model.train()
-    forward = VideoForward(processor, FAMILY)
-    rows = rows_of(forward)
+    forward = VideoForward(processor, case.family)
+    rows = rows_of(case, forward)
 
     def run():
         model.zero_grad()
