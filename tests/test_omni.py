@@ -1,5 +1,6 @@
 """Qwen2.5-Omni's own: tokens and positions of sound among pictures, as vLLM's functions make them; its training."""
 
+import copy
 import shutil
 from types import SimpleNamespace
 
@@ -121,6 +122,18 @@ def test_sound_has_as_many_tokens_as_its_spectrogram_gives(tokenizer):
         mel = learner.encode(processor, Clip("a", np.zeros((2, 28, 28, 3), np.uint8), 0.5, sound))["mel"]
         _, tokens = Qwen2_5OmniAudioEncoder._get_feat_extract_output_lengths(None, torch.tensor(mel.shape[1]))
         assert (mel.shape[0], int(tokens)) == (128, sound_tokens(samples)), samples
+
+
+def test_a_tokenizer_without_a_template_gets_the_hubs(tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    start = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    end = "When?<|im_end|>\n<|im_start|>assistant\n"
+    shown = "<|vision_bos|><|VIDEO|><|vision_eos|>"
+    assert bare.decode(FAMILY.prompt_ids(bare, "When?", None)) == start + end
+    assert bare.decode(FAMILY.prompt_ids(bare, "When?", Shape(2, 28, 28, 1.0))) == start + shown + end
+    with pytest.raises(ConfigError, match="no chat template"):
+        chat_text(bare, "When?")
 
 
 def test_what_is_shown_is_decided_once():

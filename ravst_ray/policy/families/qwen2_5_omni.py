@@ -34,6 +34,13 @@ _HOP = 160  # samples of one column of the spectrogram
 # times the time.
 _BEHIND = 3 * _HOP
 _VIDEO, _SOUND, _SOUND_START, _SOUND_END = "<|VIDEO|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
+# For a directory whose template belongs to the processor alone (chat_template.json), which tokenizers don't read.
+_CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}"
+    "<|vision_bos|><|VIDEO|><|vision_eos|>{{ messages[0].content[-1].text }}{% endif %}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
 _MEDIA = (_VIDEO, _SOUND, _SOUND_START, _SOUND_END, "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
 
 
@@ -72,8 +79,8 @@ class Qwen25Omni:
     def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
         """See :meth:`Family.prompt_ids`."""
         if shape is None:
-            return ids_of(tokenizer, chat_text(tokenizer, text))
-        ids = ids_of(tokenizer, chat_text(tokenizer, text, _VIDEO))
+            return ids_of(tokenizer, chat_text(tokenizer, text, template=_CHAT))
+        ids = ids_of(tokenizer, chat_text(tokenizer, text, _VIDEO, template=_CHAT))
         video, sound, start, end = (
             tokenizer.convert_tokens_to_ids(token) for token in (_VIDEO, _SOUND, _SOUND_START, _SOUND_END)
         )
@@ -131,7 +138,7 @@ class Qwen25Omni:
     def request(self, tokenizer: Any, text: str, clip: Clip | None) -> dict[str, Any]:
         """See :meth:`Family.request`."""
         if clip is None:
-            return {"prompt": chat_text(tokenizer, text)}
+            return {"prompt": chat_text(tokenizer, text, template=_CHAT)}
         _check_step(clip.step_s, clip.sound is not None)
         metadata = {**_metadata(clip), "do_sample_frames": False}
         seconds = seconds_per_grid(clip.step_s)
@@ -141,7 +148,7 @@ class Qwen25Omni:
             data["audio"] = [_whole_columns(clip.sound)]
             options |= {"use_audio_in_video": True, "second_per_grid_ts": [seconds]}  # gives the order of tokens
             options["audio_kwargs"] = {"max_length": len(data["audio"][0]) + _BEHIND}
-        prompt = chat_text(tokenizer, text, _VIDEO)
+        prompt = chat_text(tokenizer, text, _VIDEO, template=_CHAT)
         request: dict[str, Any] = {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
         if clip.sound is not None:
             # Of two media at one place vLLM's prefix cache looks at the first alone: the same pictures with another
