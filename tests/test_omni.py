@@ -1,5 +1,6 @@
 """Qwen2.5-Omni's own: tokens and positions of sound among pictures, as vLLM's functions make them; its training."""
 
+import copy
 import shutil
 from types import SimpleNamespace
 
@@ -12,8 +13,10 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 
 from ravst_ray.config.sft import SftConfig
 from ravst_ray.config.train import LoraConfig
-from ravst_ray.errors import StepError
+from ravst_ray.config.video_llm import FramesConfig, PromptConfig
+from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.clips import Clip
+from ravst_ray.policy.families import fit
 from ravst_ray.policy.families.chat import chat_text
 from ravst_ray.policy.families.protocols import Shape
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni, seconds_per_grid, sound_tokens, whole
@@ -119,6 +122,28 @@ def test_sound_has_as_many_tokens_as_its_spectrogram_gives(tokenizer):
         mel = learner.encode(processor, Clip("a", np.zeros((2, 28, 28, 3), np.uint8), 0.5, sound))["mel"]
         _, tokens = Qwen2_5OmniAudioEncoder._get_feat_extract_output_lengths(None, torch.tensor(mel.shape[1]))
         assert (mel.shape[0], int(tokens)) == (128, sound_tokens(samples)), samples
+
+
+def test_a_tokenizer_without_a_template_gets_the_hubs(tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    start = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    end = "When?<|im_end|>\n<|im_start|>assistant\n"
+    shown = "<|vision_bos|><|VIDEO|><|vision_eos|>"
+    assert bare.decode(FAMILY.prompt_ids(bare, "When?", None)) == start + end
+    assert bare.decode(FAMILY.prompt_ids(bare, "When?", Shape(2, 28, 28, 1.0))) == start + shown + end
+    with pytest.raises(ConfigError, match="no chat template"):
+        chat_text(bare, "When?")
+
+
+def test_what_is_shown_is_decided_once():
+    frames, prompt = fit(FramesConfig(), PromptConfig(), FAMILY)
+    assert (frames.sound, frames.multiple, frames.max_step_s, prompt.box_space) == ("own", 28, 1.0, "frame")
+    silent, _ = fit(FramesConfig(sound="silence", max_step_s=0.5, step_s=0.5), PromptConfig(), FAMILY)
+    assert (silent.sound, silent.max_step_s) == ("silence", 0.5)
+    with pytest.raises(ConfigError, match=r"frames\.step_s is 4; Qwen2\.5-Omni takes at most 1 s here"):
+        fit(FramesConfig(step_s=4.0), PromptConfig(), FAMILY)
+    assert fit(FramesConfig(step_s=4.0, sound="none"), PromptConfig(), FAMILY)[0].max_step_s is None
 
 
 def test_pictures_too_far_apart_for_sound_are_refused(tokenizer):

@@ -25,6 +25,7 @@ from ravst_ray.training.prompts import training_tasks
 from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
+KINDS = ("laptop", "1gpu", "8gpu", "paper", "qwen3vl", "omni")
 LAPTOP = next(path for path in CONFIGS if path.stem == "train_laptop")
 
 
@@ -58,8 +59,7 @@ def nothing_starts(monkeypatch):
 
 
 def test_the_training_files_are_there():
-    names = {"laptop", "1gpu", "8gpu", "paper", "qwen3vl"}
-    assert {path.stem for path in CONFIGS} == {f"train_{name}" for name in names}
+    assert {path.stem for path in CONFIGS} == {f"train_{kind}" for kind in KINDS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -75,6 +75,7 @@ def test_every_shipped_file_is_dry_run_on_a_tiny_dataset(path, given, tmp_path, 
         "train_8gpu": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_paper": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
         "train_qwen3vl": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
+        "train_omni": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
     }[path.stem]
     config = load_config(TrainConfig, path, given)
     prompts, size, longest = (getattr(config.rollouts, key) for key in ("prompts_per_step", "group_size", "max_tokens"))
@@ -101,6 +102,14 @@ def test_a_dry_run_refuses_what_a_run_would(given, tmp_path, capsys, nothing_sta
     assert "rollouts.typo: unknown key" in capsys.readouterr().err
     assert main([*train, "engine.max_model_len=128"]) == 2
     assert "don't fit engine.max_model_len = 128" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_how_many_videos_are_too_long(given, tmp_path, capsys, nothing_starts):
+    train = ["train", "--dry-run", "--config", str(LAPTOP), *given, f"output={tmp_path / 'out'}"]
+    assert main([*train, "frames.max_frames=4", "frames.max_step_s=1.0"]) == 0
+    said = capsys.readouterr().out
+    assert "frames: 2 videos are left out, as frames.max_frames = 4 of them would be more than 1 s apart\n" in said
+    assert "prompts: at most 0 tokens" in said
 
 
 def test_a_cluster_that_is_too_small_is_told_in_numbers(given, tmp_path):

@@ -104,10 +104,9 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     found: dict[str, int] = {}
     with closing(ChildDecoder(config.decode)) as decoder:
         for task in tasks:
-            try:
-                view, shape = _largest_view(task.duration_s, config.frames)
-            except StepError:
+            if _too_long(task, config.frames):
                 continue
+            view, shape = _largest_view(task.duration_s, config.frames)
             counts = _counts(task, view, shape, family, config, tokenizer)
             if max(counts.values()) >= config.engine.max_model_len:
                 exact = _file_view(task, config.frames, decoder)
@@ -183,6 +182,11 @@ def _lines(config: TrainConfig) -> list[str]:
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         return [*lines, f"prompts: not measured: {error}"]
+    if long := sum(_too_long(task, config.frames) for task in tasks):
+        lines.append(
+            f"frames: {long} videos are left out, as frames.max_frames = {config.frames.max_frames} of them would be "
+            f"more than {config.frames.max_step_s:g} s apart"
+        )
     tokens = prompt_tokens(tasks, config, tokenizer)
     check_prompts(tokens, config)
     longest, limit = max(tokens.values(), default=0), config.engine.max_model_len
@@ -199,6 +203,14 @@ def _counts(
 ) -> dict[str, int]:
     texts = {pair.qa_id: question_prompt(pair.task, pair.question, view, config.prompt) for pair in task.questions}
     return {name: len(family.prompt_ids(tokenizer, text, shape)) for name, text in texts.items()}
+
+
+def _too_long(task: VideoTask, config: FramesConfig) -> bool:
+    try:
+        view_times(task.duration_s, config)
+    except StepError:
+        return True
+    return False
 
 
 def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, Shape]:

@@ -25,7 +25,9 @@ def special_in(text: str) -> str:
     return found.group() if found else ""
 
 
-def chat_text(tokenizer: Any, text: str, place: str = "", media: Sequence[str] = ("video",)) -> str:
+def chat_text(
+    tokenizer: Any, text: str, place: str = "", media: Sequence[str] = ("video",), template: str | None = None
+) -> str:
     """The prompt as text: the chat template around what is shown and ``text``, up to where the model speaks.
 
     Args:
@@ -33,16 +35,19 @@ def chat_text(tokenizer: Any, text: str, place: str = "", media: Sequence[str] =
         text: what is asked.
         place: the placeholder that the template has for the video; empty: text alone.
         media: kinds of what is shown, in their order.
+        template: for tokenizers that have none.
 
     Raises:
         StepError: ``bad_prompt``, a token of the model's own is written out in ``text``.
-        ConfigError: the chat template has no place for a video.
+        ConfigError: the chat template has no place for a video, or there is none.
     """
     if special := special_in(text):
         raise StepError("bad_prompt", f"{special} stands in the question: the model would take it for its own token")
+    if not (template := tokenizer.chat_template or template):
+        raise ConfigError("the model's tokenizer has no chat template; add its chat_template.jinja to the directory")
     content = [*({"type": kind} for kind in media), {"type": "text", "text": text}] if place else text
     rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
     )
     if place and rendered.count(place) != 1:
         raise ConfigError("the model's chat template has no place for a video; use one made for video")

@@ -30,7 +30,17 @@ PROCESSOR_KWARGS: dict[str, Any] = {
     "cap_pixels_per_frame": False,
 }
 _HOP = 160  # samples of one column of the spectrogram
+# The last columns see silence behind the sound. The extractor would fill up to 300 s with it, to the same effect, in 90
+# times the time.
+_BEHIND = 3 * _HOP
 _VIDEO, _SOUND, _SOUND_START, _SOUND_END = "<|VIDEO|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
+# For a directory whose template belongs to the processor alone (chat_template.json), which tokenizers don't read.
+_CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}"
+    "<|vision_bos|><|VIDEO|><|vision_eos|>{{ messages[0].content[-1].text }}{% endif %}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
 _MEDIA = (_VIDEO, _SOUND, _SOUND_START, _SOUND_END, "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
 
 
@@ -69,8 +79,8 @@ class Qwen25Omni:
     def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
         """See :meth:`Family.prompt_ids`."""
         if shape is None:
-            return ids_of(tokenizer, chat_text(tokenizer, text))
-        ids = ids_of(tokenizer, chat_text(tokenizer, text, _VIDEO))
+            return ids_of(tokenizer, chat_text(tokenizer, text, template=_CHAT))
+        ids = ids_of(tokenizer, chat_text(tokenizer, text, _VIDEO, template=_CHAT))
         video, sound, start, end = (
             tokenizer.convert_tokens_to_ids(token) for token in (_VIDEO, _SOUND, _SOUND_START, _SOUND_END)
         )
@@ -120,8 +130,7 @@ class Qwen25Omni:
         return {
             "limit_mm_per_prompt": {"video": 1, "image": 0, "audio": 1},
             "mm_processor_kwargs": PROCESSOR_KWARGS,
-            # vLLM keeps the expanded prompt of a video whatever sound came with it (other sound: the old length), and
-            # refuses a new video whose sound it has seen: without this cache it does neither.
+            # With this cache vLLM refuses a clip of which it has pictures or sound no longer, and the other still.
             "mm_processor_cache_gb": 0,
             "hf_overrides": whole,
         }
@@ -129,7 +138,7 @@ class Qwen25Omni:
     def request(self, tokenizer: Any, text: str, clip: Clip | None) -> dict[str, Any]:
         """See :meth:`Family.request`."""
         if clip is None:
-            return {"prompt": chat_text(tokenizer, text)}
+            return {"prompt": chat_text(tokenizer, text, template=_CHAT)}
         _check_step(clip.step_s, clip.sound is not None)
         metadata = {**_metadata(clip), "do_sample_frames": False}
         seconds = seconds_per_grid(clip.step_s)
@@ -138,7 +147,8 @@ class Qwen25Omni:
         if clip.sound is not None:
             data["audio"] = [_whole_columns(clip.sound)]
             options |= {"use_audio_in_video": True, "second_per_grid_ts": [seconds]}  # gives the order of tokens
-        prompt = chat_text(tokenizer, text, _VIDEO)
+            options["audio_kwargs"] = {"max_length": len(data["audio"][0]) + _BEHIND}
+        prompt = chat_text(tokenizer, text, _VIDEO, template=_CHAT)
         request: dict[str, Any] = {"prompt": prompt, "multi_modal_data": data, "mm_processor_kwargs": options}
         if clip.sound is not None:
             # Of two media at one place vLLM's prefix cache looks at the first alone: the same pictures with another
@@ -211,15 +221,15 @@ class OmniLearner:
         )
         encoded = {"pixels": made["pixel_values_videos"], "grid_thw": made["video_grid_thw"][0]}
         if clip.sound is not None:
+            sound = _whole_columns(clip.sound)
             heard = processor.feature_extractor(
-                [_whole_columns(clip.sound)],
+                [np.pad(sound, (0, _BEHIND))],
                 sampling_rate=SAMPLE_RATE_HZ,
-                padding="max_length",  # so the last columns see silence behind the sound, as in vLLM
                 truncation=False,
-                return_attention_mask=True,
+                padding="longest",
                 return_tensors="pt",
             )
-            encoded["mel"] = heard["input_features"][0][:, : int(heard["attention_mask"].sum())]
+            encoded["mel"] = heard["input_features"][0][:, : len(sound) // _HOP]
         return encoded
 
     def features(self, model: Any, inputs: Sequence[Tensors]) -> list[Tensors]:
