@@ -148,7 +148,8 @@ class Qwen3VL:
 class Qwen3VLMoe(Qwen3VL):
     """Qwen3-VL with experts: to be asked, not to be trained.
 
-    vLLM keeps its own packed copies of the experts' weights, which an update of a running engine leaves as they were.
+    vLLM keeps packed copies of the experts' weights. On CPUs, where it was tried, an update of a running engine leaves
+    them as they were: log-probs are then off by 3.
     """
 
     name = "Qwen3-VL with experts"
