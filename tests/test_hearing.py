@@ -13,7 +13,8 @@ from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.toyworld.questions import scene_questions
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.training.hearing import by_chunk
-from ravst_ray.toyworld.training.hearing_lessons import KINDS, PER_SECOND, SHOWN, Batch, Desk, School
+from ravst_ray.toyworld.training.hearing_batches import KINDS, Batch, School
+from ravst_ray.toyworld.training.hearing_lessons import PER_SECOND, SHOWN, Desk
 from ravst_ray.toyworld.training.measure_hearing import SEED, Heard, hear, with_sound
 from ravst_ray.toyworld.training.policy_gaze import WHEN
 from ravst_ray.toyworld.training.policy_omni import HEARING

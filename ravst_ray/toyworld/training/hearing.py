@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from ravst_ray.toyworld.scene import NAMES
-from ravst_ray.toyworld.training.hearing_lessons import KINDS, PER_SECOND, Batch
+from ravst_ray.toyworld.training.hearing_batches import KINDS, Batch
+from ravst_ray.toyworld.training.hearing_lessons import PER_SECOND
 from ravst_ray.toyworld.training.policy import SIDE_PX
 
 TAP = 3

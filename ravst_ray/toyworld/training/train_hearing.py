@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.logs import setup_logging
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.toyworld.training.hearing import Hearer
-from ravst_ray.toyworld.training.hearing_lessons import Desk, School, start_painting
+from ravst_ray.toyworld.training.hearing_batches import School
+from ravst_ray.toyworld.training.hearing_lessons import Desk, start_painting
 from ravst_ray.toyworld.training.measure_hearing import SEED as UNSEEN_SEED
 from ravst_ray.toyworld.training.measure_hearing import hear, hearing_card
 from ravst_ray.toyworld.training.policy import generation_config, look_back
@@ -29,8 +30,6 @@ from ravst_ray.toyworld.training.policy_omni import HEARING, thinker_config
 from ravst_ray.toyworld.training.policy_pool import paint
 from ravst_ray.toyworld.training.trainer import Trainer
 from ravst_ray.toyworld.training.trainer import export as save
-
-log = get_logger(__name__)
 
 SEED = 7_700
 STAGES = {
@@ -97,7 +96,7 @@ def train(args: argparse.Namespace) -> None:
     """All stages, and the export."""
     torch.set_float32_matmul_precision("high")
     pool = args.out / "pool"
-    painters = start_painting(pool, args.scenes, SEED, args.workers)
+    painters, painted = start_painting(pool, args.scenes, SEED, args.workers)
     desk = Desk()
     hearer = build(desk).to(args.device)
     history: tuple[str, ...] = ()
@@ -109,6 +108,8 @@ def train(args: argparse.Namespace) -> None:
     while len(school.lessons) < min(args.first, args.scenes):
         time.sleep(0.5)
         school.take_in(pool)
+        if painted.ready():
+            painted.get()  # raises what stopped a painter
     where = torch.cuda.get_device_name() if args.device == "cuda" else "one CPU core"
     for name, minutes in zip(STAGES, args.minutes, strict=True):
         school.two_annotators = name == "imitating"
