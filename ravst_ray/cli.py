@@ -45,9 +45,11 @@ Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 la
 
   ravst toyworld --out out/world --videos 12 --seed 1
   ravst toyworld --out out/hard --videos 24 --hard
+  ravst toyworld --out out/heard --videos 24 --no-cues
 
 Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
 seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
+Without cues the pictures are those of a world at rest: when and which object sounds, only its sound tells.
 """
 _SCORE = """\
 Score completions with the four-part reward.
@@ -128,7 +130,7 @@ def _toyworld(args: argparse.Namespace) -> None:
     from ravst_ray.toyworld.world import write_world
 
     console = Console(stderr=True)
-    write_world(args.out, videos=args.videos, seed=args.seed, hard=args.hard)
+    write_world(args.out, videos=args.videos, seed=args.seed, hard=args.hard, cues=args.cues)
     console.print(f"{args.videos} videos, their labels and their truth: {args.out}", highlight=False, soft_wrap=True)
 
 
@@ -233,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
     toyworld.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default 0)")
     toyworld.add_argument("--hard", action="store_true", help="scenes as real footage is, not as a demo wants them")
+    toyworld.add_argument(
+        "--no-cues", dest="cues", action="store_false", help="what sounds doesn't pulse: it must be heard"
+    )
     score = add("score", _score, _SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
     score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

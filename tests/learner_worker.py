@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.training.forward import VideoForward
-from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.learner import GRPOLearner, layers_to_shard, load_policy, trainer_arguments
 from ravst_ray.training.weights import logprob_gap, policy_state
 from tests.tiny_policies import made_up_group, noise_clip
 
@@ -45,7 +45,10 @@ def main() -> None:
         for n, rewards in enumerate(REWARDS)
     ]
     rows = 16 // world
-    arguments = trainer_arguments(config, Path(out) / f"w{rank}", rows=rows, group_size=4, max_steps=2, seed=0)
+    layers = layers_to_shard(model, family.learner()) if config.shard else ()
+    arguments = trainer_arguments(
+        config, Path(out) / f"w{rank}", rows=rows, group_size=4, max_steps=2, seed=0, layers=layers
+    )
     learner = GRPOLearner(
         model, arguments, processor, family, lambda step: groups[rank::world], temperature=1.0, frozen_vision=False
     )

@@ -48,6 +48,16 @@ def test_shipped_training_configurations_parse_and_fit(path):
     assert shown + config.rollouts.max_tokens < config.engine.max_model_len
 
 
+def test_a_micro_batch_is_whole_groups_or_equal_parts_of_one():
+    given = ["rollouts.group_size=12", "rollouts.prompts_per_step=4", "output=o"]
+    path = TRAINING[0].with_name("train_laptop.yaml")
+    for size in (1, 2, 3, 4, 6, 12, 24, 48):
+        assert load_config(TrainConfig, path, [*given, f"learner.micro_batch={size}"]).learner.micro_batch == size
+    for size in (8, 16):
+        with pytest.raises(ConfigError, match=rf"micro_batch = {size} cuts .* what fits: 1, 2, 3, 4, 6, 12, 24, 48"):
+            load_config(TrainConfig, path, [*given, f"learner.micro_batch={size}"])
+
+
 def test_the_shipped_supervised_configuration_parses():
     config = load_config(SftRunConfig, TRAINING[0].with_name("sft_laptop.yaml"), ["sft.epochs=2"])
     assert (config.sft.epochs, config.prompt.state_grammar) == (2.0, False)

@@ -89,6 +89,32 @@ def test_a_prompt_is_computed_once_for_all_its_completions(case, policy, forward
     model.zero_grad()
 
 
+@pytest.mark.parametrize("how", ["checkpointing", "bfloat16"])
+def test_gradients_of_shared_prompts_when_layers_are_computed_again_or_in_half_precision(case, tmp_path, how):
+    model, processor = case.load(case.save(tmp_path, seed=5))
+    model.train()
+    forward = VideoForward(processor, case.family)
+    rows = rows_of(case, forward)
+
+    def run():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "bfloat16"):
+            logps = forward.score(model, rows).logps
+            logps.exp().sum().backward()
+        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return torch.cat([logps.detach().flatten(), flat / flat.norm()])
+
+    forward.share_prompts = how == "bfloat16"
+    wanted = run()
+    if how == "checkpointing":
+        forward.share_prompts = True
+        model.gradient_checkpointing_enable()
+    else:
+        how = "float32"
+    found = run()
+    assert float((found - wanted).abs().max()) < (0.05 if how == "float32" else 1e-5)
+
+
 @torch.no_grad()
 def test_attention_without_masks_of_its_own_gets_every_row_by_itself(case, policy, forward_of, monkeypatch):
     model, forward = policy[0], forward_of()

@@ -1,6 +1,7 @@
 """The toy world: exact truth, real files, and the scores that compare annotations with the truth."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import av
@@ -13,6 +14,7 @@ from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from ravst_ray.toyworld.audio import soundtrack
 from ravst_ray.toyworld.captions import caption, label
 from ravst_ray.toyworld.evaluate import plain_name, score_names, score_tracks, true_objects
+from ravst_ray.toyworld.hard import hard_scene
 from ravst_ray.toyworld.scene import FPS, NAMES, Scene, Sprite, make_ground, random_scene, render
 from ravst_ray.toyworld.traits import visible_share
 from ravst_ray.toyworld.world import write_world
@@ -56,6 +58,35 @@ def test_questions_are_those_of_the_truth(world):
             assert one.where
             for time_s, box in one.where:
                 assert list(box) == thing["boxes"][f"{time_s:.1f}"]
+
+
+def test_without_cues_truth_and_questions_stay_and_pictures_change(world, tmp_path):
+    out, _ = world
+    mute = write_world(tmp_path, videos=2, seed=49, cues=False)
+    for name in ("truth.json", "unav100_annotations.json", "questions.json"):
+        assert (mute / name).read_bytes() == (out / name).read_bytes()
+    video = "videos/toy_49_0000.mp4"
+    assert (mute / video).read_bytes() != (out / video).read_bytes()
+
+
+@pytest.mark.parametrize("draw", [random_scene, lambda rng: hard_scene(rng, 1)], ids=["plain", "hard"])
+def test_without_cues_pictures_are_those_of_a_scene_in_which_nothing_sounds(draw):
+    checked = 0
+    for index in range(5):
+        scene = draw(np.random.default_rng([9, index]))
+        silent = replace(scene, sprites=tuple(replace(one, events_s=()) for one in scene.sprites))
+        for number, sprite in enumerate(scene.sprites):
+            for start_s, end_s in sprite.events_s:
+                time_s = (start_s + end_s) / 2
+                with_cues, without, nothing = (
+                    render(one, time_s) for one in (scene, replace(scene, cues=False), replace(silent, cues=False))
+                )
+                assert np.array_equal(without.image, nothing.image)
+                assert without.boxes_N == with_cues.boxes_N and np.array_equal(without.masks_N, with_cues.masks_N)
+                if with_cues.boxes_N[number]:
+                    assert not np.array_equal(with_cues.image, without.image)
+                    checked += 1
+    assert checked >= 3
 
 
 def test_another_seed_gives_another_world():

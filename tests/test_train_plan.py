@@ -17,6 +17,7 @@ from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import QAPair
+from ravst_ray.toyworld.training.policy_qwen3 import save_qwen3
 from ravst_ray.training import loop
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, needs, prompt_tokens
@@ -24,7 +25,7 @@ from ravst_ray.training.prompts import training_tasks
 from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
-KINDS = ("laptop", "1gpu", "8gpu", "paper", "omni")
+KINDS = ("laptop", "1gpu", "8gpu", "paper", "qwen3vl", "omni")
 LAPTOP = next(path for path in CONFIGS if path.stem == "train_laptop")
 
 
@@ -64,6 +65,8 @@ def test_the_training_files_are_there():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_file_is_dry_run_on_a_tiny_dataset(path, given, tmp_path, capsys, nothing_starts):
     given = [*given, f"output={tmp_path / 'out'}", "max_steps=6"]
+    if path.stem == "train_qwen3vl":
+        given.append(f"model={save_qwen3(tmp_path / 'qwen3')}")
     assert main(["train", "--dry-run", "--config", str(path), *given]) == 0
     said = capsys.readouterr().out
     gpus, cpus = {
@@ -71,6 +74,7 @@ def test_every_shipped_file_is_dry_run_on_a_tiny_dataset(path, given, tmp_path, 
         "train_1gpu": ("1 GPUs: 0.5 learner + 0.5 rollout", "2 CPUs: 1 learner + 1 rollout"),
         "train_8gpu": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_paper": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
+        "train_qwen3vl": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_omni": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
     }[path.stem]
     config = load_config(TrainConfig, path, given)

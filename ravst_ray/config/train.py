@@ -86,7 +86,9 @@ class LearnerConfig(StrictModel):
     clip_high: float = Field(0.2, gt=0)
     kl: float = Field(0.0, ge=0, description="beta: weight of the KL divergence from the start model")
     iterations: int = Field(1, ge=1, description="mu: updates from the same groups")
-    micro_batch: int = Field(6, ge=1, description="completions of one forward")
+    micro_batch: int = Field(
+        6, ge=1, description="completions of one forward: whole groups, whose prompts are computed once, or equal parts"
+    )
     correct_importance: bool = Field(True, description="weigh tokens by learner's / sampler's probability, capped")
     importance_cap: float = Field(2.0, gt=0)
     lora: LoraConfig | None = None
@@ -151,6 +153,14 @@ class TrainConfig(StrictModel):
             raise ValueError("rollouts.prompts_per_step is no multiple of learner.workers; groups stay whole")
         if (rows // self.learner.workers) % self.learner.micro_batch:
             raise ValueError("a worker's completions in a step are no multiple of learner.micro_batch")
+        group, size = self.rollouts.group_size, self.learner.micro_batch
+        if size % group and group % size:
+            each = rows // self.learner.workers
+            fitting = [n for n in range(1, each + 1) if not each % n and not (n % group and group % n)]
+            raise ValueError(
+                f"learner.micro_batch = {size} cuts through groups of {group}, whose prompts would be computed again; "
+                f"what fits: {', '.join(map(str, fitting))}"
+            )
         if self.save_every % self.learner.iterations:
             raise ValueError("save_every is no multiple of learner.iterations; a checkpoint is between groups")
         return self

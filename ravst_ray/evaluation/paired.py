@@ -69,11 +69,17 @@ def paired_rise(
         raise ConfigError(f"{annotations}: holds no question")
     first, second = parts(before), parts(after)
     differences = second[:, 1] - first[:, 1]
+    low, high = paired_interval(differences, seed)
+    (format_before, value_before), (format_after, value_after) = first.mean(0), second.mean(0)
+    return Rise(len(differences), value_before, value_after, low, high, format_before, format_after)
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of the mean of paired differences ``[N]``, from resampling them (percentile bootstrap)."""
     count = len(differences)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     low, high = np.percentile(draws @ differences / count, [2.5, 97.5])
-    (format_before, value_before), (format_after, value_after) = first.mean(0), second.mean(0)
-    return Rise(count, value_before, value_after, float(low), float(high), format_before, format_after)
+    return float(low), float(high)
 
 
 def paired_table(before: Mapping[str, Any], after: Mapping[str, Any], rise: Rise) -> Table:

@@ -8,6 +8,7 @@ from ravst_ray.toyworld.scene import Scene
 from ravst_ray.toyworld.sprites import COLOURS
 
 SAMPLE_RATE_HZ = 44_100
+_RATIO = (160, 441)  # of the 16 kHz that models hear to the rate above
 _PITCH_HZ = dict(zip(COLOURS, (196.0, 262.0, 349.0, 466.0), strict=True))
 _FADE_S = 0.02
 CLICK_S = 0.06
@@ -30,6 +31,14 @@ def soundtrack(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if scene.floor_db is not None:
         track += rng.normal(0, 10 ** (scene.floor_db / 20), len(track)).astype(np.float32)
     return np.clip(track, -1, 1)
+
+
+def heard(track: np.ndarray, samples: int) -> np.ndarray:
+    """A sound track at 16 kHz, as models that hear take it: ``samples`` of it, silence behind a shorter one."""
+    from scipy.signal import resample_poly
+
+    sound = resample_poly(track, *_RATIO)[:samples].astype(np.float32)
+    return np.pad(sound, (0, samples - len(sound)))
 
 
 def _click(rng: np.random.Generator) -> np.ndarray:

@@ -18,8 +18,9 @@ from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.core.intervals import overlap
 from ravst_ray.datasets.ravst_json import dump_questions
-from ravst_ray.media.clips import Clip, VideoView, resized, view_size, view_times
+from ravst_ray.media.clips import Clip, VideoView, resized, sound_samples, view_size, view_times
 from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
+from ravst_ray.toyworld.audio import heard, soundtrack
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render
 from ravst_ray.toyworld.wrong import Verdict, judge_question
@@ -38,23 +39,31 @@ class SceneQuestions:
     drafts: tuple[Draft, ...]
 
 
-def scene_questions(seed: int, index: int, config: FramesConfig, noisy: bool = False) -> SceneQuestions:
+def scene_questions(
+    seed: int, index: int, config: FramesConfig, noisy: bool = False, cues: bool = True
+) -> SceneQuestions:
     """Scene ``index`` of the world ``seed``, the same one that ``write_world`` paints.
 
     Args:
         seed: of the world.
         index: of the scene.
-        config: which frames, how large.
-        noisy: disturb the frames as a codec would, each scene in its own way.
+        config: which frames, how large, and whether with the scene's own sound.
+        noisy: disturb the frames as a codec would, each scene in its own way, and put noise under half the sounds.
+        cues: as in ``write_world``.
     """
-    scene = random_scene(np.random.default_rng([seed, index]))
+    scene = replace(random_scene(np.random.default_rng([seed, index])), cues=cues)
     rng = np.random.default_rng([seed, index, 3])
     step_s, times = view_times(scene.duration_s, config)
     size = view_size(SIZE_PX, SIZE_PX, len(times), config)
     frames = np.stack([_shown(render(scene, time_s).image, size, rng if noisy else None) for time_s in times])
     view = VideoView(len(times), step_s, *size, scene.duration_s, SIZE_PX, SIZE_PX)
     asked, _ = drafts(scene_annotations(scene), scene.duration_s, RULES)
-    return SceneQuestions(Clip(f"toy_{seed}_{index:04d}", frames, step_s), view, tuple(asked))
+    sound, samples = None, sound_samples(len(times), step_s, config)
+    if samples is not None:
+        if noisy and rng.random() < 0.5:
+            scene = replace(scene, floor_db=float(rng.uniform(-80, -55)))
+        sound = heard(soundtrack(scene, np.random.default_rng([seed, index, 1])), samples)
+    return SceneQuestions(Clip(f"toy_{seed}_{index:04d}", frames, step_s, sound), view, tuple(asked))
 
 
 def scene_annotations(scene: Scene) -> list[EventAnnotation]:

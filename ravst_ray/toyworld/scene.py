@@ -70,7 +70,8 @@ class Scene:
     """A video before it is painted and heard; sprites further back in the tuple cover those before them.
 
     Without a camera the ground is the picture. ``floor_db`` is the level of a steady noise under the whole sound track,
-    dBFS (None: digital silence); ``clicks_s`` are the times of short clicks that belong to nothing.
+    dBFS (None: digital silence); ``clicks_s`` are the times of short clicks that belong to nothing. Without ``cues``
+    sprites look the same whether they sound or not: only the sound tells when, and by its voice which.
     """
 
     duration_s: float
@@ -79,6 +80,7 @@ class Scene:
     camera: Camera | None = None
     floor_db: float | None = None
     clicks_s: tuple[float, ...] = ()
+    cues: bool = True
 
     def view(self, time_s: float) -> View:
         """What the picture shows at this time."""
@@ -115,7 +117,7 @@ def render(scene: Scene, time_s: float) -> Moment:
             sprite.radius_px * scale * view.zoom,
             sprite.tilt_rad + sprite.sway_rad * np.sin(1.7 * time_s + sprite.radius_px),
             np.asarray(sprite.tint, np.float32),
-            time_s if sprite.sounds_at(time_s) else None,
+            time_s if scene.cues and sprite.sounds_at(time_s) else None,
         )
         areas[i] /= scale**2
         masks[:i] &= ~covered

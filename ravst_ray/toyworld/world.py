@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ _NAMED_SHARE = 0.5
 
 
 def write_world(
-    out_dir: str | Path, videos: int, seed: int, progress: Callable[[int], None] | None = None, hard: bool = False
+    out_dir: str | Path,
+    videos: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    hard: bool = False,
+    cues: bool = True,
 ) -> Path:
     """Write ``videos`` toy videos with labels and truth; the same seed gives the same bytes of ``truth.json``.
 
@@ -46,6 +52,7 @@ def write_world(
         seed: of the whole world. Video ``i`` depends on the seed and on ``i`` alone.
         progress: called with the number of videos written so far.
         hard: scenes of :func:`~ravst_ray.toyworld.hard.hard_scene`, named ``hard_…``.
+        cues: whether what sounds pulses; else only the sound tells, and truth, labels and questions stay the same.
 
     Returns:
         ``out_dir`` as a path.
@@ -57,7 +64,7 @@ def write_world(
     for index in range(videos):
         rng = np.random.default_rng([seed, index])
         video_id = f"{'hard' if hard else 'toy'}_{seed}_{index:04d}"
-        scene = hard_scene(rng, index) if hard else random_scene(rng)
+        scene = replace(hard_scene(rng, index) if hard else random_scene(rng), cues=cues)
         sound = soundtrack(scene, np.random.default_rng([seed, index, 1]))
         moments = write_video(out / "videos" / f"{video_id}.mp4", scene, sound)
         truth[video_id] = scene_truth(scene, moments)

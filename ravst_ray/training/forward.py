@@ -17,6 +17,7 @@ import torch
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.engine import BAN
 from ravst_ray.policy.families.protocols import Family, Shape, Tensors
+from ravst_ray.training.attention import attend_by_lines, lines_mask
 from ravst_ray.training.head import ScoreTokens, read_by
 from ravst_ray.training.towers import GIB, Sight, clip_key
 
@@ -92,9 +93,9 @@ class VideoForward:
         """
         inner = unwrapped(model)
         device = next(inner.parameters()).device
-        share = self.share_prompts and inner.config._attn_implementation == "sdpa"  # other kernels take no such mask
-        groups, places = _by_prompt(rows, share)
-        batch = self.collate(groups, inner.config)
+        by_lines = attend_by_lines(inner)
+        groups, places = _by_prompt(rows, self.share_prompts and by_lines)
+        batch = self.collate(groups, inner.config, by_lines)
         seen, raw = self.seen([group[0] for group in groups], inner, device)
         group, column, target, mask = (each.to(device) for each in _read_at(rows, places))
         width = max(_tokens(group) for group in groups) + 1
@@ -121,31 +122,40 @@ class VideoForward:
         clips = [row.clip for row in rows if row.clip is not None]
         return self.sight.see(inner, clips, device) if clips else ([], [])
 
-    def collate(self, groups: Sequence[Sequence[Row]], config: Any) -> dict[str, torch.Tensor]:
+    def collate(self, groups: Sequence[Sequence[Row]], config: Any, by_lines: bool = False) -> dict[str, torch.Tensor]:
         """A line for each group: its prompt padded on the left, then its completions, then padding on the right.
 
         All first completions start at one column.
+
+        Args:
+            groups: rows that have their prompt in common; one row each unless the model attends by lines.
+            config: the model's.
+            by_lines: whether it does: the mask says who is whose completion, else only where padding is.
         """
         before = max(len(group[0].prompt_ids) for group in groups)
         shape = (len(groups), before + max(_tokens(group) for group in groups))
         ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
-        parts = torch.full(shape, -1)  # 0: prompt, n: the n-th completion, -1: padding
+        mask = torch.zeros(shape, dtype=torch.long)
         positions = torch.zeros((3, *shape), dtype=torch.long)
-        for line, group in enumerate(groups):
+        lines = []
+        for number, group in enumerate(groups):
             start = before - len(group[0].prompt_ids)
-            ids[line, start:before] = torch.tensor(group[0].prompt_ids)
-            parts[line, start:before] = 0
-            end = before
-            for number, row in enumerate(group, start=1):
-                span = slice(end, end + len(row.completion_ids))
-                ids[line, span] = torch.tensor(row.completion_ids, dtype=torch.long)
-                parts[line, span] = number
+            ids[number, start:before] = torch.tensor(group[0].prompt_ids)
+            line = [start, before]
+            for row in group:
+                span = slice(line[-1], line[-1] + len(row.completion_ids))
+                ids[number, span] = torch.tensor(row.completion_ids, dtype=torch.long)
                 made = torch.from_numpy(np.ascontiguousarray(self.positions(row, config)))
-                positions[:, line, start:before] = made[:, : before - start]
-                positions[:, line, span] = made[:, before - start :]
-                end = span.stop
-        mask = (parts >= 0).long() if max(len(group) for group in groups) == 1 else _who_sees_whom(parts)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+                positions[:, number, start:before] = made[:, : before - start]
+                positions[:, number, span] = made[:, before - start :]
+                line.append(span.stop)
+            mask[number, start : line[-1]] = 1
+            lines.append(line)
+        return {
+            "input_ids": ids,
+            "attention_mask": lines_mask(lines) if by_lines else mask,
+            "position_ids": positions,
+        }
 
 
 def _by_prompt(rows: Sequence[Row], share: bool) -> tuple[list[list[Row]], list[tuple[int, int]]]:
@@ -185,14 +195,6 @@ def _read_at(rows: Sequence[Row], places: Sequence[tuple[int, int]]) -> tuple[to
         mask[line, :length] = True
     column[:, :1] = 0
     return torch.tensor([[group] for group, _ in places]), column, target, mask
-
-
-def _who_sees_whom(parts: torch.Tensor) -> torch.Tensor:
-    """``[B, 1, L, L]``, true where a column looks at another: at earlier ones of the prompt and of its own part."""
-    asking, asked = parts[:, :, None], parts[:, None, :]
-    earlier = torch.ones(parts.shape[1], parts.shape[1], dtype=torch.bool).tril()
-    seen = earlier & ((asked == 0) | (asked == asking))  # padding sees padding: a softmax over nothing is not a number
-    return seen[:, None]
 
 
 def unwrapped(model: Any) -> Any:

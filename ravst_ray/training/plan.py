@@ -73,9 +73,11 @@ def fitted(config: TrainConfig) -> TrainConfig:
     """The configuration with what the model's family decides in it.
 
     Raises:
-        ConfigError: there is no such model, or its family can't be shown or asked this.
+        ConfigError: there is no such model, or its family can't be trained, or shown or asked this.
     """
-    frames, prompt = fit(config.frames, config.prompt, family_of(config.model))
+    family = family_of(config.model)
+    family.learner()
+    frames, prompt = fit(config.frames, config.prompt, family)
     return config.model_copy(update={"frames": frames, "prompt": prompt})
 
 

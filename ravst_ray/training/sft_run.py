@@ -91,7 +91,9 @@ def train_sft(config: SftRunConfig, console: Console) -> Path:
     setup_logging()
     output = Path(config.output).absolute()
     check_model(config.model, "model")
-    frames, prompt = fit(config.frames, config.prompt, family_of(config.model))
+    family = family_of(config.model)
+    family.learner()
+    frames, prompt = fit(config.frames, config.prompt, family)
     config = config.model_copy(update={"frames": frames, "prompt": prompt})
     tasks = training_tasks(config.data)
     if (output / "metrics.jsonl").exists():

@@ -88,12 +88,14 @@ class Sight:
         return [found[clip_key(clip)] for clip in clips], []
 
     def _encoded(self, clip: Clip) -> Tensors:
-        if self.frozen:
-            return self.side.encode(self.processor, clip)
         key = clip_key(clip)
-        if key not in self._kept:
-            self._keep(key, self.side.encode(self.processor, clip))
-        return self._get(key)
+        if key in self._kept and not self.frozen:
+            return self._get(key)
+        with torch.autocast("cpu", enabled=False):  # a spectrogram in half precision is none
+            made = self.side.encode(self.processor, clip)
+        if not self.frozen:
+            self._keep(key, made)
+        return made
 
     def _get(self, key: Any) -> Tensors:
         self._kept.move_to_end(key)

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.learning [key=value …] --out out/learning --seeds 1 2 3
 
 Writes ``table.md`` and, by seed, the run, the predictions and their evaluation. What is there
-already isn't done again.
+already isn't done again. With ``--no-cues`` the policy is the one that hears, and only the sound tells what sounds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
 from ravst_ray.evaluation.predict import asked_as_in, predict
 from ravst_ray.records import Task
+from ravst_ray.toyworld.training.policy_omni import HEARING
 from ravst_ray.toyworld.world import write_world
 from ravst_ray.training.loop import train
 
@@ -42,15 +43,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/learning"))
     parser.add_argument("--config", default="jobs/configs/train_laptop.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--no-cues", dest="cues", action="store_false", help="worlds, and a policy, of sound")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     console = Console(stderr=True)
     worlds = {}
     for name, (videos, seed) in {"trained_on": TRAINED_ON, "unseen": UNSEEN}.items():
-        worlds[name] = args.out / name
+        worlds[name] = args.out / (name if args.cues else f"{name}_no_cues")
         if not (worlds[name] / "questions.json").exists():
-            write_world(worlds[name], videos, seed)
+            write_world(worlds[name], videos, seed, cues=args.cues)
     places = [f"data.annotations={worlds['trained_on']}/questions.json", f"data.videos={worlds['trained_on']}/videos"]
+    if not args.cues:  # a second of sound has 25 tokens
+        places += [f"model={HEARING}", "engine.max_model_len=1536"]
     truth = worlds["unseen"] / "questions.json"
     rises, metrics = [], []
     for seed in args.seeds:

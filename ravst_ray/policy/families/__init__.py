@@ -10,9 +10,9 @@ from ravst_ray.models.pretrained import model_type
 from ravst_ray.policy.families.protocols import Family, LearnerSide
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
-from ravst_ray.policy.families.qwen3_vl import Qwen3VL
+from ravst_ray.policy.families.qwen3_vl import Qwen3VL, Qwen3VLMoe
 
-FAMILIES: tuple[Family, ...] = (Qwen25VL(), Qwen3VL(), Qwen25Omni())
+FAMILIES: tuple[Family, ...] = (Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen25Omni())
 
 
 def family_of(model: str, key: str = "model") -> Family:

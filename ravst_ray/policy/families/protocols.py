@@ -103,7 +103,11 @@ class Family(Protocol):
         ...
 
     def learner(self) -> LearnerSide:
-        """What the learner needs; loads torch."""
+        """What the learner needs; loads torch.
+
+        Raises:
+            ConfigError: models of this family can be asked but not trained.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ravst_ray.errors import ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
 from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
@@ -28,7 +29,7 @@ class Qwen3VL:
     """See :class:`~ravst_ray.policy.families.protocols.Family`."""
 
     name = "Qwen3-VL"
-    model_types: tuple[str, ...] = ("qwen3_vl", "qwen3_vl_moe")
+    model_types: tuple[str, ...] = ("qwen3_vl",)
     frame_multiple = FRAME_MULTIPLE
     hears = False
     max_step_s = math.inf
@@ -142,6 +143,28 @@ class Qwen3VL:
     def learner(self) -> Qwen3VLLearner:
         """See :meth:`Family.learner`."""
         return Qwen3VLLearner(self)
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Qwen3-VL with experts: to be asked, not to be trained.
+
+    vLLM keeps packed copies of the experts' weights. On CPUs, where it was tried, an update of a running engine leaves
+    them as they were: log-probs are then off by 3.
+    """
+
+    name = "Qwen3-VL with experts"
+    model_types: tuple[str, ...] = ("qwen3_vl_moe",)
+
+    def learner(self) -> Qwen3VLLearner:
+        """There is none.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"model: a {self.name} ({self.model_types[0]}) can be asked but not trained: a running engine doesn't take "
+            "new weights for its experts; train one without, such as Qwen/Qwen3-VL-8B-Instruct"
+        )
 
 
 class Qwen3VLLearner:

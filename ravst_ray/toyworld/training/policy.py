@@ -171,15 +171,15 @@ def policy_config(
     )
 
 
-def look_back(model: Any, layer: int, group: int, power: float = 60.0) -> None:
-    """Set two heads, those of one key-value group, to begin as heads that attend one and two tokens back.
+def look_back(language: Any, layer: int, group: int, power: float = 60.0) -> None:
+    """Set two heads of a language model, those of one key-value group, to begin by attending one and two tokens back.
 
     Copying needs them, and a small model takes long to find them. Only the biases and the size of the weights change.
     """
     import torch
 
-    attention = model.model.language_model.layers[layer].self_attn
-    turns = model.model.language_model.rotary_emb.inv_freq.float()
+    attention = language.layers[layer].self_attn
+    turns = language.rotary_emb.inv_freq.float()
     strength = torch.where(turns > 0.1, power**0.5, 0.0)
     size = 2 * len(turns)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,32 +33,55 @@ class Look:
     video: tuple[int, ...]
 
 
-def looks(pieces: Sequence[str], targets: Targets, view: VideoView) -> Iterator[Look]:
-    """What to look at for each number of a true answer.
+@dataclass(frozen=True)
+class Mention:
+    """A number of an answer: where its tokens begin, the object that it is about, and the second that it is of.
+
+    ``at``: :data:`WHEN` for the ends of an interval, :data:`WHERE` for coordinates. ``pieces`` are the tokens' places.
+    """
+
+    at: tuple[int, int]
+    pieces: tuple[int, ...]
+    name: int
+    time_s: float
+
+
+def mentions(pieces: Sequence[str]) -> Iterator[Mention]:
+    """The numbers of a true answer, all but the seconds of its boxes.
 
     Args:
         pieces: the answer's tokens as text, one after the other.
-        targets: of the clip.
-        view: of the clip.
     """
     starts, whole = [], ""
     for piece in pieces:
         starts.append(len(whole))
         whole += piece
-    token_of = {start: number for number, start in enumerate(starts)}
+
+    def tokens(place: int, number: re.Match[str]) -> tuple[int, ...]:
+        return tuple(range(bisect_left(starts, place + number.start()), bisect_left(starts, place + number.end())))
+
     for part in re.finditer(r"<object>(.*?)</object>(.*?)(?=<object>|</answer>|$)", whole, re.DOTALL):
         name = 1 + NAMES.index(part.group(1).strip())
         for when in re.finditer(r"<when>(.*?)</when>", part.group(2), re.DOTALL):
             for number in _NUMBER.finditer(when.group(1)):
-                frame = math.ceil(float(number.group()) / view.step_s - 1e-6)
-                place = part.start(2) + when.start(1) + number.start()
-                yield from _look(WHEN, token_of[place], name, frame, targets, view)
+                place = part.start(2) + when.start(1)
+                yield Mention(WHEN, tokens(place, number), name, float(number.group()))
         for where in re.finditer(r"<where>(.*?)</where>", part.group(2), re.DOTALL):
             for line in re.finditer(r"^\s*([\d.]+)\s*:(.*)$", where.group(1), re.MULTILINE):
-                frame = round(float(line.group(1)) / view.step_s)
                 for number in _NUMBER.finditer(line.group(2)):
-                    place = part.start(2) + where.start(1) + line.start(2) + number.start()
-                    yield from _look(WHERE, token_of[place], name, frame, targets, view)
+                    place = part.start(2) + where.start(1) + line.start(2)
+                    yield Mention(WHERE, tokens(place, number), name, float(line.group(1)))
+
+
+def looks(pieces: Sequence[str], targets: Targets, view: VideoView) -> Iterator[Look]:
+    """What to look at for each number of a true answer; arguments as of :func:`mentions`, and the clip's.
+
+    An interval's ends are seen in the first frame from then on, an object in the one nearest to its line's second.
+    """
+    for one in mentions(pieces):
+        step = one.time_s / view.step_s
+        frame = math.ceil(step - 1e-6) if one.at == WHEN else round(step)
+        yield from _look(one.at, one.pieces[0], one.name, frame, targets, view)
 
 
 def _look(at: tuple[int, int], token: int, name: int, frame: int, targets: Targets, view: VideoView) -> Iterator[Look]:

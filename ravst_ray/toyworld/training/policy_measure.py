@@ -49,29 +49,41 @@ def greedy_tokens(forward: VideoForward, model: Any, rows: Sequence[Row], most: 
     return found
 
 
-@torch.no_grad()
-def measure(model: Any, processor: Any, family: Family, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
-    """Greedy answers to every question of the scenes, beside trivial ones: the mean of each part, by task."""
-    rubric, forward, tokenizer = Rubric(), VideoForward(processor, family), processor.tokenizer
-    pairs = [(scene, question) for scene in scenes for question in scene.questions]
-    pairs.sort(key=lambda pair: (pair[1].task, len(pair[1].answer)))
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for first in range(0, len(pairs), size):
-        batch = pairs[first : first + size]
+def greedy_answers(
+    model: Any, processor: Any, family: Family, pairs: Sequence[tuple[Painted, Question]], size: int = 24
+) -> list[str]:
+    """Greedy answers to questions about scenes, in the dataset's space; ``size`` of them at once."""
+    forward, tokenizer = VideoForward(processor, family), processor.tokenizer
+    # Those of about the same length together: a batch takes as long as its longest prompt and answer.
+    order = sorted(range(len(pairs)), key=lambda place: (pairs[place][1].task, len(pairs[place][1].answer)))
+    said = [""] * len(pairs)
+    for first in range(0, len(order), size):
+        places = order[first : first + size]
+        batch = [pairs[place] for place in places]
         rows = [
             Row(forward.prompt_ids(scene.prompt(question), scene.clip), [], scene.clip) for scene, question in batch
         ]
         done = greedy_tokens(forward, model, rows, MAX_TOKENS, tokenizer.eos_token_id)
-        for (scene, question), ids in zip(batch, done, strict=True):
-            said = scene.space.to_video(tokenizer.decode(ids, skip_special_tokens=True))
-            parts = rubric.score(question.task, said, question.answer).parts
-            trivial = rubric.score(question.task, render(_trivial(scene, question)), question.answer).parts
-            found["format"].append(parts["format"])
-            weights = rubric.config.weights.of(question.task)
-            for part in ("object", "temporal", "spatial"):
-                if getattr(weights, part):
-                    found[f"{question.task}/{part}"].append(parts[part])
-                    found[f"{question.task}/{part}, trivial"].append(trivial[part])
+        for place, ids in zip(places, done, strict=True):
+            said[place] = pairs[place][0].space.to_video(tokenizer.decode(ids, skip_special_tokens=True))
+    return said
+
+
+def measure(model: Any, processor: Any, family: Family, scenes: Sequence[Painted], size: int = 24) -> dict[str, float]:
+    """Greedy answers to every question of the scenes, beside trivial ones: the mean of each part, by task."""
+    rubric = Rubric()
+    pairs = [(scene, question) for scene in scenes for question in scene.questions]
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    said = greedy_answers(model, processor, family, pairs, size)
+    for (scene, question), answer in zip(pairs, said, strict=True):
+        parts = rubric.score(question.task, answer, question.answer).parts
+        trivial = rubric.score(question.task, render(_trivial(scene, question)), question.answer).parts
+        found["format"].append(parts["format"])
+        weights = rubric.config.weights.of(question.task)
+        for part in ("object", "temporal", "spatial"):
+            if getattr(weights, part):
+                found[f"{question.task}/{part}"].append(parts[part])
+                found[f"{question.task}/{part}, trivial"].append(trivial[part])
     means = {key: float(np.mean(values)) for key, values in sorted(found.items())}
     return {"questions": float(len(pairs)), **means}
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ravst_ray.policy.families.qwen2_5_omni import PROCESSOR_KWARGS, Qwen25Omni
-from ravst_ray.toyworld.training.policy import VOCABULARY, build_tokenizer, generation_config
+from ravst_ray.toyworld.training.policy import POLICY, VOCABULARY, build_tokenizer, generation_config
 
+HEARING = POLICY.with_name("qwen2_5_omni-tiny-toy")
+"""The trained toy policy that hears."""
 NAMED = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",

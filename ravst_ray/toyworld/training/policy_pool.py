@@ -52,9 +52,10 @@ class Painted:
         return AnswerSpace.of(self.view, ASKED)
 
 
-def paint(seed: int, index: int) -> Painted:
-    """One scene, its frames disturbed a little."""
-    made = scene_questions(seed, index, SHOWN, noisy=True)
+def paint(seed: int, index: int, heard: bool = False) -> Painted:
+    """One scene, its frames disturbed a little; ``heard``: without cues in its pictures, with its sound."""
+    frames = SHOWN.model_copy(update={"sound": "own" if heard else "none"})
+    made = scene_questions(seed, index, frames, noisy=True, cues=not heard)
     questions = tuple(Question(one.task, one.question, render(one.objects)) for one in made.drafts)
     return Painted(made.clip, made.view, questions)
 

@@ -13,7 +13,13 @@ from ravst_ray.toyworld.training.policy import VOCABULARY, build_tokenizer, gene
 
 
 def qwen3_config(
-    tokenizer: Any, hidden: int = 128, layers: int = 4, vision: int = 64, tied: bool = True, experts: int = 0
+    tokenizer: Any,
+    hidden: int = 128,
+    layers: int = 4,
+    vision: int = 64,
+    tied: bool = True,
+    spread: float = 0.02,
+    experts: int = 0,
 ) -> Any:
     """The configuration of a small model: heads of 32, ``hidden`` and ``vision`` multiples of 64 and 32.
 
@@ -23,6 +29,7 @@ def qwen3_config(
         layers: of the language model, three at least: features of three depths of the tower enter them.
         vision: width of the tower.
         tied: whether the output layer is the embedding.
+        spread: standard deviation of random weights.
         experts: of each layer, two of which are asked for a token; 0: a dense model.
     """
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
@@ -30,6 +37,7 @@ def qwen3_config(
     ids = tokenizer.get_vocab()
     text: dict[str, Any] = {
         "vocab_size": VOCABULARY,
+        "initializer_range": spread,
         "hidden_size": hidden,
         "intermediate_size": hidden * 3,
         "num_hidden_layers": layers,
@@ -58,6 +66,7 @@ def qwen3_config(
         text_config=text,
         vision_config={
             "depth": 4,
+            "initializer_range": spread,
             "hidden_size": vision,
             "intermediate_size": vision * 2,
             "num_heads": vision // 32,
@@ -91,6 +100,7 @@ def qwen3_processor(tokenizer: Any) -> Any:
 def save_qwen3(folder: str | Path, seed: int = 0, **sizes: Any) -> Path:
     """A randomly initialised model, tokenizer and processor in ``folder``; ``sizes`` go to :func:`qwen3_config`."""
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration
 
     tokenizer = build_tokenizer()
@@ -100,5 +110,10 @@ def save_qwen3(folder: str | Path, seed: int = 0, **sizes: Any) -> Path:
     model.generation_config = generation_config(tokenizer)
     target = Path(folder)
     model.save_pretrained(target)
+    if sizes.get("experts"):  # published ones have them transposed, and vLLM reads no others; transformers reads both
+        file = target / "model.safetensors"
+        weights = load_file(file)
+        turned = {name: value.transpose(1, 2).contiguous() for name, value in weights.items() if ".experts." in name}
+        save_file({**weights, **turned}, file, metadata={"format": "pt"})
     qwen3_processor(tokenizer).save_pretrained(target)
     return target

@@ -228,8 +228,8 @@ def train(out: Path, export: Path, minutes: tuple[float, float, float], scenes: 
     processor = build_processor(build_tokenizer())
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(policy_config(processor.tokenizer, spread=0.08)).train()
-    look_back(model, 1, 1)
-    look_back(model, 3, 0)
+    look_back(model.model.language_model, 1, 1)
+    look_back(model.model.language_model, 3, 0)
     student = Student(model)
     lessons = Lessons(student, processor, seen, UNSEEN, np.random.default_rng())
 

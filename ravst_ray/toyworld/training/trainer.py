@@ -143,11 +143,18 @@ class Trainer:
         self._began = time.monotonic()
 
 
-def export(model: Any, processor: Any, folder: Path, card: str) -> None:
-    """Save model (fp16 safetensors), processor and model card; the folder is replaced as a whole."""
+def _write(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+
+
+def export(model: Any, processor: Any, folder: Path, card: str, write: Callable[[Any, Path], None] = _write) -> None:
+    """Save model (fp16 safetensors), processor and model card; the folder is replaced as a whole.
+
+    ``write`` saves a model to a folder; left out, the model itself does.
+    """
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    copy.deepcopy(model).half().save_pretrained(fresh)
+    write(copy.deepcopy(model).half(), fresh)
     processor.save_pretrained(fresh)
     (fresh / "README.md").write_text(card)
     for file in fresh.iterdir():
