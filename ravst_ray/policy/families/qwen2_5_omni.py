@@ -39,7 +39,7 @@ _CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}"
     "<|vision_bos|><|VIDEO|><|vision_eos|>{{ messages[0].content[-1].text }}{% endif %}"
-    "<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_end|>\n<|im_start|>assistant{{ '\\n' }}"  # Jinja takes a line break at the end away
 )
 _MEDIA = (_VIDEO, _SOUND, _SOUND_START, _SOUND_END, "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
 
