@@ -93,6 +93,21 @@ def test_an_adapter_sits_in_the_language_model_and_moves_alone(case, folder, tmp
     assert all(math.isfinite(numbers["loss"]) and numbers["grad_norm"] > 0 for numbers in told)
 
 
+def test_frozen_towers_are_those_that_transformers_loads_in_half_precision(case, folder):
+    """What is no weight (the frequencies of rotary positions) keeps its own precision."""
+    side, clip = case.family.learner(), case.clip(frames=6)
+    policy = load_policy(str(folder), LearnerConfig(freeze_vision=True, dtype="bfloat16"))
+    whole = side.load(str(folder), torch.bfloat16).eval()
+    with torch.no_grad():
+        found, wanted = (side.features(one, [side.encode(policy.processor, clip)])[0] for one in (policy.model, whole))
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    for path in side.towers:
+        kept = dict(policy.model.get_submodule(path).named_buffers())
+        assert kept
+        for name, value in whole.get_submodule(path).named_buffers():
+            assert kept[name].dtype == value.dtype and torch.equal(kept[name], value), name
+
+
 def test_a_supervised_step_is_plain_cross_entropy(case, folder, tmp_path):
     model, processor = case.load(folder)
     forward = VideoForward(processor, case.family)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 from rich.console import Console
 
 from ravst_ray.cli import main
@@ -128,6 +129,22 @@ def test_other_settings_are_refused(folder, annotations, tmp_path):
     out.with_name("answers.jsonl.config.yaml").write_text("sampling: {max_tokens: 99}\n")
     with pytest.raises(ConfigError, match=r"begun with other settings than .*sampling\.max_tokens=24"):
         predict(annotations(question("a", "AVTR")), tmp_path, out, config(folder), Console(file=io.StringIO()))
+
+
+def test_an_output_of_a_version_with_fewer_settings_is_gone_on_with(folder, hearing, annotations, tmp_path):
+    """What it doesn't name was as it is by default, and what the family decides was decided so."""
+    pair, out = question("a", "AVTR"), tmp_path / "answers.jsonl"
+    out.write_text(json.dumps({"id": pair.qa_id, "prediction": ""}) + "\n")
+    known = config(folder).model_dump(mode="json")
+    for name in ("multiple", "max_step_s", "sound"):
+        del known["frames"][name]
+    known["prompt"]["box_space"] = "frame"
+    out.with_name("answers.jsonl.config.yaml").write_text(yaml.safe_dump(known))
+    done = predict(annotations(pair), tmp_path, out, config(folder), Console(file=io.StringIO()))
+    assert (done.answered, done.new) == (1, 0)
+    with pytest.raises(ConfigError, match=r"other settings than .*frames\.sound='own'"):
+        out.with_name("answers.jsonl.config.yaml").write_text(yaml.safe_dump({"frames": {"sound": "none"}}))
+        predict(annotations(pair), tmp_path, out, config(hearing), Console(file=io.StringIO()))
 
 
 def test_the_share_of_answers_out_of_reach_is_counted(folder, annotations, tmp_path):

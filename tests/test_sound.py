@@ -91,6 +91,15 @@ def test_gaps_are_silent_and_nothing_moves(tmp_path):
     assert len(samples(str(path), 1.37)) == round(1.37 * HZ)
 
 
+def test_sound_beyond_all_scales_is_cut_off(tmp_path):
+    """A track of floats may say anything; of the squares of 1e30 nothing finite would be left for a model."""
+    path = write_beeps(tmp_path / "loud.mkv", codec="pcm_f32le", rate=HZ, gains=(2e30,))
+    heard = samples(str(path), 4.0)
+    true = beeps(4.0)
+    assert (heard == np.clip(np.sign(true) * 1e30, -8, 8)).mean() > 0.99
+    assert samples(str(write_beeps(tmp_path / "over.mkv", codec="pcm_f32le", rate=HZ, gains=(3.0,))), 4.0).max() > 1.49
+
+
 def test_toy_files_are_no_longer_late(tmp_path):
     scene = random_scene(np.random.default_rng(3), 4.0)
     write_toy(tmp_path / "toy.mp4", scene, beeps(4.0, TOY_HZ))

@@ -19,8 +19,9 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
-from ravst_ray.errors import AbortError
+from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.records import QAPair
+from ravst_ray.reports.run_folder import read_run
 from ravst_ray.rewards.rubric import Reward
 from ravst_ray.training import loop
 from ravst_ray.training.checkpoints import COMPLETE, last_checkpoint
@@ -315,6 +316,30 @@ def test_a_run_goes_on_only_as_it_began(data, tmp_path, capsys):
     # More steps, and another place to write down what happens, change nothing of what it has learned.
     more = load_config(TrainConfig, file, [*given, "max_steps=9", "sinks=[]"])
     assert loop._begin(output, more, resume=True) == folder
+    # A checkpoint has no frozen towers, and the optimizer's state is of the weights that learned.
+    learning = load_config(TrainConfig, file, [*given, "learner.freeze_vision=false", "learner.lora={}"])
+    with pytest.raises(
+        ConfigError, match=r"learner\.lora was None and .*; learner\.freeze_vision was True and is False"
+    ):
+        loop._begin(output, learning, resume=True)
+
+
+def test_a_run_whose_micro_batches_cut_groups_goes_on_with_others(data, tmp_path):
+    """As long as that was allowed it may have begun so."""
+    output = tmp_path / "out"
+    folder = output / "checkpoints" / "checkpoint-2"
+    folder.mkdir(parents=True)
+    (folder / COMPLETE).write_text('{"step": 2, "place": 4}')
+    config = load_config(
+        TrainConfig,
+        CONFIGS / "train_laptop.yaml",
+        [*arguments(data, "m", output), "rollouts.group_size=6", "learner.micro_batch=6"],
+    )
+    config = config.model_copy(update={"learner": config.learner.model_copy(update={"micro_batch": 4})})
+    (output / "config.yaml").write_text(dump_config(loop._absolute(config)))
+    config = config.model_copy(update={"learner": config.learner.model_copy(update={"micro_batch": 6})})
+    assert read_run(output).config is not None
+    assert loop._begin(output, config, resume=True) == folder
 
 
 def test_a_run_without_a_checkpoint_begins_anew_and_says_so(data, tmp_path, caplog):

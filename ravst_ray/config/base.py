@@ -64,7 +64,9 @@ def describe(error: ValidationError) -> str:
     for finding in error.errors():
         key = ".".join(str(part) for part in finding["loc"]) or "(top level)"
         unknown = finding["type"] == "extra_forbidden"
-        clauses.append(f"{key}: unknown key" if unknown else f"{key}: {finding['msg']} (got {finding['input']!r})")
+        whole = isinstance(finding["input"], dict)  # of a section that doesn't fit together: the message says what
+        given = "" if whole else f" (got {finding['input']!r})"
+        clauses.append(f"{key}: unknown key" if unknown else f"{key}: {finding['msg']}{given}")
     return "; ".join(clauses)
 
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
 from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
 from ravst_ray.cluster.start import start_ray
-from ravst_ray.config.base import dump_config
+from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
@@ -82,8 +82,7 @@ def predict(
     target = Path(out)
     tasks = read_tasks(annotations, videos, config.limit)
     check_model(config.engine.model, "engine.model")
-    frames, prompt = fit(config.frames, config.prompt, family_of(config.engine.model, "engine.model"))
-    config = config.model_copy(update={"frames": frames, "prompt": prompt})
+    config = _fitted(config)
     done = _begin(target, config)
     pending = [replace(task, questions=tuple(q for q in task.questions if q.qa_id not in done)) for task in tasks]
     pending = [task for task in pending if task.questions]
@@ -238,19 +237,30 @@ def _errors_path(out: Path) -> Path:
     return out.with_name(out.name + ".errors.jsonl")
 
 
+def _fitted(config: PredictConfig) -> PredictConfig:
+    """With what the model's family decides."""
+    frames, prompt = fit(config.frames, config.prompt, family_of(config.engine.model, "engine.model"))
+    return config.model_copy(update={"frames": frames, "prompt": prompt})
+
+
+def _settled(config: PredictConfig) -> dict[str, str]:
+    """All that answers depend on."""
+    return _flat(config.model_dump(mode="json", exclude={"actors", "cluster", "videos_per_batch", "limit"}))
+
+
 def _begin(out: Path, config: PredictConfig) -> set[str]:
     """Check that the file belongs to these settings, cut off a line that was not finished; the ids that it answers."""
-    kept = config.model_dump(mode="json", exclude={"actors", "cluster", "videos_per_batch", "limit"})
     settings = out.with_name(out.name + ".config.yaml")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not out.exists() or not out.stat().st_size:
             settings.write_text(dump_config(config), encoding="utf-8")
             return set()
-        import yaml
-
-        before = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-        differing = sorted(_flat(kept).items() - _flat(before).items())
+        before: dict[str, str] = {}
+        if settings.exists():  # it may be of a version that had fewer settings, or left to the family what is said now
+            known = load_config(PredictConfig, settings)
+            before = _settled(_fitted(known) if known.engine.model == config.engine.model else known)
+        differing = sorted(_settled(config).items() - before.items())
         if differing:
             keys = ", ".join(f"{key}={value}" for key, value in differing)
             raise ConfigError(f"{out} was begun with other settings than {keys}; name another file, or remove this one")

@@ -26,6 +26,7 @@ SILENCE_DB = -100.0
 _JITTER_S = 0.02  # timestamps are rounded, samples are not: only a larger difference is a gap
 _TINY_S = 1e-6  # two frames of one run follow each other exactly: positions are counted in samples
 _TOLERATED = 0.01  # share of broken packets: a click, not a broken track
+_LOUDEST = 8.0  # of full scale; codecs overshoot a little, but a track of floats may say 1e30, of which nothing is left
 
 Chunk = tuple[float, int, np.ndarray]  # start in seconds, samples a second, samples [channels, n] in [-1, 1]
 
@@ -87,7 +88,7 @@ def waveform(path: str, bins: int, duration_s: float | None = None) -> np.ndarra
 def samples(path: str, duration_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray | None:
     """The sound of ``[0, duration_s)``: float32 ``[round(duration_s * rate_hz)]``, the mean of all channels.
 
-    Where the track has no samples (it starts late, ends early, has gaps) it is 0.
+    Where the track has no samples (it starts late, ends early, has gaps) it is 0; it is cut off at 8 times full scale.
     None where there is no sound track, or a broken one (which is logged).
     """
     mixed = np.zeros(round(duration_s * rate_hz), np.float32)
@@ -103,7 +104,7 @@ def samples(path: str, duration_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.n
     except (BrokenAudio, av.error.FFmpegError) as error:
         log.warning("%s: the sound track is broken, none is heard: %s", path, error)
         return None
-    return np.nan_to_num(mixed, posinf=0.0, neginf=0.0)
+    return np.clip(np.nan_to_num(mixed, posinf=0.0, neginf=0.0), -_LOUDEST, _LOUDEST)
 
 
 def _resampled(frames: Iterator[tuple[float, av.AudioFrame]], rate_hz: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -47,8 +47,11 @@ from ravst_ray.training.rollout import RolloutManager
 from ravst_ray.training.worker import work
 
 log = get_logger(__name__)
-_KEPT = ("data.annotations", "data.limit", "seed", "model", "rollouts.prompts_per_step", "learner.iterations")
-"""What a run keeps when it goes on: where it is in the questions depends on it, or what its weights are."""
+_KEPT = (
+    *("data.annotations", "data.limit", "seed", "model", "rollouts.prompts_per_step", "learner.iterations"),
+    *("learner.lora", "learner.freeze_vision", "learner.shard"),
+)
+"""What a run keeps when it goes on: where it is in the questions depends on it, or what a checkpoint holds."""
 
 
 def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
@@ -173,7 +176,8 @@ def _begin(output: Path, config: TrainConfig, resume: bool) -> Path | None:
         raise ConfigError(f"{output} holds a run already; name another output, or go on with it by --resume")
     saved = output / "config.yaml"
     if checkpoint is not None and saved.exists():
-        _same(load_config(TrainConfig, saved), _absolute(config), checkpoint)
+        # Earlier runs may have micro-batches that cut through groups; of this nothing is kept.
+        _same(load_config(TrainConfig, saved, ["learner.micro_batch=1"]), _absolute(config), checkpoint)
     elif resume and checkpoint is None:
         log.warning("there is no checkpoint under %s yet: the run begins with step 1", output)
     try:

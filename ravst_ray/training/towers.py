@@ -33,7 +33,9 @@ def set_aside(model: Any, paths: Sequence[str], dtype: torch.dtype) -> None:
         above, _, name = path.rpartition(".")
         parent = model.get_submodule(above)
         tower = parent._modules.pop(name)
-        parent.__dict__[name] = tower.requires_grad_(False).eval().to(dtype)
+        parent.__dict__[name] = tower.requires_grad_(False).eval()
+        for weight in tower.parameters():  # not the buffers: rotary frequencies stay float32, as where it is loaded so
+            weight.data = weight.data.to(dtype)
 
 
 def towers_aside(model: Any, paths: Sequence[str]) -> dict[str, nn.Module]:
