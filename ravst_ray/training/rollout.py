@@ -297,8 +297,9 @@ class RolloutManager:
             drawn = sampling.model_copy(update={"seed": seed})
             generation, retries = await self._pool.sample(text, clip, drawn, turn)
         except StepError as error:
-            hint = "raise engine.max_model_len, or show fewer or smaller frames"
-            raise AbortError(f"{ask.pair.qa_id} can't be asked: {error}; {hint}") from None
+            hint = "; raise engine.max_model_len, or show fewer or smaller frames"
+            told = hint if error.reason == "prompt_too_long" else ""
+            raise AbortError(f"{ask.pair.qa_id} can't be asked: {error}{told}") from None
         return Sampled(self._scored(ask, view, generation), clip, retries, text)
 
     def _scored(self, ask: Ask, view: VideoView, generation: Generation) -> Group:

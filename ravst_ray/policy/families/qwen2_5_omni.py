@@ -206,7 +206,7 @@ class OmniLearner:
         config = Qwen2_5OmniConfig(thinker_config=model.config.to_dict(), enable_audio_output=False)
         config.architectures = ["Qwen2_5OmniForConditionalGeneration"]
         config.dtype = next(iter(weights.values())).dtype
-        config.tie_word_embeddings = tied
+        config.tie_word_embeddings = config.thinker_config.text_config.tie_word_embeddings = tied  # vLLM reads this one
         config.save_pretrained(target)
         model.generation_config.save_pretrained(target)
 
