@@ -12,6 +12,7 @@ from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.toyworld.questions import scene_questions
 from ravst_ray.toyworld.scene import NAMES, random_scene
+from ravst_ray.toyworld.training import hearing_lessons
 from ravst_ray.toyworld.training.hearing import by_chunk
 from ravst_ray.toyworld.training.hearing_batches import KINDS, Batch, School
 from ravst_ray.toyworld.training.hearing_lessons import PER_SECOND, SHOWN, Desk
@@ -58,6 +59,18 @@ def school_of(hearer, lessons, clip=None):
     school = School("cpu", hearer.model.config, np.random.default_rng(0))
     school.add([lesson for _, lesson in lessons])
     return school
+
+
+def test_lessons_are_read_as_they_were_written(lessons, desk, tmp_path, monkeypatch):
+    monkeypatch.setattr(hearing_lessons, "CHUNK", 1)
+    monkeypatch.setattr(hearing_lessons, "desk", lambda: desk)
+    hearing_lessons._write(tmp_path, UNSEEN_SEED, INDICES[1])
+    (read,) = hearing_lessons.read(*hearing_lessons.written(tmp_path))
+    whole = lessons[1][1]
+    for one, other in ((read, whole), *zip(read.segments, whole.segments, strict=True)):
+        for name, value in vars(other).items():
+            if name != "segments":
+                assert np.array_equal(getattr(one, name), value), name
 
 
 def test_a_lesson_says_what_sounds_in_each_25th_of_a_second(lessons):

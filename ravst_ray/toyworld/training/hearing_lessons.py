@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import pickle
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import takewhile
@@ -221,21 +220,37 @@ def start_painting(folder: Path, scenes: int, seed: int, workers: int) -> tuple[
 
 def written(folder: Path) -> list[Path]:
     """The chunks that are ready, for :func:`read`."""
-    return sorted(folder.glob("lessons_*.pickle"))
+    return sorted(folder.glob("lessons_*.pt"))
 
 
 def read(path: Path) -> list[Lesson]:
     """The lessons of a chunk."""
-    lessons: list[Lesson] = pickle.loads(path.read_bytes())
+    lessons = []
+    for one in torch.load(path, weights_only=True):
+        segments = tuple(Segment(**_arrays(segment)) for segment in one.pop("segments"))
+        lessons.append(Lesson(**_arrays(one), segments=segments))
     return lessons
 
 
+def _arrays(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.numpy() if torch.is_tensor(value) else value for name, value in fields.items()}
+
+
+def _tensors(one: Lesson | Segment) -> dict[str, Any]:
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+        for name, value in vars(one).items()
+    }
+
+
 def _path(folder: Path, number: int) -> Path:
-    return folder / f"lessons_{number:04d}.pickle"
+    return folder / f"lessons_{number:04d}.pt"
 
 
 def _write(folder: Path, seed: int, number: int) -> None:
     lessons = [desk().lesson(seed, number * CHUNK + index) for index in range(CHUNK)]
     partial_path = _path(folder, number).with_suffix(".partial")
-    partial_path.write_bytes(pickle.dumps(lessons))
+    torch.save(
+        [_tensors(one) | {"segments": [_tensors(each) for each in one.segments]} for one in lessons], partial_path
+    )
     partial_path.replace(_path(folder, number))
