@@ -2,7 +2,7 @@
 
 Usage::
 
-    python -P llm_server.py GRACE_S COMMAND...      stdin: a pipe that the owner holds; stdout: closed when all is over
+    python -P server.py GRACE_S COMMAND...      stdin: a pipe that the owner holds; stdout: closed when all is over
 
 The owner may end in any way, SIGKILL included: the kernel then closes its end of the pipe, and the server's whole
 process group gets SIGTERM, after ``GRACE_S`` seconds SIGKILL. The supervisor is nobody's child, because Ray kills the
