@@ -439,7 +439,8 @@ def test_a_disk_that_is_full(cluster, command, baseline, small_disk):
 
 def language_models(endpoint):
     """Pids of the servers that the cluster's actors started: below their supervisors, and with its environment."""
-    return [pid for pid in pids() if "language/server.py" in command_line(ancestor(pid)) and endpoint in environment(pid)]
+    known = "language/server.py"
+    return [pid for pid in pids() if known in command_line(ancestor(pid)) and endpoint in environment(pid)]
 
 
 @pytest.mark.slow
