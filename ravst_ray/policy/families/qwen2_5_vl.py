@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, expanded, ids_of, ids_to_ban, vl_positions
-from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
+from ravst_ray.policy.families.protocols import BoxSpace, Shape
+from ravst_ray.policy.families.vl import VLLearner
 
 PATCH_PX, MERGE, TEMPORAL_PATCH = 14, 2, 2
 FRAME_MULTIPLE = PATCH_PX * MERGE
@@ -105,60 +105,8 @@ class Qwen25VL:
         return Qwen25VLLearner(self)
 
 
-class Qwen25VLLearner:
+class Qwen25VLLearner(VLLearner):
     """See :class:`~ravst_ray.policy.families.protocols.LearnerSide`."""
 
+    model_class = "Qwen2_5_VLForConditionalGeneration"
     sharded_layers: tuple[str, ...] = ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
-    towers: tuple[str, ...] = ("model.visual",)
-    adapter_scope = r".*language_model.*\.({targets})"
-
-    def __init__(self, family: Qwen25VL):
-        self.family = family
-
-    def load(self, source: str, dtype: Any) -> Any:
-        """See :meth:`LearnerSide.load`."""
-        from transformers import Qwen2_5_VLForConditionalGeneration
-
-        return Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
-
-    def save(self, model: Any, state: Tensors, folder: Any) -> None:
-        """See :meth:`LearnerSide.save`."""
-        model.save_pretrained(folder, state_dict=dict(state))
-
-    def encode(self, processor: Any, clip: Clip) -> Tensors:
-        """``pixels [patches, D]`` and ``grid [3]``."""
-        metadata = self.family.metadata(len(clip.frames), clip.step_s)
-        del metadata["do_sample_frames"]
-        made = processor.video_processor(
-            videos=[clip.frames],
-            video_metadata=[metadata],
-            do_sample_frames=False,
-            return_tensors="pt",
-            **self.family.processor_kwargs,
-        )
-        return {"pixels": made["pixel_values_videos"], "grid": made["video_grid_thw"][0]}
-
-    def features(self, model: Any, inputs: Sequence[Tensors]) -> list[Tensors]:
-        """Of each clip ``video [tokens, D]``."""
-        made = model.model.get_video_features(**_joined(inputs), return_dict=True).pooler_output
-        return [{"video": one} for one in made]
-
-    def call(self, model: Any, bare: Any, batch: Tensors, seen: Sequence[Tensors], raw: Sequence[Tensors] = ()) -> Any:
-        """See :meth:`LearnerSide.call`."""
-        extra: dict[str, Any] = _joined(raw) if raw else {}
-        if seen:
-            extra = {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=[one["video"] for one in seen])}}
-        return model(**{"use_cache": False, **batch}, **extra)
-
-    def wire_name(self, name: str) -> str | None:
-        """The same."""
-        return name
-
-
-def _joined(inputs: Sequence[Tensors]) -> dict[str, Any]:
-    import torch
-
-    return {
-        "pixel_values_videos": torch.cat([one["pixels"] for one in inputs]),
-        "video_grid_thw": torch.stack([one["grid"] for one in inputs]),
-    }

@@ -18,6 +18,7 @@ from ravst_ray.errors import ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
 from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
+from ravst_ray.policy.families.vl import VLLearner
 
 PATCH_PX, MERGE, TEMPORAL_PATCH = 16, 2, 2
 FRAME_MULTIPLE = PATCH_PX * MERGE
@@ -167,69 +168,30 @@ class Qwen3VLMoe(Qwen3VL):
         )
 
 
-class Qwen3VLLearner:
-    """See :class:`~ravst_ray.policy.families.protocols.LearnerSide`."""
+class Qwen3VLLearner(VLLearner):
+    """See :class:`~ravst_ray.policy.families.protocols.LearnerSide`.
 
+    Features have ``deep [levels, tokens, D]`` beside ``video [tokens, D]``: the first layers add them.
+    """
+
+    model_class = "Qwen3VLForConditionalGeneration"
     sharded_layers: tuple[str, ...] = ("Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock")
-    towers: tuple[str, ...] = ("model.visual",)
-    adapter_scope = r".*language_model.*\.({targets})"
 
-    def __init__(self, family: Qwen3VL):
-        self.family = family
+    def frames(self, clip: Clip) -> np.ndarray:
+        """Two at least."""
+        return Qwen3VL.shown(clip)
 
-    def load(self, source: str, dtype: Any) -> Any:
-        """See :meth:`LearnerSide.load`."""
-        from transformers import Qwen3VLForConditionalGeneration
-
-        return Qwen3VLForConditionalGeneration.from_pretrained(source, dtype=dtype)
-
-    def save(self, model: Any, state: Tensors, folder: Any) -> None:
-        """See :meth:`LearnerSide.save`."""
-        model.save_pretrained(folder, state_dict=dict(state))
-
-    def encode(self, processor: Any, clip: Clip) -> Tensors:
-        """``pixels [patches, D]`` and ``grid [3]``."""
-        metadata = self.family.metadata(len(clip.frames), clip.step_s)
-        del metadata["do_sample_frames"]
-        made = processor.video_processor(
-            videos=[self.family.shown(clip)],
-            video_metadata=[metadata],
-            do_sample_frames=False,
-            return_tensors="pt",
-            **self.family.processor_kwargs,
-        )
-        return {"pixels": made["pixel_values_videos"], "grid": made["video_grid_thw"][0]}
-
-    def features(self, model: Any, inputs: Sequence[Tensors]) -> list[Tensors]:
-        """Of each clip ``video [tokens, D]``, and ``deep [levels, tokens, D]``, which the first layers add."""
+    def split(self, made: Any) -> list[Tensors]:
+        """By clip."""
         import torch
 
-        made = model.model.get_video_features(**_joined(inputs), return_dict=True)
         deep = zip(*made.deepstack_features, strict=True)
         return [
             {"video": video, "deep": torch.stack(levels)}
             for video, levels in zip(made.pooler_output, deep, strict=True)
         ]
 
-    def call(self, model: Any, bare: Any, batch: Tensors, seen: Sequence[Tensors], raw: Sequence[Tensors] = ()) -> Any:
-        """See :meth:`LearnerSide.call`."""
-        extra: dict[str, Any] = _joined(raw) if raw else {}
-        if seen:
-            videos = [one["video"] for one in seen]
-            levels = list(zip(*(one["deep"] for one in seen), strict=True))
-            made = SimpleNamespace(pooler_output=videos, deepstack_features=levels)
-            extra = {"mm_encoder_outputs": {"video": made}}
-        return model(**{"use_cache": False, **batch}, **extra)
-
-    def wire_name(self, name: str) -> str | None:
-        """The same."""
-        return name
-
-
-def _joined(inputs: Sequence[Tensors]) -> dict[str, Any]:
-    import torch
-
-    return {
-        "pixel_values_videos": torch.cat([one["pixels"] for one in inputs]),
-        "video_grid_thw": torch.stack([one["grid"] for one in inputs]),
-    }
+    def joined(self, seen: Sequence[Tensors]) -> Any:
+        """As the model takes them."""
+        levels = list(zip(*(one["deep"] for one in seen), strict=True))
+        return SimpleNamespace(pooler_output=[one["video"] for one in seen], deepstack_features=levels)
