@@ -24,12 +24,12 @@ from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import Box, QAPair, Track, VideoView
 from ravst_ray.reports.figures import PALETTE, ticks
-from ravst_ray.reports.overlay import TrackBox, draw_frame
+from ravst_ray.reports.overlay import TrackBox, draw_frame, draw_graph
 from ravst_ray.reports.run_folder import Sampled, in_order, read_texts
 from ravst_ray.reports.samples import IMAGE_SIDE_PX, SampleFrame, Span, data_uri, visible_spans
 from ravst_ray.rewards.spatial import real_seconds, snapped_seconds
 from ravst_ray.tasks import TASKS, task_of, weights_of
-from ravst_ray.tasks.protocols import Drawing
+from ravst_ray.tasks.protocols import Dots, Drawing
 from ravst_ray.tasks.spaces import DATA_STEP_S, AnswerSpace
 
 log = get_logger(__name__)
@@ -215,11 +215,11 @@ class _Artist:
         wanted, given = _boxes_at(true, None, snap_s), _boxes_at(said, true, snap_s)
         end_s = min(task.duration_s, view.frames * view.step_s)
         spans = [span for drawing in (true, said) for _, span in drawing.intervals]
-        times = _times(wanted, given, spans, end_s)
+        times = _times({**wanted, **true.graphs}, {**given, **said.graphs}, spans, end_s)
         decoded = self._decoder.decode(task.path, times).frames
         size = (view.video_width, view.video_height)
         return tuple(
-            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size)
+            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size, _dots(time_s, true, said))
             for time_s, jpeg in zip(decoded.times_s, decoded.jpegs, strict=True)
         )
 
@@ -238,6 +238,11 @@ def _boxes_at(answer: Drawing, true: Drawing | None, snap_s: float) -> dict[floa
     return found
 
 
+def _dots(time_s: float, true: Drawing, said: Drawing) -> tuple[Dots, Dots]:
+    """The nodes of both graphs at a time."""
+    return true.graphs.get(time_s, ()), said.graphs.get(time_s, ())
+
+
 def _times(
     wanted: Mapping[float, object],
     given: Mapping[float, object],
@@ -254,7 +259,12 @@ def _times(
 
 
 def _drawn(
-    jpeg: bytes, time_s: float, wanted: Sequence[_Named], given: Sequence[_Named], size: tuple[int, int]
+    jpeg: bytes,
+    time_s: float,
+    wanted: Sequence[_Named],
+    given: Sequence[_Named],
+    size: tuple[int, int],
+    dots: tuple[Dots, Dots],
 ) -> SampleFrame:
     image = Image.open(io.BytesIO(jpeg))
     scale = min(2.0, IMAGE_SIDE_PX / max(image.size))
@@ -262,7 +272,10 @@ def _drawn(
     solid = [TrackBox(name, box, True, TRUE) for name, box in wanted[:_MAX_BOXES]]
     dashed = [TrackBox(name, box, False, SAID) for name, box in given[:_MAX_BOXES]]
     picture = draw_frame(draw_frame(image, solid, scale, size, labels=False), dashed, 1.0, size, labels=False)
-    names = [", ".join(name for name, _ in boxes) or "no box" for boxes in (wanted, given)]
+    for nodes, color, rings in zip(dots, (TRUE, SAID), (False, True), strict=True):
+        picture = draw_graph(picture, nodes[:_MAX_BOXES], color, dashed=rings) if nodes else picture
+    shown = zip((wanted, given), dots, strict=True)
+    names = [", ".join(name for name, _ in [*boxes, *nodes]) or "no box" for boxes, nodes in shown]
     alt = f"Frame at {time_s:.1f} s; true: {names[0]}; predicted: {names[1]}"
     return SampleFrame(time_s, None, data_uri(picture), *picture.size, alt)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.core.answers import MALFORMATIONS
 from ravst_ray.reports import figures
 from ravst_ray.reports.annotation_report import Tile, duration, page_environment
 from ravst_ray.reports.completions import SAID, TRUE, CompletionCard, completion_cards, pick, task_weights
@@ -27,7 +26,7 @@ from ravst_ray.reports.training_charts import (
     time_charts,
     update_charts,
 )
-from ravst_ray.tasks import TASKS, part_names
+from ravst_ray.tasks import TASKS, malformations, part_names
 
 NAME = "report.html"
 _EVENTS = {
@@ -82,7 +81,7 @@ def _render(run: RunFolder, name: str) -> str:
         by_task=_by_task(run.completions, run.config),
         sampling=sampling_charts(by_key, steps),
         malformed=_malformed(by_key, steps),
-        meanings=MALFORMATIONS,
+        meanings=malformations(),
         update=update_charts(by_key, steps, run.config),
         kl=run.config.learner.kl if run.config else None,
         time=time_charts(by_key, steps),
@@ -176,8 +175,9 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
 def _malformed(by_key: ByKey, steps: Sequence[int]) -> list[Row]:
     """Kinds by falling number over the run; columns: a completion in the first, the last and all steps."""
     kinds = {key.partition("/")[2]: values for key, values in by_key.items() if key.startswith("malformed/")}
+    meanings = malformations()
     rows = [
-        Row(kind, (*ends(values, steps), mean_over(values, steps)), MALFORMATIONS.get(kind, ""))
+        Row(kind, (*ends(values, steps), mean_over(values, steps)), meanings.get(kind, ""))
         for kind, values in kinds.items()
     ]
     return sorted(rows, key=lambda row: (-(row.values[2] or 0.0), row.name))

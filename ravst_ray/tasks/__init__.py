@@ -11,8 +11,9 @@ from ravst_ray.tasks.avsr import AVSR
 from ravst_ray.tasks.avstr import AVSTR
 from ravst_ray.tasks.avtr import AVTR
 from ravst_ray.tasks.protocols import Task
+from ravst_ray.tasks.video_str import VIDEO_STR
 
-TASKS: dict[str, Task[Any]] = {task.name: task for task in (AVTR, AVSR, AVSTR)}
+TASKS: dict[str, Task[Any]] = {task.name: task for task in (AVTR, AVSR, AVSTR, VIDEO_STR)}
 """Every task by its name, in the order of tables."""
 
 WHEN, WHERE, WHEN_AND_WHERE = AVTR, AVSR, AVSTR
@@ -22,6 +23,11 @@ WHEN, WHERE, WHEN_AND_WHERE = AVTR, AVSR, AVSTR
 def part_names() -> list[str]:
     """The parts of all tasks' rewards, each once."""
     return list(dict.fromkeys(name for task in TASKS.values() for name in task.weights))
+
+
+def malformations() -> dict[str, str]:
+    """What all tasks' grammars count as malformed, by kind, and what that means."""
+    return {kind: meaning for task in TASKS.values() for kind, meaning in task.malformations.items()}
 
 
 def task_of(name: str) -> Task[Any]:

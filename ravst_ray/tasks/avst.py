@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import PromptConfig
-from ravst_ray.core.answers import ParsedAnswer, parse, render
+from ravst_ray.core.answers import MALFORMATIONS, ParsedAnswer, parse, render
 from ravst_ray.core.intervals import Interval
 from ravst_ray.core.names import NameMatcher
 from ravst_ray.records import QAPair, VideoView
@@ -19,6 +19,7 @@ from ravst_ray.rewards.spatial import SpatialMatch, match_boxes, spatial_score
 from ravst_ray.rewards.temporal import temporal_score
 from ravst_ray.tasks import avst_trivial
 from ravst_ray.tasks.protocols import Case, Drawing, Exam, Task
+from ravst_ray.tasks.spaces import boxes_are
 
 RECALL_AT = (0.3, 0.5, 0.7)
 PRECISION_AT = (0.3, 0.5)
@@ -50,6 +51,8 @@ class AVST(Task[ParsedAnswer]):
         weights: of ``object``, ``temporal`` and ``spatial``; ``format`` weighs 1.
         headline, published: as :class:`Task` has them.
     """
+
+    malformations = MALFORMATIONS
 
     def __init__(
         self,
@@ -162,16 +165,6 @@ class AVST(Task[ParsedAnswer]):
         except UnicodeDecodeError:
             return {"format": form, "spatial_temporal": 0.0}, {"bad_escape": 1}
         return {"format": form, "spatial_temporal": rest}, {}
-
-
-def boxes_are(view: VideoView, config: PromptConfig) -> str:
-    """How the prompt says in which space boxes are wanted."""
-    space = {
-        "frame": f"pixels of the frames ({view.width} x {view.height})",
-        "video": f"pixels of a {view.video_width} x {view.video_height} picture",
-        "thousand": "thousandths of the width and the height",
-    }[config.space]
-    return f"Boxes are {'whole numbers, ' if config.integer_boxes else ''}in {space}"
 
 
 def asked_interval(pair: QAPair, true: ParsedAnswer) -> Interval | None:

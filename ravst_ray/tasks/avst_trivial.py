@@ -68,6 +68,16 @@ def answers(exam: Exam, asked: Mapping[str, Interval], when: bool, where: bool) 
     return found
 
 
+def common_frame(width: float, height: float) -> tuple[float, float]:
+    """The smallest common frame of at least this size; the size itself where none is as large.
+
+    >>> common_frame(500, 100)
+    (640, 360)
+    """
+    sizes = sorted([*_FRAMES, *((down, across) for across, down in _FRAMES)], key=lambda size: size[0] * size[1])
+    return next((size for size in sizes if size[0] >= width and size[1] >= height), (width, height))
+
+
 def _one(name: str, when: Interval | None, where: tuple[BoxLine, ...] | None = None) -> ParsedAnswer:
     return ParsedAnswer((ObjectAnswer(name, when, where),))
 
@@ -87,9 +97,4 @@ def _frame_sizes(exam: Exam) -> dict[str, tuple[float, float]]:
             for _, (_, _, x2, y2) in one.where or ():
                 width, height = extent[pair.video_id]
                 extent[pair.video_id] = (max(width, x2), max(height, y2))
-    sizes = sorted([*_FRAMES, *((height, width) for width, height in _FRAMES)], key=lambda size: size[0] * size[1])
-
-    def frame(width: float, height: float) -> tuple[float, float]:
-        return next((size for size in sizes if size[0] >= width and size[1] >= height), (width, height))
-
-    return {pair.video_id: frame(*extent[pair.video_id]) for pair in exam.pairs}
+    return {pair.video_id: common_frame(*extent[pair.video_id]) for pair in exam.pairs}

@@ -79,6 +79,7 @@ class Task(ABC, Generic[A]):
         trivial: what its trivial answers are called, in the order of the table.
         published: rows of others to set beside a run: by model and metric, in percent.
         json_key: how R-AVST's JSON calls it; None for a task that isn't in that format.
+        malformations: what its grammar counts as malformed, by kind, and what that means.
         uncounted: a metric that a question may lack, the key under which such questions are counted, and what is said
             of them behind their number.
     """
@@ -91,6 +92,7 @@ class Task(ABC, Generic[A]):
     trivial: tuple[str, ...] = ()
     published: Mapping[str, Mapping[str, float]] = {}
     json_key: str | None = None
+    malformations: Mapping[str, str] = {}
     uncounted: tuple[str, str, str] | None = None
 
     @abstractmethod

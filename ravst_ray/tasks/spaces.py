@@ -58,6 +58,15 @@ class AnswerSpace:
         """
         return rewrite_where(completion, self._filled, integer=False)
 
+    def box_to_model(self, box: Box) -> Box:
+        """A single box as the model should give it."""
+        x1, y1, x2, y2 = self._scaled(box, self.scale_x, self.scale_y)
+        return (round(x1), round(y1), round(x2), round(y2)) if self.integer else (x1, y1, x2, y2)
+
+    def box_to_video(self, box: Box) -> Box:
+        """A single box that a model gave, in pixels of the video, kept to 0.1."""
+        return self._scaled(box, 1 / self.scale_x, 1 / self.scale_y)
+
     def _thinned(self, lines: Sequence[BoxLine]) -> list[BoxLine]:
         kept: list[BoxLine] = []
         first = min((time_s for time_s, _ in lines), default=0.0)
@@ -97,3 +106,13 @@ class AnswerSpace:
             round(min(max(value * scale, -_FAR), _FAR), 1) for value, scale in zip(box, scales, strict=True)
         )
         return (x1, y1, x2, y2)
+
+
+def boxes_are(view: VideoView, config: PromptConfig) -> str:
+    """How the prompt says in which space boxes are wanted."""
+    space = {
+        "frame": f"pixels of the frames ({view.width} x {view.height})",
+        "video": f"pixels of a {view.video_width} x {view.video_height} picture",
+        "thousand": "thousandths of the width and the height",
+    }[config.space]
+    return f"Boxes are {'whole numbers, ' if config.integer_boxes else ''}in {space}"
