@@ -27,6 +27,8 @@ _FORMS: dict[Task, tuple[bool, bool]] = {"AVTR": (True, False), "AVSR": (False, 
 
 def question_prompt(task: Task, question: str, view: VideoView, config: PromptConfig) -> str:
     """The text beside the frames: what they are, the question, and the grammar of the answer."""
+    if config.verbatim:
+        return verbatim_prompt(question, config)
     when, where = _FORMS[task]
     lines = [
         f"{view.frames} frames of a video of {view.duration_s:g} s, one every {view.step_s:g} s from 0 s on, "
@@ -57,6 +59,12 @@ def question_prompt(task: Task, question: str, view: VideoView, config: PromptCo
         lines.append(f"Boxes are {numbers}in {space}: one line every {config.box_step_s:g} s in which it is visible.")
         lines.append("Give every object its own <object> and parts.")
     return "\n".join(lines)
+
+
+def verbatim_prompt(question: str, config: PromptConfig) -> str:
+    """The question alone; with ``think`` a line on how to think and answer follows."""
+    thought = "Think first, inside <think></think>, then give the answer alone inside <answer></answer>."
+    return f"{question}\n{thought}" if config.think else question
 
 
 @dataclass(frozen=True)
