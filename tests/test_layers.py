@@ -152,6 +152,7 @@ def test_annotate_and_training_meet_only_on_disk():
 NAMES_A_FAMILY = re.compile(r"qwen|omni(?!\w)|thinker", re.IGNORECASE)
 MAY_NAME_A_FAMILY = {
     "ravst_ray/evaluation/paper.py": "a published table",
+    "ravst_ray/evaluation/benchmarks/published.py": "published tables",
     "ravst_ray/models/size.py": "how large known checkpoints are",
 }
 
