@@ -53,9 +53,15 @@ def test_a_missing_prediction_is_wrong_in_ours_and_left_out_by_the_published_cod
     table = (tmp_path / "out/table.md").read_text()
     assert "| **this run** | 50.00 | 66.67 |" in table and "| **this run, by the published code** | 66.67 |" in table
     assert "engine.model=m; frames.max_frames=30." in table
-    assert "| Qwen2.5-VL-7B [1] | 34.35 | 36.07 | 21.45 |" in table and "README of OuyangKun10/Spatial-R1" in table
+    assert (
+        "| Qwen2.5-VL-7B, SpaceR's code [1] | 34.35 | 36.07 | 21.45 |" in table
+        and "README of OuyangKun10/Spatial-R1" in table
+    )
     page = (tmp_path / "out/index.html").read_text()
-    assert '<tr class="run"><td>this run</td><td>50.00</td>' in page and '<tr class="paper"><td>SpaceR-7B [3]' in page
+    assert (
+        '<tr class="run"><td>this run</td><td>50.00</td>' in page
+        and '<tr class="paper"><td>SpaceR-7B, 32 frames' in page
+    )
     assert "main { max-width: 1500px" in page  # the style that evaluation pages share
 
 

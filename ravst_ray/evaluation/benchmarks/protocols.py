@@ -54,12 +54,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A row of others: percent by column, how it was measured as far as that is known, and where it stands."""
+    """A row of others: percent by column, how it was measured as far as that is known ("" if not), where it stands."""
 
     name: str
     setting: str
     source: str
     values: Mapping[str, float]
+    note: str = ""
 
 
 class Benchmark(ABC):

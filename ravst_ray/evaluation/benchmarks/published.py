@@ -16,6 +16,8 @@ _EASI = "docs/Benchmark_Verification.md of the EASI repository"
 _SPACER = "arXiv 2504.01805 (SpaceR)"
 _VIDEO_STR = "arXiv 2510.10976 (Video-STR)"
 _VLMEVALKIT = "pull request 1342 of open-compass/VLMEvalKit"
+_MICRO = "Its overall is macro; micro follows from its values and the counts of questions."
+_WHICH = "Which mean it is isn't stated."
 _OPEN_O3 = "README of marinero4972/Open-o3-Video, November 2025"
 
 
@@ -33,12 +35,13 @@ def _easi(harness: str, overall: float) -> Published:
 
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     "vsi-bench": (
-        Published("Human", "not stated", _LEADERBOARD, _vsi(79.2, 94.3, 47.0, 60.4, 45.9, 94.7, 95.8, 95.8, 100.0)),
+        Published("Human", "", _LEADERBOARD, _vsi(79.2, 94.3, 47.0, 60.4, 45.9, 94.7, 95.8, 95.8, 100.0)),
         Published(
             "The commonest answer",
-            "their own; its overall isn't the mean of its tasks, 35.5",
+            "theirs",
             _LEADERBOARD,
             _vsi(34.0, 62.1, 32.0, 29.9, 33.1, 25.1, 47.9, 28.4, 25.2),
+            "Its overall isn't the mean of its tasks, which is 35.5.",
         ),
         Published(
             "GPT-4o",
@@ -60,54 +63,55 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         ),
         Published(
             "Qwen2.5-VL-7B",
-            "frames not stated, SpaceR's code",
+            "SpaceR's code",
             _SPATIAL_R1,
             _vsi(34.43, 33.96, 17.48, 51.85, 36.60, 35.77, 37.73, 29.38, 32.69),
         ),
         Published(
             "Qwen2.5-VL-7B, thinking",
-            "frames not stated, SpaceR's code",
+            "SpaceR's code",
             _SPATIAL_R1,
             _vsi(25.35, 15.84, 12.10, 19.12, 24.24, 31.83, 34.68, 34.54, 30.42),
         ),
         Published(
             "Qwen2.5-VL-7B",
-            "64 frames, VLMEvalKit; its overall isn't the mean of its tasks, 31.0 (relative direction: of its levels)",
+            "64 frames, VLMEvalKit",
             _VLMEVALKIT,
             _vsi(32.47, 24.44, 21.98, 42.40, 26.81, 36.62, 40.68, 27.84, 27.02)
             | dict(zip(DIRECTIONS, (48.39, 46.03, 27.61), strict=True)),
+            "Relative direction is the mean of its levels; its overall isn't the mean of the tasks, which is 31.0.",
         ),
         _easi("its own code", 33.50),
         _easi("VLMEvalKit", 33.70),
         _easi("lmms-eval", 38.67),
         Published(
             "Spatial-R1, step 1500",
-            "frames not stated, SpaceR's code",
+            "SpaceR's code",
             _SPATIAL_R1,
             _vsi(46.15, 63.24, 29.78, 60.76, 45.07, 39.15, 45.02, 28.87, 57.28),
         ),
-        Published("Video-STR's base", "not stated", _VIDEO_STR, {"overall": 33.0}),
-        Published("Video-STR", "not stated", _VIDEO_STR, {"overall": 46.5}),
+        Published("Video-STR's base", "", _VIDEO_STR, {"overall": 33.0}),
+        Published("Video-STR", "", _VIDEO_STR, {"overall": 46.5}),
     ),
     "sti-bench": (
         Published(
             "Qwen2.5-VL-7B",
-            "frames not stated, SpaceR's code",
+            "SpaceR's code",
             _SPATIAL_R1,
             _sti(34.35, 36.07, 21.45, 44.52, 33.75, 23.74, 31.71, 35.14, 47.44, 50.83),
+            _MICRO,
         ),
         Published(
             "Spatial-R1, step 1500",
-            "frames not stated, SpaceR's code",
+            "SpaceR's code",
             _SPATIAL_R1,
             _sti(35.08, 37.04, 30.10, 51.37, 20.82, 34.36, 34.44, 37.30, 44.87, 43.06),
+            _MICRO,
         ),
         Published("SpaceR-7B", "32 frames, SpaceR's code", _SPACER, {"micro": 37.0, "macro": 39.05}),
-        Published(
-            "Qwen2.5-VL-72B", "30 frames; which mean is not stated", "STI-Bench's paper, by EASI", {"micro": 40.7}
-        ),
-        Published("Qwen2.5-VL-72B", "30 frames, VLMEvalKit; which mean is not stated", _EASI, {"micro": 42.1}),
+        Published("Qwen2.5-VL-72B", "30 frames", f"arXiv 2503.23765, as quoted in {_EASI}", {"micro": 40.7}, _WHICH),
+        Published("Qwen2.5-VL-72B", "30 frames, VLMEvalKit", _EASI, {"micro": 42.1}, _WHICH),
     ),
-    "v-star": (Published("Open-o3 Video on Qwen3-VL-8B", "its own prompts", _OPEN_O3, {"mAM": 35.5, "mLGM": 49.0}),),
+    "v-star": (Published("Open-o3 Video on Qwen3-VL-8B", "", _OPEN_O3, {"mAM": 35.5, "mLGM": 49.0}),),
 }
 """By the benchmark's name."""

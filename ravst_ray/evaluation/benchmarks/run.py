@@ -5,6 +5,7 @@
     OUT/metrics.json     averages in percent: ours, by the published code, of trivial answers, by group
     OUT/questions.jsonl  every question's values
     OUT/table.md, index.html, config.yaml
+    OUT/judge_cache.sqlite  what the judge said, so that it is asked once
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def table_rows(benchmark: Benchmark, metrics: Mapping[str, Any], columns: tuple[
     found = [("run", "this run", metrics["ours"]), ("run", "this run, by the published code", metrics["official"])]
     found += [("baseline", name, values) for name, values in metrics["trivial"].items()]
     found += [
-        ("paper", f"{one.name} [{number}]", one.values)
+        ("paper", f"{', '.join(filter(None, (one.name, one.setting)))} [{number}]", one.values)
         for number, one in enumerate(PUBLISHED.get(benchmark.name, ()), start=1)
         if any(column in one.values for column in columns)
     ]
@@ -36,9 +36,9 @@ def table_rows(benchmark: Benchmark, metrics: Mapping[str, Any], columns: tuple[
 
 
 def sources(benchmark: Benchmark) -> list[str]:
-    """Setting and source of the published rows, by their numbers."""
+    """Where the published rows stand, by their numbers, and what is to be said of them."""
     rows = enumerate(PUBLISHED.get(benchmark.name, ()), start=1)
-    return [f"[{number}] {one.name}: {one.setting}. {one.source}." for number, one in rows]
+    return [f"[{number}] {one.name}: {one.source}. {one.note}".strip() for number, one in rows]
 
 
 def markdown(benchmark: Benchmark, metrics: Mapping[str, Any]) -> str:
@@ -52,7 +52,11 @@ def markdown(benchmark: Benchmark, metrics: Mapping[str, Any]) -> str:
     for grouping, rows in _group_tables(benchmark, metrics).items():
         blocks.append(f"## By {grouping}\n\n" + _table(rows[0], rows[1:]))
     if published := sources(benchmark):
-        blocks.append("## Published rows\n\n" + "\n".join(f"- {line}" for line in published) + "\n")
+        blocks.append(
+            "## Published rows\n\nFrames and harness stand with the name where they are known.\n\n"
+            + "\n".join(f"- {line}" for line in published)
+            + "\n"
+        )
     blocks.append("## Rules\n\n" + "\n".join(f"- {rule}" for rule in _rules(benchmark, metrics)) + "\n")
     return "\n".join(blocks)
 
