@@ -209,11 +209,12 @@ def _evaluate(args: argparse.Namespace) -> None:
         return _evaluate_benchmark(args)
     from ravst_ray.config.rewards import EvaluateConfig
     from ravst_ray.evaluation.evaluate import evaluate
+    from ravst_ray.tasks import TASKS
 
     config = load_config(EvaluateConfig, args.config, args.overrides)
     metrics = evaluate(args.predictions, args.annotations, args.out, config)
     console = Console()
-    for task in ("AVTR", "AVSR", "AVSTR"):
+    for task in TASKS:
         if task in metrics:
             shares = {key: value for key, value in metrics[task].items() if isinstance(value, float)}
             line = ", ".join(f"{key} {value:.2f}" for key, value in shares.items())

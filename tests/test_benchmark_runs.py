@@ -16,10 +16,10 @@ from ravst_ray.evaluation.benchmarks.judge import judge_client
 from ravst_ray.evaluation.benchmarks.run import evaluate_benchmark
 from ravst_ray.evaluation.predict import DecodeClips, answer_line
 from ravst_ray.language.protocols import ChatAnswer
-from ravst_ray.media.clips import VideoView, view_times
+from ravst_ray.media.clips import view_times
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Completion, Generation
-from ravst_ray.records import QAPair
+from ravst_ray.records import QAPair, VideoView
 from tests.benchmark_files import star_row, sti_row, vsi_row, write_answers, write_rows
 from tests.broken_videos import Recipe, write_video
 from tests.fake_endpoint import FakeEndpoint, completion

@@ -24,10 +24,10 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.errors import AbortError, ConfigError, StepError, WorkerDiedError
-from ravst_ray.media.clips import Clip, VideoView
-from ravst_ray.records import QAPair
+from ravst_ray.media.clips import Clip
+from ravst_ray.records import QAPair, VideoView
 from ravst_ray.rewards import registry
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training import checkpoints, loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing

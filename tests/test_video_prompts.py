@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import parse, rewrite_where
-from ravst_ray.media.clips import VideoView, view_size, view_times
+from ravst_ray.media.clips import view_size, view_times
 from ravst_ray.policy.families.chat import vl_positions
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.records import VideoView
+from ravst_ray.tasks.spaces import AnswerSpace
 
 VIEW = VideoView(8, 1.0, 112, 56, 8.0, 448, 112)  # the frames are 1/4 as wide and 1/2 as high as the video
 TRUTH = """<answer>

@@ -37,15 +37,17 @@ from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.media.clips import Clip, VideoView, file_duration_s, show_video
+from ravst_ray.media.clips import Clip, file_duration_s, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.families import family_of, fit
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.progress import RunProgress
-from ravst_ray.records import QAPair
+from ravst_ray.records import QAPair, VideoView
+from ravst_ray.tasks import task_of
+from ravst_ray.tasks.spaces import AnswerSpace
 
 log = get_logger(__name__)
 ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary()), ("sound", pa.large_binary())])
@@ -226,7 +228,7 @@ class AnswerQuestions:
 
 def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace | None) -> dict[str, Any]:
     """The output line of one question, its answers converted to pixels and seconds of the video; None: as they are."""
-    texts = [space.to_video(one.text) if space else one.text for one in generation.completions]
+    texts = [task_of(pair.task).to_video(one.text, space) if space else one.text for one in generation.completions]
     first = generation.completions[0]
     line = {
         "id": pair.qa_id,

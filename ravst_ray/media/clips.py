@@ -12,6 +12,7 @@ from PIL import Image
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media.protocols import Decoder
+from ravst_ray.records import VideoView
 
 SAMPLE_RATE_HZ = 16_000  # of the sound that models hear
 
@@ -32,24 +33,6 @@ class Clip:
     frames: np.ndarray = field(repr=False)
     step_s: float
     sound: np.ndarray | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class VideoView:
-    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels.
-
-    ``heard`` tells, where the model is given the video's own sound, whether the file has any that can be read; if not,
-    it is given silence.
-    """
-
-    frames: int
-    step_s: float
-    width: int
-    height: int
-    duration_s: float
-    video_width: int
-    video_height: int
-    heard: bool | None = None
 
 
 def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:

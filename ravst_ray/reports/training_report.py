@@ -14,14 +14,12 @@ from pathlib import Path
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import MALFORMATIONS
-from ravst_ray.records import TASKS
 from ravst_ray.reports import figures
 from ravst_ray.reports.annotation_report import Tile, duration, page_environment
 from ravst_ray.reports.completions import SAID, TRUE, CompletionCard, completion_cards, pick, task_weights
 from ravst_ray.reports.curves import SMOOTH_FROM, Unit, ends, mean_over, shown, tail
 from ravst_ray.reports.run_folder import Numbers, RunFolder, Sampled, in_order, read_run
 from ravst_ray.reports.training_charts import (
-    PARTS,
     ByKey,
     phase_seconds,
     reward_charts,
@@ -29,6 +27,7 @@ from ravst_ray.reports.training_charts import (
     time_charts,
     update_charts,
 )
+from ravst_ray.tasks import TASKS, part_names
 
 NAME = "report.html"
 _EVENTS = {
@@ -153,7 +152,7 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
     size = tail(len(steps))
     first, last = set(steps[:size]), set(steps[-size:])
     tables = []
-    for task in in_order((one.task for one in completions), TASKS):
+    for task in in_order((one.task for one in completions), list(TASKS)):
         own = [one for one in completions if one.task == task]
         spans = ([one for one in own if one.step in first], [one for one in own if one.step in last], own)
         weights = task_weights(config, task)
@@ -163,7 +162,7 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
             return Row(name, tuple(sum(numbers) / len(numbers) if numbers else None for numbers in found), note)
 
         rows = [row("reward", lambda one: one.reward if math.isfinite(one.reward) else None)]
-        for name in in_order((name for one in own for name in one.parts), PARTS):
+        for name in in_order((name for one in own for name in one.parts), part_names()):
             weight = weights.get(name)
             note = "" if weight is None else f"× {weight:g}"
             rows.append(row(name, lambda one, name=name: one.parts.get(name), note))  # type: ignore[misc]

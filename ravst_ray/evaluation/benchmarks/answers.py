@@ -8,10 +8,9 @@ from statistics import fmean, median_low
 
 import numpy as np
 
-from ravst_ray.core.replies import after_thinking
+from ravst_ray.core.replies import after_thinking, answer_span
 from ravst_ray.evaluation.benchmarks.protocols import Question, Scores
 
-_OPEN, _CLOSE = "<answer>", "</answer>"
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """Of VSI-Bench's relative accuracy. Built this way a tenth off scores 0.9; ``arange`` or sums of 0.05 give 0.8."""
 
@@ -25,12 +24,8 @@ def final_answer(text: str) -> str:
         >>> final_answer("<think>A?</think><answer> B </answer>"), final_answer("C."), final_answer("<think>A or B")
         ('B', 'C.', '')
     """
-    start, end = after_thinking(text)
-    said = text[start:end]
-    opened = said.rfind(_OPEN)
-    if opened >= 0:
-        said = said[opened + len(_OPEN) :].partition(_CLOSE)[0]
-    return said.strip()
+    start, end = answer_span(text)[0] or after_thinking(text)
+    return text[start:end].strip()
 
 
 def mean_relative_accuracy(given: float, true: float) -> float:

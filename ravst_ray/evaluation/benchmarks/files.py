@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -91,7 +91,7 @@ def benchmark_tasks(
             video,
             files.place(video),
             questions[0].duration_s or 0.0,
-            tuple(QAPair(one.qa_id, video, 0, cast(Any, benchmark.name), one.prompt, one.truth) for one in questions),
+            tuple(QAPair(one.qa_id, video, 0, benchmark.name, one.prompt, one.truth) for one in questions),
         )
         for video, questions in asked.items()
     ]
