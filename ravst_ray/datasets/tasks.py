@@ -13,7 +13,10 @@ from ravst_ray.records import QAPair
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One video and its questions, in the file's order; ``path`` may be a file that doesn't exist."""
+    """One video and its questions, in the file's order; ``path`` may be a file that doesn't exist.
+
+    ``duration_s`` is 0 where the dataset doesn't state it: then the file's own counts.
+    """
 
     video_id: str
     path: str

@@ -38,6 +38,8 @@ class Clip:
 def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:
     """The step in seconds and the times of the frames: every ``step_s``, or a multiple of it for long videos.
 
+    ``uniform`` frames are ``max_frames`` in number, the first at 0, each ``duration_s / max_frames`` after the last.
+
     Raises:
         StepError: ``step_too_long``, the multiple is longer than ``max_step_s``.
 
@@ -46,6 +48,8 @@ def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[fl
         (2.0, (0.0, 2.0))
     """
     step_s = config.step_s * max(1, math.ceil(duration_s / config.step_s / config.max_frames - 1e-9))
+    if config.uniform and duration_s > 0:
+        step_s = duration_s / config.max_frames
     if config.max_step_s is not None and step_s > config.max_step_s:
         message = (
             f"{duration_s:g} s in frames.max_frames = {config.max_frames} frames means {step_s:g} s between them, "
@@ -82,6 +86,15 @@ def view_size(width: int, height: int, frames: int, config: FramesConfig) -> tup
 def sound_samples(frames: int, step_s: float, config: FramesConfig) -> int | None:
     """Samples of the sound beside so many frames; None where the model is shown frames alone."""
     return round(frames * step_s * SAMPLE_RATE_HZ) if config.sound in ("own", "silence") else None
+
+
+def file_duration_s(decoder: Decoder, path: str) -> float:
+    """How long a video is by its own account, where the dataset doesn't state it.
+
+    Raises:
+        StepError: the file can't be used.
+    """
+    return decoder.decode(path, (0.0,)).meta.duration_s
 
 
 def show_video(

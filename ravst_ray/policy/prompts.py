@@ -12,6 +12,8 @@ from ravst_ray.tasks import task_of
 
 def question_prompt(task: str, question: str, view: VideoView, config: PromptConfig) -> str:
     """The text beside the frames: what they are, the question, and the grammar of the answer."""
+    if config.verbatim:
+        return verbatim_prompt(question, config)
     lines = [
         f"{view.frames} frames of a video of {view.duration_s:g} s, one every {view.step_s:g} s from 0 s on, "
         f"each {view.width} x {view.height} pixels.",
@@ -20,3 +22,9 @@ def question_prompt(task: str, question: str, view: VideoView, config: PromptCon
     if config.state_grammar:
         lines += task_of(task).form(view, config)
     return "\n".join(lines)
+
+
+def verbatim_prompt(question: str, config: PromptConfig) -> str:
+    """The question alone; with ``think`` a line on how to think and answer follows."""
+    thought = "Think first, inside <think></think>, then give the answer alone inside <answer></answer>."
+    return f"{question}\n{thought}" if config.think else question
