@@ -1,15 +1,18 @@
 """VSI-Bench and STI-Bench: files, prompts and rules; every number is worked out here."""
 
+from functools import partial
+
 import pytest
 
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.benchmarks import BENCHMARKS, benchmark_of
-from ravst_ray.evaluation.benchmarks.answers import final_answer, mean_relative_accuracy
+from ravst_ray.evaluation.benchmarks.answers import final_answer
 from ravst_ray.evaluation.benchmarks.files import VideoFolder, benchmark_tasks
 from ravst_ray.evaluation.benchmarks.protocols import Answer, Question
 from ravst_ray.evaluation.benchmarks.published import PUBLISHED
 from ravst_ray.evaluation.benchmarks.sti_bench import KINDS, said_letter
 from ravst_ray.evaluation.benchmarks.vsi_bench import EIGHT
+from ravst_ray.rewards.answer import relative_accuracy
 from tests.benchmark_files import sti_row, vsi_row, write_rows
 
 VSI, STI = BENCHMARKS["vsi-bench"], BENCHMARKS["sti-bench"]
@@ -97,12 +100,11 @@ def test_what_a_rule_is_applied_to():
     assert final_answer("<think>so it is A") == ""
 
 
-def test_relative_accuracy_by_its_thresholds():
+def test_relative_accuracy_as_its_code_has_it():
     # A tenth off meets 0.50, 0.55, …, 0.90: 9 of 10. A naive grid of thresholds has 0.9000000000000004 and says 8.
-    assert [mean_relative_accuracy(given, 2.0) for given in (2.0, 2.2, 1.8, 2.5, 3.0)] == [1.0, 0.9, 0.9, 0.6, 0.1]
-    assert [mean_relative_accuracy(given, 2.0) for given in (0.0, 4.0, -2.0, float("inf"))] == [0.0] * 4
-    assert mean_relative_accuracy(float("nan"), 2.0) == 0.0
-    assert (mean_relative_accuracy(0.0, 0.0), mean_relative_accuracy(0.1, 0.0)) == (1.0, 0.0)
+    code = partial(relative_accuracy, 2.0, rounding=0.0)
+    assert [code(given) for given in (2.0, 2.2, 1.8, 2.5, 3.0)] == [1.0, 0.9, 0.9, 0.6, 0.1]
+    assert [code(given) for given in (0.0, 4.0, -2.0, float("inf"), float("nan"))] == [0.0] * 5
 
 
 @pytest.mark.parametrize(

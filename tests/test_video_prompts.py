@@ -155,3 +155,10 @@ def test_positions_continue_after_the_largest_of_the_video():
     ]
     with pytest.raises(ValueError, match="8 placeholders of video"):
         vl_positions(ids, 9, (3, 4, 4), 2.0, 2.0)
+
+
+def test_a_verbatim_question_stands_alone_or_before_how_a_task_answers():
+    config = PromptConfig(verbatim=True)
+    assert question_prompt("vsi-bench", "How many?", VIEW, config) == "How many?"
+    tuned = question_prompt("vsi-bench", "How many?", VIEW, config.model_copy(update={"as_task": "AVTR"}))
+    assert tuned.startswith("How many?\nAnswer in exactly this form:\n<answer>")

@@ -55,6 +55,9 @@ class PromptConfig(StrictModel):
     state_grammar: bool = Field(
         True, description="say in the prompt how the answer is written; off for models tuned on it: shorter prompts"
     )
+    as_task: str | None = Field(
+        None, description="with verbatim: say how this task's answers are written, for models that were tuned on it"
+    )
     think: bool = Field(False, description="ask for reasoning in <think> before the answer")
     verbatim: bool = Field(
         False, description="the question's own text alone, as benchmarks ask; the answer is kept as the model wrote it"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the answer behind the thinking, relative accuracy, averages by kind."""
+"""What the benchmarks share: the answer behind the thinking, averages by kind."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median_low
 
-import numpy as np
-
 from ravst_ray.core.replies import after_thinking, answer_span
 from ravst_ray.evaluation.benchmarks.protocols import Question, Scores
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Of VSI-Bench's relative accuracy. Built this way a tenth off scores 0.9; ``arange`` or sums of 0.05 give 0.8."""
 
 
 def final_answer(text: str) -> str:
@@ -26,21 +21,6 @@ def final_answer(text: str) -> str:
     """
     start, end = answer_span(text)[0] or after_thinking(text)
     return text[start:end].strip()
-
-
-def mean_relative_accuracy(given: float, true: float) -> float:
-    """MRA in [0, 1]: the share of θ in 0.50, 0.55, …, 0.95 with ``|given - true| / true <= 1 - θ``.
-
-    Of VSI-Bench (arXiv 2412.14171). A ``true`` of 0, at which it isn't defined, must be met exactly; NaN and infinities
-    score 0.
-
-    Example:
-        >>> [mean_relative_accuracy(given, 2.0) for given in (2.0, 2.2, 3.0, 3.1)]
-        [1.0, 0.9, 0.1, 0.0]
-    """
-    if true == 0:
-        return float(given == 0)
-    return float((abs(given - true) / true <= 1 - THRESHOLDS).mean())
 
 
 def means_by_kind(questions: Iterable[Question], scores: Scores, metric: str) -> dict[str, float]:

@@ -15,13 +15,13 @@ from pydantic import model_validator
 from ravst_ray.evaluation.benchmarks.answers import (
     commonest_by_kind,
     final_answer,
-    mean_relative_accuracy,
     means_by_kind,
     median_by_kind,
     percent,
 )
 from ravst_ray.evaluation.benchmarks.files import Row, read_rows, unique_ids
 from ravst_ray.evaluation.benchmarks.protocols import Answer, Benchmark, Question, Scores
+from ravst_ray.rewards.answer import relative_accuracy
 
 DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
 NUMBERS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
@@ -113,7 +113,7 @@ class VSIBench(Benchmark):
         """``score``: 0 or 1 for a choice, the relative accuracy of a number."""
         word = final_answer(answer.text).split(" ")[0].rstrip(".").strip()
         if question.kind in NUMBERS:
-            return {"score": mean_relative_accuracy(_number(word), float(question.truth))}
+            return {"score": relative_accuracy(float(question.truth), _number(word), rounding=0.0)}
         return {"score": float(word.lower() == question.truth.lower())}
 
     def summarise(self, questions: Sequence[Question], scores: Scores, official: bool) -> dict[str, float | None]:
