@@ -65,8 +65,8 @@ class VideoSTR(Task[Reply]):
         return [
             "Think first, inside <think></think>. Write there where the things in question are, as a graph:",
             _GRAPH,
-            "pos is shares of the width and the height, from 0 to 1, from the top left; or [x,y,z] in metres if so "
-            "asked. dist is from s to o, angle its direction in radians, left out in metres.",
+            "pos is shares of the width and the height, from 0 to 1, from the top left; or [x,y,z] in metres, z up, "
+            "if so asked. dist is from s to o, angle its direction in radians, left out in metres.",
             "Then answer: <answer>your answer</answer>",
             f"{boxes_are(view, config)}.",
         ]
