@@ -33,6 +33,7 @@ LEVELS = {
     "ravst_ray.evaluation": 4,
     "ravst_ray.reports": 4,
     "ravst_ray.toyworld": 4,
+    "ravst_ray.questions": 4,
     "ravst_ray.annotate.workers": 5,
     "ravst_ray.annotate.pipeline": 5,
     "ravst_ray.annotate.run": 5,
