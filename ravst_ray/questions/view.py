@@ -168,7 +168,7 @@ class SceneView:
         return f"{entity.label} in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s"
 
     def name_elsewhere(self, entity: Entity, time_s: float, rng: Random) -> str | None:
-        """As :meth:`name`, but at another second, as its box at this one gives the answer away; None without another."""
+        """As :meth:`name`, by its box at another second, as this one's is the answer; None if there is no other."""
         if self.is_unique(entity):
             return entity.label
         others = [other for other in self.times_of(entity) if other != time_s]
