@@ -165,7 +165,7 @@ class SceneView:
         """What a question calls a named entity: its label, or its label and its box at this second."""
         if self.is_unique(entity):
             return entity.label
-        return f"{entity.label} in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s"
+        return f"{entity.label} (in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s)"
 
     def name_elsewhere(self, entity: Entity, time_s: float, rng: Random) -> str | None:
         """As :meth:`name`, by its box at another second, as this one's is the answer; None if there is no other."""
