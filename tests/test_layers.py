@@ -35,6 +35,7 @@ LEVELS = {
     "ravst_ray.training": 6,
     "ravst_ray.evaluation": 6,
     "ravst_ray.reports": 6,
+    "ravst_ray.questions": 6,
     "ravst_ray.toyworld": 6,
     "ravst_ray.annotate.workers": 7,
     "ravst_ray.annotate.pipeline": 7,
@@ -42,6 +43,8 @@ LEVELS = {
     "ravst_ray.training.loop": 7,
     "ravst_ray.training.worker": 7,
     "ravst_ray.training.sft_run": 7,
+    "ravst_ray.questions.stream": 7,
+    "ravst_ray.questions.run": 7,
     "ravst_ray.toyworld.questions": 7,
     "ravst_ray.toyworld.world": 7,
     "ravst_ray.toyworld.training": 7,  # scripts that train the tiny checkpoints
@@ -60,6 +63,7 @@ MAY_IMPORT_RAY = {
         for name in ("pool", "clips", "placement", "transport", "sft_run", "loop", "worker")
     ),
     "ravst_ray.evaluation.predict",
+    "ravst_ray.questions.stream",
     "ravst_ray.cli",
     "jobs",
 }

@@ -1,6 +1,6 @@
 """Files of questions: R-AVST's JSON, or rows as JSON Lines or Parquet.
 
-A row has ``id``, ``video``, ``duration_s``, ``task``, ``question``, ``answer`` and, where there is one, ``kind``; what
+A row has ``id``, ``video``, ``duration_s`` (0: the file's own length counts), ``task``, ``question``, ``answer`` and, where there is one, ``kind``; what
 else it holds is for its task, which makes the question and the true answer of it.
 """
 
@@ -67,7 +67,7 @@ def _question(row: Any, place: str) -> tuple[QAPair, float]:
         raise ConfigError(f"{place}: {missing[0]} is not there, or no text")
     try:
         duration_s = float(row["duration_s"])
-        if not 0 < duration_s < _MAX_SECONDS:
+        if not 0 <= duration_s < _MAX_SECONDS:
             raise ValueError(duration_s)
         question, answer = task_of(row["task"]).asked(row)
         (question + answer).encode()  # lone surrogates can't be written

@@ -23,7 +23,7 @@ def question_groups(
     limits = ((config.short_s, "short"), (config.medium_s, "medium"))
     task = task_of(pair.task)
     groups = {
-        "duration": next((name for limit, name in limits if duration_s <= limit), "long"),
+        **({"duration": next((name for limit, name in limits if duration_s <= limit), "long")} if duration_s else {}),
         **task.groups(pair, true),
     }
     interval = task.interval(pair, true)
