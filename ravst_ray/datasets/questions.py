@@ -1,7 +1,7 @@
 """Files of questions: R-AVST's JSON, or rows as JSON Lines or Parquet.
 
-A row has ``id``, ``video``, ``duration_s`` (0: the file's own length counts), ``task``, ``question``, ``answer`` and, where there is one, ``kind``; what
-else it holds is for its task, which makes the question and the true answer of it.
+A row has ``id``, ``video``, ``duration_s`` (0: the file's own length counts), ``task``, ``question``, ``answer`` and,
+where there is one, ``kind``; what else it holds is for its task, which makes the question and the true answer of it.
 """
 
 from __future__ import annotations

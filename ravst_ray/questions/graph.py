@@ -16,7 +16,7 @@ def reference_graph(
     """The graph of these frames as JSON text: nodes are what is in sight, those asked about first.
 
     Positions are shares of width and height (2d) or metres with z up (3d), with two decimals. Edges say nothing more
-    and are left out. Ids count from 1 by label, as entities come into the graph; an entity keeps its id over the frames.
+    and are left out. Ids count from 1 by label, as entities come into the graph; an entity keeps its id throughout.
     """
     ids: dict[str, str] = {}
     labels: Counter[str] = Counter()
