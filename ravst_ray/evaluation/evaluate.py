@@ -69,7 +69,12 @@ def evaluate(
     scores = _score(pairs, truths, given, names, settings, groups)
     metrics: dict[str, Any] = summarise(scores, TASKS, settings.bootstrap, settings.seed)
     metrics["groups"] = by_group(scores)
-    metrics["baselines"] = _baselines(Exam(pairs, truths, durations), names, settings)
+    trivial = {
+        name: _score([pair for pair in pairs if pair.qa_id in answers], truths, answers, names, settings, groups)
+        for name, answers in baseline_answers(Exam(pairs, truths, durations)).items()
+    }
+    metrics["baselines"] = {name: summarise(found, TASKS) for name, found in trivial.items()}
+    metrics["trivial_groups"] = _best_by_group(list(trivial.values()))
     metrics["malformed"] = dict(sum((Counter(answer.malformed) for answer in given.values()), Counter()))
     metrics["names"] = {"vectors": str(getattr(names.vectors, "path", None) or "equality"), "tau": names.tau}
     missing = len(pairs) - len(given)
@@ -111,27 +116,24 @@ def _score(
     given: Mapping[str, Any],
     names: NameMatcher,
     config: EvaluateConfig,
-    groups: Mapping[str, Mapping[str, str]] | None = None,
+    groups: Mapping[str, Mapping[str, str]],
 ) -> list[QuestionScore]:
     return [
-        score_question(
-            pair,
-            truths[pair.qa_id],
-            given.get(pair.qa_id),
-            names,
-            config,
-            groups[pair.qa_id] if groups else None,
-        )
+        score_question(pair, truths[pair.qa_id], given.get(pair.qa_id), names, config, groups[pair.qa_id])
         for pair in pairs
     ]
 
 
-def _baselines(exam: Exam, names: NameMatcher, config: EvaluateConfig) -> dict[str, Any]:
-    """Averages by trivial answer, over the questions that it has an answer to."""
-    found = {}
-    for name, answers in baseline_answers(exam).items():
-        pairs = [pair for pair in exam.pairs if pair.qa_id in answers]
-        found[name] = summarise(_score(pairs, exam.truths, answers, names, config), TASKS)
+def _best_by_group(trivial: list[list[QuestionScore]]) -> dict[str, dict[str, Any]]:
+    """Of each headline metric what the best trivial answer has: ``{"duration": {"short": {task: {"m_tIoU": …}}}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    for grouping, groups in ((name, groups) for scores in trivial for name, groups in by_group(scores).items()):
+        for key, summary in groups.items():
+            for task, entry in summary.items():
+                best = found.setdefault(grouping, {}).setdefault(key, {}).setdefault(task, {})
+                for metric in TASKS[task].headline:
+                    if entry[metric] is not None:
+                        best[metric] = max(entry[metric], best.get(metric, 0.0))
     return found
 
 

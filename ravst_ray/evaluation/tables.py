@@ -15,6 +15,7 @@ from ravst_ray.tasks import TASKS
 from ravst_ray.tasks.protocols import Task
 
 Row = tuple[str, str, list[str]]
+_GROUPS = "In brackets the number of questions, and the best of the trivial answers."
 
 
 def task_rows(metrics: Mapping[str, Any], name: str) -> list[Row]:
@@ -41,7 +42,7 @@ def markdown(metrics: Mapping[str, Any]) -> str:
         marks = {"run": "**{}**", "baseline": "*{}*", "paper": "{}"}
         lines += [[marks[kind].format(name), *cells] for kind, name, cells in task_rows(metrics, task.name)]
         blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-    blocks += [f"## By {grouping}\n\n{_group_table(groups)}" for grouping, groups in metrics["groups"].items()]
+    blocks += [f"## By {name}\n\n{_GROUPS}\n\n{_group_table(metrics, name)}" for name in metrics["groups"]]
     return "\n".join(blocks)
 
 
@@ -56,7 +57,8 @@ def write_tables(out: Path, metrics: Mapping[str, Any]) -> None:
             (task.title, _counts(metrics[task.name], task), task.metrics, task_rows(metrics, task.name))
             for task in _tasks(metrics)
         ],
-        groups={name: _group_rows(groups) for name, groups in metrics["groups"].items()},
+        groups={name: _group_rows(metrics, name) for name in metrics["groups"]},
+        group_note=_GROUPS,
         plots={name: text[text.index("<svg") :] for name, text in plots.items()},
         names=metrics["names"],
         malformed=metrics["malformed"],
@@ -84,7 +86,8 @@ def _with_interval(entry: Mapping[str, Any], name: str) -> str:
     return _cell(entry[name]) + (f" [{low:.1f}, {high:.1f}]" if low is not None and high is not None else "")
 
 
-def _group_rows(groups: Mapping[str, Any]) -> list[list[str]]:
+def _group_rows(metrics: Mapping[str, Any], grouping: str) -> list[list[str]]:
+    groups, trivial = metrics["groups"][grouping], metrics["trivial_groups"][grouping]
     there = {task for summary in groups.values() for task in summary}
     shown = [(name, metric) for name, task in TASKS.items() if name in there for metric in task.headline]
     rows = [["", *(f"{task} {name}" for task, name in shown)]]
@@ -92,12 +95,13 @@ def _group_rows(groups: Mapping[str, Any]) -> list[list[str]]:
         cells = []
         for task, name in shown:
             entry = summary.get(task)
-            cells.append(f"{_cell(entry[name])} (n={entry['n']})" if entry else "")
+            best = _cell(trivial[key][task].get(name)) if entry else ""
+            cells.append(f"{_cell(entry[name])} (n={entry['n']}{best and f', trivial {best}'})" if entry else "")
         rows.append([key, *cells])
     return rows
 
 
-def _group_table(groups: Mapping[str, Any]) -> str:
-    head, *rows = _group_rows(groups)
+def _group_table(metrics: Mapping[str, Any], grouping: str) -> str:
+    head, *rows = _group_rows(metrics, grouping)
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -22,11 +22,11 @@ from ravst_ray.rewards.graph_match import match_graphs
 from ravst_ray.rewards.length import length_score
 from ravst_ray.rewards.node import node_score
 from ravst_ray.rewards.reply_format import reply_format_score
-from ravst_ray.tasks.avst_trivial import WHOLE_VIDEO, common_frame
+from ravst_ray.tasks.avst_trivial import common_frame
 from ravst_ray.tasks.protocols import Case, Drawing, Exam, Task
 from ravst_ray.tasks.spaces import AnswerSpace, boxes_are
 
-LETTER, NUMBER, BOX = "the commonest letter", "the median number", "the centre box"
+TRIVIAL = "the commonest letter, the median number, the centre box, the whole video"
 
 _BY_FORM = {"choice": "accuracy", "number": "MRA", "box": "m_IoU", "interval": "m_tIoU"}
 _ENDS = {
@@ -58,7 +58,7 @@ class VideoSTR(Task[Reply]):
     metrics = ("score", *_BY_FORM.values(), "node", "edge", "format")
     headline = ("score", "node", "edge")
     malformations = MALFORMATIONS
-    trivial = (LETTER, NUMBER, BOX, WHOLE_VIDEO)
+    trivial = (TRIVIAL,)
 
     def form(self, view: VideoView, config: PromptConfig) -> list[str]:
         """How graph and answer are written. The model always thinks: that is where the graph is."""
@@ -136,7 +136,7 @@ class VideoSTR(Task[Reply]):
         return _BOX.sub(lambda found: _rewritten(found, space.box_to_video, False), completion)
 
     def trivial_answers(self, exam: Exam) -> dict[str, dict[str, Reply]]:
-        """By kind of question the commonest letter and the median number; the middle half of the picture; all seconds.
+        """By kind of question the commonest letter or the median number; the middle half of the picture; all seconds.
 
         They have no graph. The picture is taken to be the smallest common one that holds all true boxes of its video.
         """
@@ -150,12 +150,12 @@ class VideoSTR(Task[Reply]):
             if isinstance(value, tuple) and len(value) == 4:
                 width, height = extent[pair.video_id]
                 extent[pair.video_id] = (max(width, value[2]), max(height, value[3]))
-        found: dict[str, dict[str, Reply]] = {name: {} for name in self.trivial}
+        found: dict[str, Reply] = {}
         for pair in own:
             same, form = by_kind[pair.kind], form_of(values[pair.qa_id])
-            name, value = _trivial(form, same, common_frame(*extent[pair.video_id]), exam.durations_s[pair.video_id])
-            found[name][pair.qa_id] = Reply(value, None, False)
-        return found
+            value = _trivial(form, same, common_frame(*extent[pair.video_id]), exam.durations_s[pair.video_id])
+            found[pair.qa_id] = Reply(value, None, False)
+        return {TRIVIAL: found}
 
     def drawing(self, answer: Reply) -> Drawing:
         """The graph's nodes; an interval; a box at the first second of the graph."""
@@ -198,16 +198,16 @@ def _value(true: Reply) -> Value:
     return true.value
 
 
-def _trivial(form: str, same: Sequence[Value], size: tuple[float, float], end_s: float) -> tuple[str, Value]:
+def _trivial(form: str, same: Sequence[Value], size: tuple[float, float], end_s: float) -> Value:
     if form == "choice":
         counted = Counter(sorted(value for value in same if isinstance(value, str)))
-        return LETTER, counted.most_common(1)[0][0]
+        return counted.most_common(1)[0][0]
     if form == "number":
-        return NUMBER, float(median(value for value in same if isinstance(value, float)))
+        return float(median(value for value in same if isinstance(value, float)))
     if form == "box":
         width, height = size
-        return BOX, (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
-    return WHOLE_VIDEO, (0.0, end_s)
+        return (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
+    return (0.0, end_s)
 
 
 def _seconds(graph: Graph) -> str:
