@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ravst_ray.core.scenes import Entity, Scene, check_scene
-from ravst_ray.datasets.scenes import READERS, read_scene
+from ravst_ray.datasets.scenes import READERS, list_scenes, read_scene
 from ravst_ray.datasets.schemas import rows_of
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
@@ -143,6 +143,10 @@ def test_a_file_that_is_something_else_ends_the_run(tmp_path, form, text, said):
 
 
 def test_a_scene_that_is_there_twice(tmp_path):
+    data = tao_data()
+    data["videos"][1]["name"] = data["videos"][0]["name"]
+    with pytest.raises(ConfigError, match="1 scene ids are there twice"):
+        list_scenes("tao", str(write_json(tmp_path / "tao.json", data)))
     (tmp_path / "x.json").write_text('{"a": {}, "a": {}}')
     with pytest.raises(ConfigError, match="'a' is there twice"):
         READERS["scannet"].list(str(tmp_path / "x.json"))
@@ -193,6 +197,7 @@ def test_kitti_without_calibration_stays_in_camera_0(tmp_path):
         ([KITTI_LINES[0], KITTI_LINES[3].replace("Car", "Van")], "track 0 is a Van, and was a car"),
         ([KITTI_LINES[0].replace("13.41", "far")], "line 1: could not convert string to float: 'far'"),
         ([KITTI_LINES[0].replace("296.74", "nan")], "box of entity '0'"),
+        ([KITTI_LINES[0].replace("0 0 Car", "1000000000000 0 Car")], "1e.12 frames; 1,000,000 at most"),
         ([KITTI_LINES[1]], "no entity"),
     ],
 )
@@ -281,6 +286,23 @@ def test_a_malformed_tao_video_is_that_scenes_fault(tmp_path, path, value, said)
     assert len(read_scene(good).entities) == 1
     with pytest.raises(ValueError, match=said):
         read_scene(bad)
+
+
+@pytest.mark.parametrize("section", ["videos", "images", "tracks", "annotations", "categories"])
+@pytest.mark.parametrize("key", ["id", "video_id", "image_id"])
+def test_values_of_another_type_break_nothing_but_this(tmp_path, section, key):
+    """A list where a number belongs: the whole file is refused, or the scene, or it doesn't matter."""
+    data = tao_data()
+    data[section][0][key] = [1]
+    try:
+        refs = list_scenes("tao", str(write_json(tmp_path / "tao.json", data)))
+    except ConfigError:
+        return
+    for ref in refs:
+        try:
+            read_scene(ref)
+        except ValueError:
+            continue
 
 
 def test_an_unknown_category(tmp_path):

@@ -244,6 +244,16 @@ def test_things_that_share_a_name_are_told_apart_by_a_box_at_another_second():
     assert (rows, left_out) == ([], {"entity/ambiguous_name": 2})
 
 
+def test_boxes_that_nearly_coincide_tell_nothing_apart():
+    """Both cats at one place at 0 s, apart at 5 s: only there a box can mean one of them."""
+    one, other = {0: (20, 20), 5: (60, 20)}, {0: (22, 20), 5: (160, 80)}
+    scene = video(thing("cat", one, number="1"), thing("cat", other, number="2"), thing("dog", {0: (99, 50)}))
+    rows, left_out = ask(scene, "displacement")
+    assert (rows, set(left_out)) == ([], {"displacement/ambiguous_name", "displacement/too_short"})
+    rows, _ = ask(scene, "localization")
+    assert {tuple(re.findall(r"at (\S+) s", row["question"])) for row in rows} == {("0.0",)}, "the dog alone"
+
+
 def test_an_open_label_is_neither_counted_nor_unique():
     cats = [thing("cat", {0: (20, 20), 5: (60, 20)}, number=number) for number in "12"]
     scene = video(*cats, thing("dog", {0: (150, 50)}))

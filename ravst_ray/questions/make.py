@@ -71,7 +71,7 @@ def _row(view: SceneView, kind: str, index: int, draft: Draft, rules: StrRules) 
         "options": list(draft.options),
         "answer": draft.answer,
         "unit": draft.unit,
-        "times_s": list(draft.times_s),
+        "times_s": [round(time_s, 2) for time_s in draft.times_s],
         "graph": graph,
         "space": draft.space,
     }
