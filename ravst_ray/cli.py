@@ -107,8 +107,9 @@ Make questions by rule, with their answers and reference graphs, from scenes who
 
 Formats: toy (ravst toyworld), ravst (output of ravst annotate), tao (its JSON file), kitti (folder with label_02/ and
 calib/), scannet (JSON of VSI-Bench's meta data). Files in exclude list ids of scenes, one a line.
-Out: questions.parquet, questions.jsonl, summary.json, README.md, index.html. The same command again goes on where the
-last one ended. Settings: ravst_ray/config/make_str.py, class MakeStrConfig.
+Out: questions.parquet, questions.jsonl, vsi_bench.jsonl (VSI-Bench's kinds, in its format), summary.json, README.md,
+index.html. The same command again goes on where the last one ended. Settings: ravst_ray/config/make_str.py, class
+MakeStrConfig.
 """
 
 _AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | {

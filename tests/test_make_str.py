@@ -15,8 +15,10 @@ from ravst_ray.datasets.scenes import READERS
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.datasets.str_tables import QUESTIONS, STR_TABLES
 from ravst_ray.errors import ConfigError
+from ravst_ray.evaluation.benchmarks import benchmark_of
 from ravst_ray.questions import run
 from ravst_ray.questions.exclude import read_excluded, split_excluded
+from ravst_ray.questions.vsi_format import VSI_KINDS
 from ravst_ray.questions.work import commit_scenes
 from tests.scene_files import room, scannet_box, write_json
 
@@ -227,3 +229,17 @@ def test_many_scenes_go_through_ray_and_come_out_the_same(local_ray, tmp_path, m
     assert make(path, tmp_path / "ray")["scenes"] == {"done": 29, "failed": 1}
     for name in ("questions.parquet", "summary.json"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+
+
+def test_questions_of_vsi_benchs_kinds_are_written_in_its_format(tmp_path, world):
+    """Read back by what evaluates the benchmark."""
+    out = tmp_path / "out"
+    places = [f"input.scenes={world.root / 'truth.json'}", "input.format=toy", f"output={out}"]
+    run.make_str(load_config(MakeStrConfig, SHIPPED, places), Console(quiet=True))
+    wanted = {row["id"]: row for row in lines(out) if row["kind"] in VSI_KINDS}
+    asked = benchmark_of("vsi-bench").read(out / "vsi_bench.jsonl")
+    assert {one.qa_id for one in asked} == set(wanted) and len({one.kind for one in asked}) > 1
+    for one in asked:
+        row = wanted[one.qa_id]
+        assert (one.kind, one.truth, one.video) == (VSI_KINDS[row["kind"]], row["answer"], f"toy/{row['video']}")
+        assert row["question"] in one.prompt and all(f". {option}" in one.prompt for option in row["options"])

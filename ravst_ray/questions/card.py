@@ -29,7 +29,8 @@ task_categories: [visual-question-answering]
 # Spatio-temporal questions by rule
 
 {summary["questions"]} questions of {len(summary["kinds"])} kinds from {summary["scenes"]["done"]} scenes
-(`questions.parquet`, the same as JSON Lines in `questions.jsonl`; numbers in `summary.json`, samples in `index.html`).
+(`questions.parquet`, the same as JSON Lines in `questions.jsonl`; those of VSI-Bench's kinds, in its format, in
+`vsi_bench.jsonl`; numbers in `summary.json`, samples in `index.html`).
 Made by `ravst make-str`, seed {config.seed}; `config.yaml` has all settings, and the same command makes the same rows.
 
 ## Questions

@@ -4,7 +4,7 @@
 
     input.scenes ─► refs, minus excluded and committed ones ─► this process, or Ray Data (RAY_FROM scenes and more)
                                                                   read ─► ask ─► commit, a scene at a time
-    OUT/questions.parquet, questions.jsonl, summary.json, README.md, index.html ◄─ the store, compacted
+    OUT/questions.parquet, questions.jsonl, vsi_bench.jsonl, summary.json, README.md, index.html ◄─ the store, compacted
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.progress import RunProgress
 from ravst_ray.questions.card import dataset_card
 from ravst_ray.questions.exclude import read_excluded, split_excluded
+from ravst_ray.questions.vsi_format import vsi_row
 from ravst_ray.questions.work import commit_scenes
 from ravst_ray.reports.str_report import render_str_report
 
@@ -136,20 +137,23 @@ def finish(config: MakeStrConfig, store: DatasetStore, refs: Sequence[SceneRef],
 def _write_lines(
     store: DatasetStore, table: pa.Table, seed: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, int]]]:
-    """``questions.jsonl``; gives the report's samples, and how often each letter is right, by kind."""
+    """``questions.jsonl``, ``vsi_bench.jsonl``; gives the report's samples, and by kind how often each letter is right."""
     samples: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     letters: dict[str, Counter[str]] = {}
-    lines: list[bytes] = []
+    lines: dict[str, list[bytes]] = {"questions": [], "vsi_bench": []}
     for batch in table.to_batches(max_chunksize=_AT_ONCE):
         for row in batch.to_pylist():
-            lines.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            for name, line in (("questions", row), ("vsi_bench", vsi_row(row))):
+                if line is not None:
+                    lines[name].append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             best = samples.setdefault(row["kind"], [])
             best.append((hash_share(seed, row["id"], "sample"), row))
             if len(best) > SAMPLES:
                 best.remove(max(best, key=lambda one: one[0]))
             if row["form"] == "choice":
                 letters.setdefault(row["kind"], Counter())[row["answer"]] += 1
-    store.write_bytes("questions.jsonl", b"".join(lines))
+    for name, found in lines.items():
+        store.write_bytes(f"{name}.jsonl", b"".join(found))
     chosen = {kind: [row for _, row in sorted(best, key=lambda one: one[0])] for kind, best in samples.items()}
     return chosen, {kind: dict(sorted(found.items())) for kind, found in sorted(letters.items())}
 
