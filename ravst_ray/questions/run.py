@@ -137,7 +137,7 @@ def finish(config: MakeStrConfig, store: DatasetStore, refs: Sequence[SceneRef],
 def _write_lines(
     store: DatasetStore, table: pa.Table, seed: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, int]]]:
-    """``questions.jsonl``, ``vsi_bench.jsonl``; gives the report's samples, and by kind how often each letter is right."""
+    """``questions.jsonl``, ``vsi_bench.jsonl``; gives the samples, and by kind how often each letter is right."""
     samples: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     letters: dict[str, Counter[str]] = {}
     lines: dict[str, list[bytes]] = {"questions": [], "vsi_bench": []}
