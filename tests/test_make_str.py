@@ -130,6 +130,13 @@ def test_what_cannot_be_written_costs_its_scene_alone(tmp_path):
     assert error["message"] == r"it counts things of the label '\ud800'"
 
 
+def test_a_dataset_without_a_question(tmp_path):
+    path = write_json(tmp_path / "r.json", {"bad": {**a_room(), "room_size": -1}})
+    summary = make(path, tmp_path / "out")
+    assert (summary["questions"], summary["scenes"], lines(tmp_path / "out")) == (0, {"done": 0, "failed": 1}, [])
+    assert pq.read_table(tmp_path / "out" / "questions.parquet").schema.names == QUESTIONS.names
+
+
 def test_a_fault_of_ours_costs_its_scene_alone(rooms, tmp_path, monkeypatch):
     real = run.commit_scenes.__globals__["questions_of"]
 
@@ -240,7 +247,7 @@ def test_a_dataset_is_balanced_and_balanced_anew(rooms, tmp_path):
     assert summary["kinds"] == {kind: min(count, 3) for kind, count in whole["kinds"].items()}
     assert summary["left_out"]["room_size/balance"] == 1
     assert len(lines(out)) == pq.read_table(out / "questions.parquet").num_rows == summary["questions"]
-    assert "it has at most 3 of a kind" in (out / "README.md").read_text()
+    assert "of each kind it has at most 3, and no answer" in (out / "README.md").read_text()
     assert make(rooms, out) == whole
 
 

@@ -124,7 +124,7 @@ def finish(config: MakeStrConfig, store: DatasetStore, refs: Sequence[SceneRef],
     table = table.sort_by([("scene", "ascending"), ("kind", "ascending"), ("id", "ascending")])
     columns = {name: table[name].to_pylist() for name in ("id", "kind", "answer", "options")}
     kept, dropped = kept_rows(columns, config.balance, config.seed)
-    table = table.take(kept)
+    table = table.take(pa.array(kept, pa.int64()))
     samples, letters = _write_questions(store, table, config.seed)
     summary = summarise(table, [ledger[name] for name in scenes if name in ledger], excluded)
     summary["left_out"] |= {f"{kind}/balance": count for kind, count in dropped.items()}
