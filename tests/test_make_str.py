@@ -178,6 +178,15 @@ def test_a_run_goes_on_where_it_was_killed(rooms, tmp_path, monkeypatch):
     assert done == list(NAMES[2:]), "nothing is left to do"
 
 
+def test_what_another_node_has_kept_to_itself_is_told(rooms, tmp_path, monkeypatch):
+    real = run.commit_scenes
+    monkeypatch.setattr(run, "commit_scenes", lambda todo, *rest: real(todo[1:], *rest))
+    said = io.StringIO()
+    summary = run.make_str(config_of(rooms, tmp_path / "out"), Console(file=said, width=200))
+    assert summary["scenes"] == {"done": 3, "failed": 0}
+    assert "1 scenes are not in the output" in said.getvalue()
+
+
 def test_other_rules_need_another_output(rooms, tmp_path):
     make(rooms, tmp_path / "out", "input.limit=2")
     assert {row["scene"] for row in lines(tmp_path / "out")} == set(NAMES[:2])

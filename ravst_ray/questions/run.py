@@ -76,6 +76,8 @@ def make_str(config: MakeStrConfig, console: Console) -> dict[str, Any]:
     say = partial(console.print, highlight=False, soft_wrap=True)
     say(f"{summary['scenes']['done']} scenes done, {summary['scenes']['failed']} failed, {len(excluded)} excluded")
     say(f"{summary['questions']} questions of {len(summary['kinds'])} kinds in {wall_s:.0f} s: {config.output}")
+    if lost := len(refs) - summary["scenes"]["done"] - summary["scenes"]["failed"]:
+        say(f"{lost} scenes are not in the output: on several nodes it must be a place that all of them share")
     return summary
 
 
