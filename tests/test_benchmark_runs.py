@@ -211,3 +211,20 @@ def test_a_video_whose_length_nobody_states_is_shown_to_its_end(tmp_path):
     gone = json.loads(decode._row({**task, "path": str(tmp_path / "gone.mp4")})["state"])
     assert gone["error"][0] == "missing_file"
     decode._decoder.close()
+
+
+def test_answers_from_elsewhere_that_are_odd(tmp_path):
+    """Half a character is kept as it came; an unknown id and a line nested too deep are named."""
+    rows = write_rows(tmp_path / "qa.parquet", STI_ROWS)
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": "scene0000.mp4/0", "prediction": "\ud800 (B)"}) + "\n")
+    found = evaluate_benchmark(BENCHMARKS["sti-bench"], tmp_path / "p.jsonl", rows, tmp_path / "out")
+    assert found["ours"]["micro"] == 25.0
+    lines = (tmp_path / "out/questions.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["answer"] == "\ud800 (B)"
+    for line, said in (
+        ('{"id": "zz", "prediction": "B"}', "unknown id 'zz'; .* one of them is 'scene0000.mp4/0'"),
+        ("[" * 100_000, "p.jsonl:1: not JSON"),
+    ):
+        (tmp_path / "p.jsonl").write_text(line + "\n")
+        with pytest.raises(ConfigError, match=said):
+            evaluate_benchmark(BENCHMARKS["sti-bench"], tmp_path / "p.jsonl", rows, tmp_path / "out")

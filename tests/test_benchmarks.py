@@ -154,6 +154,11 @@ def test_vsi_averages_the_levels_of_direction_first():
     del scores["3"], scores["4"]
     assert VSI.summarise(questions, scores, official=True)["object_rel_direction"] == pytest.approx(100 / 3, abs=1e-4)
     assert VSI.summarise(questions[:3], scores, official=False)["object_rel_direction"] == 100.0
+    # A file without directions: there they are one of the tasks all the same, with 0.
+    (other,) = [Question("n", "v", "route_planning", "", "A")]
+    right = {"n": {"score": 1.0}}
+    assert VSI.summarise([other], right, official=True)["overall"] == 50.0
+    assert VSI.summarise([other], right, official=False)["overall"] == 100.0
 
 
 def test_sti_published_kinds_give_the_published_micro_and_macro():

@@ -16,7 +16,6 @@ from ravst_ray.annotate.decode import DecodeFrames
 from ravst_ray.annotate.run import annotate, retry
 from ravst_ray.annotate.status import read_status
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.datasets import lock as locks
 from ravst_ray.datasets import places
 from ravst_ray.datasets.lock import LOCK, OutputLock, read_holder
 from ravst_ray.datasets.places import join, list_names, local_copy, read_input, resolve
@@ -24,33 +23,13 @@ from ravst_ray.datasets.splits import unit_key
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.records import Event, Video, VideoItem
-from tests.s3_server import BUCKET, KEYS, s3_server
+from tests.s3_server import BUCKET, KEYS
 from tests.stub_run import run_without_ray, stub_config, write_labels
 from tests.test_store import content, item, put, run
 
 ROOT = Path(__file__).parents[1]
 HERE = f"s3://{BUCKET}"
 ODD = "it's 100% good é?#.mp4"
-
-
-@pytest.fixture(scope="session")
-def s3_once():
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(s3_once, monkeypatch, tmp_path):
-    """The server, found through the environment; copies are made under the test's own folder, without pauses."""
-    for name, value in s3_once.environment.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(places, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(locks, "SETTLE_S", 0.1)
-    s3_once.requests.clear()
-    yield s3_once
-    s3_once.spoil = lambda method, path: None
 
 
 # --- names ---

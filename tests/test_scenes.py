@@ -44,6 +44,17 @@ def solid(**changes):
         (video(thing("a", {0: (9, 9)}, size=0)), "box of entity 'a'"),
         (video(thing(" ", {0: (9, 9)})), "has the label ' '"),
         (video(thing("</graph>", {0: (9, 9)})), "has the label"),
+        (video(thing("a\rb", {0: (9, 9)})), "has the label 'a.rb'"),
+        (video(thing("a\u202eb", {0: (9, 9)})), "has the label"),
+        (video(thing("\ud800", {0: (9, 9)})), "has the label"),
+        (video(thing("a", {-1: (9, 9)})), "begin before the video"),
+        (video(thing("a", {0: (500, 9)})), "outside the picture of 200 x 100"),
+        (video(thing("a", {0: (1e300, 9)})), "box of entity 'a'"),
+        (replace(video(thing("a", {0: (9, 9)})), width=10**12), "a picture 1000000000000 x 100"),
+        (replace(video(thing("a", {0: (9, 9)})), video="\ud800"), "its video is"),
+        (replace(video(thing("a", {0: (9, 9)})), counts={"a\nb": 2}), "counts things of the label 'a.nb'"),
+        (replace(video(thing("a", {0: (9, 9)})), counts={"a": 10**400}), "a count of 1000"),
+        (solid(centres_m=((2e6, 0.0, 0.0),)), "centre of entity '1'"),
         (replace(video(thing("a", {0: (9, 9)})), width=None, height=None), "size of the picture is missing"),
         (replace(video(thing("a", {0: (9, 9)})), height=None), "width without a height"),
         (replace(video(thing("a", {0: (9, 9)})), width=0), "a picture 0 x 100"),
@@ -213,11 +224,23 @@ def test_a_malformed_sequence_is_that_scenes_fault(tmp_path, lines, said):
 def test_calibration_that_is_missing_or_none(tmp_path):
     with pytest.raises(ValueError, match="no line P2"):
         read("kitti", write_kitti(tmp_path, calib="P2: 1 2 3"))
-    (tmp_path / "calib" / "0000.txt").unlink()
-    with pytest.raises(ConfigError, match=r"calib/0000.txt: no such file"):
+    (tmp_path / "calib" / "0000.txt").rename(tmp_path / "calib" / "0001.txt")
+    with pytest.raises(ConfigError, match=r"calib/0000.txt is missing"):
         READERS["kitti"].list(str(tmp_path))
     with pytest.raises(ConfigError, match="no label files"):
         READERS["kitti"].list(str(tmp_path / "calib"))
+
+
+def test_kitti_from_another_system_and_at_the_border(tmp_path):
+    """A mark in front, lines ended as Windows does, a box that is cut, one that lies outside."""
+    lines = [KITTI_LINES[0], KITTI_LINES[2].replace("931.11 374.00", "1300.00 400.00")]
+    lines.append(KITTI_LINES[3].replace("294.90 156.02 452.20 284.62", "-90 -90 -9 -9"))
+    write_kitti(tmp_path)
+    (tmp_path / "label_02" / "0000.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    (scene,) = read("kitti", tmp_path)
+    car, cyclist = scene.entities
+    assert (car.times_s, scene.frame_times_s) == ((0.0,), (0.0, 0.1))
+    assert cyclist.boxes_xyxy_px == ((737.62, 161.53, 1242, 375),)
 
 
 # --- TAO -------------------------------------------------------------------------------------------------------------
@@ -312,6 +335,20 @@ def test_an_unknown_category(tmp_path):
         read("tao", write_json(tmp_path / "tao.json", data))
 
 
+def test_a_reference_carries_its_video_alone(tmp_path):
+    """With 20,000 videos and 1,200 categories all names with each of them would be gigabytes; masks aren't used."""
+    data = tao_data()
+    data["annotations"][0]["segmentation"] = [[1.0] * 100]
+    one, other = READERS["tao"].list(str(write_json(tmp_path / "tao.json", data)))
+    assert (one.content["names"], other.content["names"]) == ({1: "dog", 2: "car"}, {2: "car"})
+    assert "segmentation" not in one.content["annotations"][0]
+
+
+def test_an_id_that_cannot_be_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"the scene id '.ud800' is no text"):
+        list_scenes("scannet", str(write_json(tmp_path / "x.json", {"\ud800": {}})))
+
+
 # --- our own annotations ---------------------------------------------------------------------------------------------
 
 
@@ -341,3 +378,18 @@ def test_accepted_events_are_scenes(tmp_path):
 def test_a_folder_without_annotations(tmp_path):
     with pytest.raises(ConfigError, match="no annotations in this folder"):
         READERS["ravst"].list(str(tmp_path))
+
+
+@pytest.mark.parametrize(("cut", "said"), [(True, "can't be read"), (False, "changed while it was read")])
+def test_annotations_that_are_cut_off_or_replaced_meanwhile(tmp_path, cut, said):
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    store.commit("clip", rows_of(annotated(), 0, 0.1), {})
+    store.compact()
+    (part,) = (tmp_path / "annotations").iterdir()
+    data = part.read_bytes()
+    part.unlink()
+    if cut:
+        part.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ConfigError, match=said):
+        list_scenes("ravst", str(tmp_path))

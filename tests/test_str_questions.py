@@ -215,9 +215,10 @@ def test_orders_of_four_have_four_different_options():
         ("relative_position", {"a": {0: (50, 50)}, "b": {0: (80, 78)}}, "between_two_sides"),
         ("relative_distance", {"a": {0: (50, 50)}, "b": {0: (90, 50)}, "c": {0: (11, 50)}}, "as_close"),
         ("appearance_order", {"a": {0: (50, 50)}, "b": {0: (90, 50)}}, "at_once"),
-        ("motion_direction", {"a": {0: (50, 50), 5: (60, 50)}}, "hardly_moves"),
-        ("motion_direction", {"a": {0: (50, 50), 5: (80, 78)}}, "between_two_sides"),
-        ("displacement", {"a": {0: (50, 50), 5: (60, 50)}}, "hardly_moves"),
+        ("motion_direction", {"a": {0: (50, 50), 1: (60, 50)}}, "hardly_moves"),
+        ("motion_direction", {"a": {0: (50, 50), 1: (80, 78)}}, "between_two_sides"),
+        ("displacement", {"a": {0: (50, 50), 1: (60, 50)}}, "hardly_moves"),
+        ("displacement", {"a": {0: (50, 50), 5: (90, 50)}}, "lost_meanwhile"),
         ("speed", {"a": {0: (50, 50)}}, "too_short"),
         ("object_counting", {"a": {0: (50, 50)}}, "too_few"),
     ],
@@ -245,13 +246,29 @@ def test_things_that_share_a_name_are_told_apart_by_a_box_at_another_second():
 
 
 def test_boxes_that_nearly_coincide_tell_nothing_apart():
-    """Both cats at one place at 0 s, apart at 5 s: only there a box can mean one of them."""
-    one, other = {0: (20, 20), 5: (60, 20)}, {0: (22, 20), 5: (160, 80)}
+    """Both cats at one place at 0 s, apart at 1 s: only there a box can mean one of them."""
+    one, other = {0: (20, 20), 1: (60, 20)}, {0: (22, 20), 1: (160, 80)}
     scene = video(thing("cat", one, number="1"), thing("cat", other, number="2"), thing("dog", {0: (99, 50)}))
     rows, left_out = ask(scene, "displacement")
     assert (rows, set(left_out)) == ([], {"displacement/ambiguous_name", "displacement/too_short"})
     rows, _ = ask(scene, "localization")
     assert {tuple(re.findall(r"at (\S+) s", row["question"])) for row in rows} == {("0.0",)}, "the dog alone"
+
+
+def test_the_box_of_a_thing_at_rest_says_no_answer():
+    """One cat stays within half its box, the other goes on: only of the other can be asked where it is."""
+    rest, goes = {0: (20, 20), 5: (24, 20)}, {0: (120, 80), 5: (160, 80)}
+    rows, left_out = ask(video(thing("cat", rest, number="1"), thing("cat", goes, number="2")), "localization")
+    assert {row["answer"] for row in rows} == {"[110.0, 70.0, 130.0, 90.0]", "[150.0, 70.0, 170.0, 90.0]"}
+    assert left_out == {"localization/not_seen_elsewhere": 2}
+
+
+def test_nothing_moves_across_a_cut():
+    scene = video(thing("a", {second: (20 + 15 * second, 50) for second in range(10)}), cuts_s=(4.5,))
+    for kind in ("motion_direction", "displacement", "speed"):
+        rows, left_out = ask(scene, kind, per_kind=30)
+        assert {row["times_s"][1] <= 4 or row["times_s"][0] >= 5 for row in rows} == {True}
+        assert left_out[f"{kind}/lost_meanwhile"] > 0
 
 
 def test_an_open_label_is_neither_counted_nor_unique():

@@ -63,6 +63,15 @@ class MarginsConfig(StrictModel):
     gap_s: float = Field(0.3, ge=0, description="shorter gaps in being seen don't end an interval, seconds")
 
 
+class BalanceConfig(StrictModel):
+    """Which questions of all scenes are kept; it may be changed without making them anew."""
+
+    per_kind: int | None = Field(None, ge=1, description="at most so many of a kind in the whole dataset, by hash")
+    answer_share: float = Field(
+        0.5, gt=0, le=1, description="no answer stands for more than this share of a kind's questions (but for 25)"
+    )
+
+
 class StrRules(StrictModel):
     """All that decides the questions of one scene."""
 
@@ -85,4 +94,5 @@ class MakeStrConfig(StrRules):
     input: SceneInputConfig
     output: Place = Field(description="folder for the questions, made if missing; a path or a URI")
     exclude: list[Place] = Field(default_factory=list, description="files with ids of scenes to leave out, one a line")
+    balance: BalanceConfig = BalanceConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -6,7 +6,6 @@ then. A scene at rest (a scanned room) is looked at once, at 0.0: its entities h
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ Vector = tuple[float, float, float]
 Axes = tuple[Vector, Vector, Vector]
 Space = Literal["2d", "3d"]
 _LABEL = re.compile(r"[^\s<>](?:[^\n<>]{0,78}[^\s<>])?")
+_MOST = 1_000_000  # seconds, pixels, metres, things: what a graph and an answer can carry
 UP: dict[str, Vector] = {"room": (0.0, 0.0, 1.0), "camera": (0.0, -1.0, 0.0)}
 
 
@@ -59,6 +59,7 @@ class Scene:
         width: of the picture, pixels; None where there is no picture.
         height: likewise.
         counts: how many there are by name, where that isn't the number of entities with this label.
+        cuts_s: seconds at which another shot begins; what moves across one isn't seen to move.
         open_labels: of these there may be more than the entities say, so they are not counted.
         complete: everything in sight is an entity.
         counted: all of a label are entities; else nothing is counted, though a label may mean its only entity.
@@ -75,6 +76,7 @@ class Scene:
     width: int | None = None
     height: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    cuts_s: tuple[float, ...] = ()
     open_labels: frozenset[str] = frozenset()
     complete: bool = False
     counted: bool = True
@@ -99,38 +101,55 @@ def check_scene(scene: Scene) -> Scene:
         ValueError: what is wrong first, in one sentence.
     """
     _check(bool(scene.entities), "it has no entity")
-    _check(math.isfinite(scene.duration_s) and scene.duration_s >= 0, f"its duration is {scene.duration_s}")
+    _check(is_text(scene.video), f"its video is {scene.video!r}")
+    _check(0 <= scene.duration_s <= _MOST, f"its duration is {scene.duration_s}")
     _check_rising(scene.frame_times_s, "its frames")
     _check(bool(scene.frame_times_s), "it has no frame")
-    for count in scene.counts.values():
-        _check(count >= 0, f"a count of {count}")
+    for label, count in scene.counts.items():
+        _check(_is_label(label), f"it counts things of the label {label[:120]!r}")
+        _check(0 <= count <= _MOST, f"a count of {count}")
     _check((scene.width is None) == (scene.height is None), "it has a width without a height, or the reverse")
-    _check(scene.width is None or min(scene.width, scene.height or 0) > 0, f"a picture {scene.width} x {scene.height}")
+    size = (scene.width, scene.height) if scene.width is not None and scene.height is not None else None
+    _check(size is None or 0 < min(size) <= max(size) <= _MOST, f"a picture {scene.width} x {scene.height}")
     area = scene.room_size_m2
-    _check(area is None or 0 < area < math.inf, f"its room has {area} m2")
+    _check(area is None or 0 < area <= _MOST, f"its room has {area} m2")
     seen: set[str] = set()
     frames = frozenset(scene.frame_times_s)
     for entity in scene.entities:
         _check(entity.entity_id not in seen, f"two entities with the id {entity.entity_id!r}")
         seen.add(entity.entity_id)
-        _check_entity(entity, frames, scene.width is not None)
+        _check_entity(entity, frames, size)
     return scene
 
 
-def _check_entity(entity: Entity, frames: frozenset[float], has_picture: bool) -> None:
+def is_text(text: str) -> bool:
+    """Whether it can be written to a file: halves of characters, which JSON may hold, can't."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _is_label(text: str) -> bool:
+    """Whether it can stand in a question and in a graph: one line that can be seen, without < and >."""
+    return bool(_LABEL.fullmatch(text)) and text.isprintable()
+
+
+def _check_entity(entity: Entity, frames: frozenset[float], size_px: tuple[int, int] | None) -> None:
     name = f"entity {entity.entity_id!r} ({entity.label})"
-    _check(bool(_LABEL.fullmatch(entity.label)), f"entity {entity.entity_id!r} has the label {entity.label[:120]!r}")
+    _check(_is_label(entity.label), f"entity {entity.entity_id!r} has the label {entity.label[:120]!r}")
     _check(bool(entity.times_s), f"{name} has no entry")
     _check_rising(entity.times_s, f"the times of {name}")
     _check(frames.issuperset(entity.times_s), f"{name} has a time at which there is no frame")
     _check(entity.boxes_xyxy_px is not None or entity.centres_m is not None, f"{name} has neither boxes nor centres")
-    _check(entity.boxes_xyxy_px is None or has_picture, f"{name} has boxes, but the size of the picture is missing")
+    has_size = entity.boxes_xyxy_px is None or size_px is not None
+    _check(has_size, f"{name} has boxes, but the size of the picture is missing")
     for what, entries in (("boxes", entity.boxes_xyxy_px), ("centres", entity.centres_m), ("axes", entity.axes)):
         wrong = f"{name} has {len(entries or ())} {what} for {len(entity.times_s)} times"
         _check(entries is None or len(entries) == len(entity.times_s), wrong)
+    width, height = size_px or (0, 0)
     for time_s, box in zip(entity.times_s, entity.boxes_xyxy_px or (), strict=False):
         real = _finite(box) and len(box) == 4 and box[0] < box[2] and box[1] < box[3]
-        _check(real, f"the box of {name} at {time_s} s is {list(box)}")
+        if not (real and box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0):
+            where = f", outside the picture of {width} x {height}" if real else ""
+            raise ValueError(f"the box of {name} at {time_s} s is {list(box)}{where}")
     for time_s, centre in zip(entity.times_s, entity.centres_m or (), strict=False):
         _check(_finite(centre) and len(centre) == 3, f"the centre of {name} at {time_s} s is {list(centre)}")
     size = entity.size_m
@@ -146,11 +165,13 @@ def _check(holds: bool, wrong: str) -> None:
 
 def _check_rising(times_s: tuple[float, ...], what: str) -> None:
     _check(_finite(times_s), f"{what} have a time that is no number")
+    _check(not times_s or times_s[0] >= 0, f"{what} begin before the video")
     _check(all(a < b for a, b in pairwise(times_s)), f"{what} are not in rising order")
 
 
 def _finite(numbers: Iterable[float]) -> bool:
-    return all(math.isfinite(number) for number in numbers)
+    """Numbers that a graph can carry."""
+    return all(abs(number) <= _MOST for number in numbers)  # not: > _MOST, for NaN
 
 
 def _orthonormal(axes: Axes, tolerance: float = 1e-2) -> bool:

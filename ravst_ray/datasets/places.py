@@ -83,6 +83,38 @@ def join(place: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
+def folder_names(place: str) -> list[str]:
+    """The names of the files in a folder at any place, sorted; none where there is no such folder.
+
+    Raises:
+        ConfigError: it can't be listed.
+    """
+    filesystem, base = resolve(place)
+    selector = fs.FileSelector(base, allow_not_found=True)
+    try:
+        found = _patiently(lambda: filesystem.get_file_info(selector), place)
+    except StepError as error:
+        raise ConfigError(f"not a readable folder: {error.message}") from None
+    return sorted(info.base_name for info in found if info.is_file)
+
+
+def read_text(place: str) -> str:
+    """A text file (UTF-8, with or without a mark in front) at any place.
+
+    Raises:
+        ConfigError: there is no such file, or it can't be read.
+    """
+    try:
+        with local_copy(place) as path:
+            return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{place}: no such file") from None
+    except StepError as error:
+        raise ConfigError(error.message) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: not a readable text file: {error}") from None
+
+
 def list_names(place: str) -> frozenset[str]:
     """The names of the files in a remote folder.
 

@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -117,9 +118,15 @@ class DatasetStore:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file."""
+        with self.sink(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def sink(self, name: str) -> Iterator[pa.NativeFile]:
+        """A file to be written piece by piece."""
         self._make_folder(name.rpartition("/")[0])
         with self._fs.open_output_stream(f"{self._base}/{name}") as file:
-            file.write(data)
+            yield file
 
     def replace_bytes(self, name: str, data: bytes) -> None:
         """Write a small file that others read at any time: they see the old content or the new, never a part."""

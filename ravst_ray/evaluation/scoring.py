@@ -91,11 +91,12 @@ def read_lines(
 def _checked(text: str, text_keys: Sequence[str], known: set[str], place: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: not JSON: {error}") from None
     key = next((key for key in text_keys if isinstance(line, dict) and key in line), text_keys[0])
     if not isinstance(line, dict) or not isinstance(line.get("id"), str) or not isinstance(line.get(key), str):
         raise ConfigError(f'{place}: expected {{"id": text, "{text_keys[0]}": text}}')
     if line["id"] not in known:
-        raise ConfigError(f"{place}: unknown id {line['id']!r}; ids are video/event_num/task/index")
+        example = f", one of them is {min(known)!r}" if known else ""
+        raise ConfigError(f"{place}: unknown id {line['id']!r}; ids are those of the questions{example}")
     return line

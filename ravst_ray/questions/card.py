@@ -21,6 +21,7 @@ def dataset_card(config: MakeStrConfig, summary: Mapping[str, Any]) -> str:
     source = config.input.format
     fields = type(config.margins).model_fields
     margins = {name: (getattr(config.margins, name), field.description) for name, field in fields.items()}
+    per_kind = f"at most {config.balance.per_kind}" if config.balance.per_kind else "as many as can be"
     excluded = ", ".join(summary["excluded"])
     return f"""---
 license: other  # to fill in
@@ -60,6 +61,9 @@ A question whose answer isn't clear by these margins is left out:
 How often, of what was tried:
 
 {_table(("kind/reason", "times"), summary["left_out"])}
+
+`balance` counts questions that were made and are not in this dataset: of each kind it has {per_kind}, and no answer
+stands for more than {config.balance.answer_share:.0%} of them (but each for 25).
 
 Scenes that could not be read: {summary["scenes"]["failed"]} (table `errors/`).
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
+from ravst_ray.datasets.places import read_text
 from ravst_ray.errors import ConfigError
 
 _SCANNET = re.compile(r"(scene\d{4})(?:_\d\d)?")
@@ -20,9 +20,9 @@ def read_excluded(files: Sequence[str]) -> frozenset[str]:
     found: set[str] = set()
     for file in files:
         try:
-            lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not a readable list of scenes: {error} (exclude)") from None
+            lines = read_text(file).splitlines()
+        except ConfigError as error:
+            raise ConfigError(f"not a readable list of scenes: {error} (exclude)") from None
         found |= {name for line in lines if (name := line.partition("#")[0].strip())}
     return frozenset(found)
 

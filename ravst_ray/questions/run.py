@@ -4,7 +4,8 @@
 
     input.scenes ─► refs, minus excluded and committed ones ─► this process, or Ray Data (RAY_FROM scenes and more)
                                                                   read ─► ask ─► commit, a scene at a time
-    OUT/questions.parquet, questions.jsonl, vsi_bench.jsonl, summary.json, README.md, index.html ◄─ the store, compacted
+    OUT/questions.parquet, questions.jsonl, vsi_bench.jsonl,
+        summary.json, README.md, index.html ◄─ balanced ◄─ the store, compacted
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.datasets.str_tables import QUESTIONS, STR_TABLES
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.progress import RunProgress
+from ravst_ray.questions.balance import kept_rows
 from ravst_ray.questions.card import dataset_card
 from ravst_ray.questions.exclude import read_excluded, split_excluded
 from ravst_ray.questions.vsi_format import vsi_row
@@ -76,6 +78,8 @@ def make_str(config: MakeStrConfig, console: Console) -> dict[str, Any]:
     say = partial(console.print, highlight=False, soft_wrap=True)
     say(f"{summary['scenes']['done']} scenes done, {summary['scenes']['failed']} failed, {len(excluded)} excluded")
     say(f"{summary['questions']} questions of {len(summary['kinds'])} kinds in {wall_s:.0f} s: {config.output}")
+    if lost := len(refs) - summary["scenes"]["done"] - summary["scenes"]["failed"]:
+        say(f"{lost} scenes are not in the output: on several nodes it must be a place that all of them share")
     return summary
 
 
@@ -89,7 +93,7 @@ def _select(config: MakeStrConfig, console: Console) -> tuple[list[SceneRef], se
 
 
 def _check_same_settings(store: DatasetStore, config: MakeStrConfig, begun: bool) -> None:
-    """Refuse to go on where committed questions were made by other rules; input.limit and exclude may change."""
+    """Refuse to go on where committed questions were made by other rules; limit, exclude and balance may change."""
     before = yaml.safe_load(store.read_bytes("config.yaml") or b"") if begun else None
     if not isinstance(before, dict):
         return
@@ -119,41 +123,54 @@ def finish(config: MakeStrConfig, store: DatasetStore, refs: Sequence[SceneRef],
     """Compact what is committed and write everything that is made from it; returns the summary."""
     ledger = store.compact()
     scenes = [ref.scene_id for ref in refs]
-    table = store.table("questions")
-    table = table.filter(pc.is_in(table["scene"], pa.array(scenes, pa.string())))
+    table = _long_texts(store.table("questions"))
+    table = table.filter(pc.is_in(table["scene"], pa.array(scenes, pa.large_string())))
     table = table.sort_by([("scene", "ascending"), ("kind", "ascending"), ("id", "ascending")])
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    store.write_bytes("questions.parquet", sink.getvalue().to_pybytes())
-    samples, letters = _write_lines(store, table, config.seed)
-    summary = summarise(table, [ledger[name] for name in scenes if name in ledger], excluded) | {"letters": letters}
+    columns = {name: table[name].to_pylist() for name in ("id", "kind", "answer", "options")}
+    kept, dropped = kept_rows(columns, config.balance, config.seed)
+    table = table.take(pa.array(kept, pa.int64()))
+    samples, letters = _write_questions(store, table, config.seed)
+    summary = summarise(table, [ledger[name] for name in scenes if name in ledger], excluded)
+    summary["left_out"] |= {f"{kind}/balance": count for kind, count in dropped.items()}
+    summary["letters"] = letters
     store.write_bytes("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    errors = [row for row in store.rows("errors") if row["video_id"] in set(scenes)]
+    asked = frozenset(scenes)
+    errors = [row for row in store.rows("errors") if row["video_id"] in asked]
     store.write_bytes("README.md", dataset_card(config, summary).encode())
     store.write_bytes("index.html", render_str_report(summary, samples, errors).encode())
     return summary
 
 
-def _write_lines(
+def _long_texts(table: pa.Table) -> pa.Table:
+    """With offsets of 64 bits: a column's texts may be more than 2 GB, of which Arrow can't sort the short kind."""
+    long = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+    return table.cast(pa.schema([field.with_type(long.get(field.type, field.type)) for field in table.schema]))
+
+
+def _write_questions(
     store: DatasetStore, table: pa.Table, seed: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, int]]]:
-    """``questions.jsonl``, ``vsi_bench.jsonl``; gives the samples, and by kind how often each letter is right."""
+    """The three files of questions; gives the report's samples, and by kind how often each letter is right."""
     samples: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     letters: dict[str, Counter[str]] = {}
-    lines: dict[str, list[bytes]] = {"questions": [], "vsi_bench": []}
-    for batch in table.to_batches(max_chunksize=_AT_ONCE):
-        for row in batch.to_pylist():
-            for name, line in (("questions", row), ("vsi_bench", vsi_row(row))):
-                if line is not None:
-                    lines[name].append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            best = samples.setdefault(row["kind"], [])
-            best.append((hash_share(seed, row["id"], "sample"), row))
-            if len(best) > SAMPLES:
-                best.remove(max(best, key=lambda one: one[0]))
-            if row["form"] == "choice":
-                letters.setdefault(row["kind"], Counter())[row["answer"]] += 1
-    for name, found in lines.items():
-        store.write_bytes(f"{name}.jsonl", b"".join(found))
+    with (
+        store.sink("questions.parquet") as columns,
+        store.sink("questions.jsonl") as lines,
+        store.sink("vsi_bench.jsonl") as vsi_lines,
+        pq.ParquetWriter(columns, QUESTIONS, compression="zstd") as writer,
+    ):
+        for batch in table.to_batches(max_chunksize=_AT_ONCE):
+            writer.write_table(pa.Table.from_batches([batch]).cast(QUESTIONS))
+            for row in batch.to_pylist():
+                for sink, line in ((lines, row), (vsi_lines, vsi_row(row))):
+                    if line is not None:
+                        sink.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                best = samples.setdefault(row["kind"], [])
+                best.append((hash_share(seed, row["id"], "sample"), row))
+                if len(best) > SAMPLES:
+                    best.remove(max(best, key=lambda one: one[0]))
+                if row["form"] == "choice":
+                    letters.setdefault(row["kind"], Counter())[row["answer"]] += 1
     chosen = {kind: [row for _, row in sorted(best, key=lambda one: one[0])] for kind, best in samples.items()}
     return chosen, {kind: dict(sorted(found.items())) for kind, found in sorted(letters.items())}
 

@@ -1,8 +1,7 @@
-"""Many scenes as a Ray Data graph, one row a scene: read, ask, commit, in tasks of one CPU."""
+"""Many scenes as a Ray Data graph, some scenes a task of one CPU: read, ask, commit."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -30,14 +29,16 @@ def commit_on_ray(refs: Sequence[SceneRef], config: MakeStrConfig, store: Datase
     start_ray(wait_s=config.cluster.wait_s)
     stream_blocks()
 
+    size = -(-len(refs) // _BLOCKS)
+    chunks = [ray.put(refs[start : start + size]) for start in range(0, len(refs), size)]
+
     def work(table: pa.Table) -> pa.Table:
         setup_logging()
-        found = [pickle.loads(ref) for ref in table["ref"].to_pylist()]
-        return pa.table({"reason": pa.array(list(commit_scenes(found, config, store)), pa.string())})
+        found = ray.get([chunks[place] for place in table["chunk"].to_pylist()])
+        reasons = [reason for chunk in found for reason in commit_scenes(chunk, config, store)]
+        return pa.table({"reason": pa.array(reasons, pa.string())})
 
-    size = -(-len(refs) // _BLOCKS)
-    chunks = [refs[start : start + size] for start in range(0, len(refs), size)]
-    blocks = [pa.table({"ref": pa.array(map(pickle.dumps, chunk), pa.large_binary())}) for chunk in chunks]
+    blocks = [pa.table({"chunk": [place]}) for place in range(len(chunks))]
     dataset = ray.data.from_blocks(blocks).map_batches(
         work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1, max_retries=_TRIES
     )

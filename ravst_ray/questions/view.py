@@ -10,6 +10,7 @@ from random import Random
 from ravst_ray.config.make_str import StrRules
 from ravst_ray.core.cuboids import Cuboid, gap_m
 from ravst_ray.core.geometry import box_iou
+from ravst_ray.core.intervals import Interval
 from ravst_ray.core.scenes import Entity, Scene, Vector
 from ravst_ray.records import Box
 
@@ -33,6 +34,7 @@ class SceneView:
         self._labels = Counter(entity.label for entity in scene.entities)
         self._named: dict[float, tuple[Entity, ...]] = {}
         self._gaps: dict[tuple[str, str, float], float] = {}
+        self._runs: dict[str, list[Interval]] = {}
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -116,6 +118,25 @@ class SceneView:
             drawn.add(key)
             yield group, time_s
 
+    def is_followed(self, entity: Entity, start_s: float, end_s: float) -> bool:
+        """Whether it can be seen to move from one second to the other: always in sight, and in one shot."""
+        cut = any(start_s < cut_s <= end_s for cut_s in self.scene.cuts_s)
+        return not cut and any(start <= start_s and end_s <= end for start, end in self.runs_in_sight(entity))
+
+    def runs_in_sight(self, entity: Entity) -> list[Interval]:
+        """When it is in sight, but for the gaps that the rules allow. A frame lasts until the next, or the end."""
+        if entity.entity_id not in self._runs:
+            frames = self.scene.frame_times_s
+            until = dict(zip(frames, [*frames[1:], max(self.scene.duration_s, frames[-1])], strict=True))
+            runs: list[Interval] = []
+            for time_s in entity.times_s:
+                if runs and time_s - runs[-1][1] <= self._rules.margins.gap_s + 1e-6:
+                    runs[-1] = runs[-1][0], until[time_s]
+                else:
+                    runs.append((time_s, until[time_s]))
+            self._runs[entity.entity_id] = runs
+        return self._runs[entity.entity_id]
+
     # --- where it is -------------------------------------------------------------------------------------------------
 
     def box(self, entity: Entity, time_s: float) -> Box:
@@ -178,10 +199,15 @@ class SceneView:
         return f"{entity.label} (in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s)"
 
     def name_elsewhere(self, entity: Entity, time_s: float, rng: Random) -> str | None:
-        """As :meth:`name`, by its box at another second, as this one's is the answer; None if there is no other."""
+        """As :meth:`name`, by its box at another second, as this one's is the answer; None if there is no other.
+
+        There it must be elsewhere: the box of a thing at rest would say the answer.
+        """
         if self.is_unique(entity):
             return entity.label
-        others = [s for s in self.times_of(entity) if s != time_s and self.is_named_at(entity, s)]
+        own = self.box(entity, time_s)
+        others = [s for s in self.times_of(entity) if box_iou(self.box(entity, s), own) < _SAME_BOX]
+        others = [s for s in others if self.is_named_at(entity, s)]
         return self.name(entity, rng.choice(others)) if others else None
 
 

@@ -41,4 +41,5 @@ def commit_scenes(refs: Iterable[SceneRef], rules: StrRules, store: DatasetStore
 
 
 def _error(ref: SceneRef, reason: str, message: str) -> dict[str, Any]:
+    message = message.encode(errors="backslashreplace").decode()  # it may quote what can't be written
     return {"video_id": ref.scene_id, "stage": "scenes", "reason": reason, "message": message, "retryable": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ravst_ray.core.scenes import Scene, check_scene
+from ravst_ray.core.scenes import Scene, check_scene, is_text
 from ravst_ray.datasets.scenes.kitti import KittiReader
 from ravst_ray.datasets.scenes.ravst import RavstReader
 from ravst_ray.datasets.scenes.scannet import ScannetReader
@@ -34,6 +34,8 @@ def list_scenes(form: str, place: str) -> list[SceneRef]:
     twice = [name for name, count in Counter(ref.scene_id for ref in refs).items() if count > 1]
     if twice:
         raise ConfigError(f"{place}: {len(twice)} scene ids are there twice ({twice[0]}, …)")
+    if unfit := [ref.scene_id for ref in refs if not is_text(ref.scene_id)]:
+        raise ConfigError(f"{place}: the scene id {unfit[0]!r} is no text that can be written (input.scenes)")
     if not refs:
         raise ConfigError(f"{place}: no scenes in it (input.scenes, format {form})")
     return refs

@@ -3,10 +3,11 @@
 A line has 17 columns: frame, track, type, truncated, occluded, alpha, box x1 y1 x2 y2 (pixels), height width length
 (metres), x y z (metres: the middle of the bottom in the axes of camera 0, x right, y down, z ahead), rotation_y.
 
-What is made of it: centres, in the axes of the camera that took the pictures (camera 2, shifted as ``calib`` says; by
-some centimetres). The car with the camera moves, and so do these axes. ``DontCare`` (something that nobody labelled)
-and ``Misc`` (no name) are left out; a type that is among a sequence's DontCare may have more things than labels, and a
-DontCare has no type: so nothing is counted in a sequence with one, and no label means a thing alone.
+Boxes are cut at the picture's border; a line whose box lies outside is none. Centres are in the axes of the camera that
+took the pictures (camera 2, shifted as ``calib`` says; by some centimetres). The car with the camera moves, and so do
+these axes. ``DontCare`` (something that nobody labelled) and ``Misc`` (no name) are left out; a type that is among a
+sequence's DontCare may have more things than labels, and a DontCare has no type: so nothing is counted in a sequence
+with one, and no label means a thing alone.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import cos, sin
-from pathlib import Path
 
 from PIL import Image
 
 from ravst_ray.core.scenes import Axes, Entity, Scene, Vector
-from ravst_ray.datasets.scenes.source import SceneRef, frames_of
-from ravst_ray.errors import ConfigError
+from ravst_ray.datasets.places import folder_names, join, local_copy, read_text
+from ravst_ray.datasets.scenes.source import SceneRef, frames_of, within
+from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.records import Box
 
 FPS = 10.0
@@ -64,17 +65,23 @@ class KittiReader:
         Raises:
             ConfigError: no label files, a file that can't be read, or ``calib`` lacks a sequence.
         """
-        root = Path(place)
-        labels = root if root.name == "label_02" else root / "label_02"
-        files = sorted(labels.glob("*.txt"))
-        if not files:
+        root, mark, query = place.partition("?")
+        parent, _, name = root.rstrip("/").rpartition("/")
+        if name == "label_02":
+            place = f"{parent or '.'}{mark}{query}"
+        labels = join(place, "label_02")
+        names = [name for name in folder_names(labels) if name.endswith(".txt")]
+        if not names:
             raise ConfigError(f"{labels}: no label files (*.txt); input.scenes is the folder that holds label_02")
-        calib = labels.parent / "calib"
+        calib = frozenset(folder_names(join(place, "calib")))
         refs = []
-        for file in files:
-            calibration = _text(calib / file.name) if calib.is_dir() else None
-            content = (_text(file), calibration, _size(labels.parent / "image_02" / file.stem))
-            refs.append(SceneRef(self.format, file.stem, content))
+        for name in names:
+            if calib and name not in calib:
+                raise ConfigError(f"{place}: calib/{name} is missing; every sequence of label_02 has one in calib")
+            calibration = read_text(join(place, f"calib/{name}")) if calib else None
+            stem = name.removesuffix(".txt")
+            content = (read_text(join(labels, name)), calibration, _size(join(place, f"image_02/{stem}")))
+            refs.append(SceneRef(self.format, stem, content))
         return refs
 
     def read(self, ref: SceneRef) -> Scene:
@@ -97,7 +104,7 @@ class KittiReader:
                 last = frame
                 open_ended = open_ended or kind == "DontCare"
                 if kind not in LEFT_OUT:
-                    _add(tracks, frame, track, kind, numbers, shift)
+                    _add(tracks, frame, track, kind, numbers, shift, (width, height))
             except ValueError as error:
                 raise ValueError(f"{ref.scene_id}.txt line {number}: {error}") from None
         labels = frozenset(track.label for track in tracks.values())
@@ -125,7 +132,13 @@ def _columns(line: str) -> tuple[int, str, str, list[float]]:
 
 
 def _add(
-    tracks: dict[str, _Track], frame: int, number: str, kind: str, columns: builtins.list[float], shift: Vector
+    tracks: dict[str, _Track],
+    frame: int,
+    number: str,
+    kind: str,
+    columns: builtins.list[float],
+    shift: Vector,
+    size: tuple[int, int],
 ) -> None:
     _, _, _, x1, y1, x2, y2, height, width, length, x, y, z, turn = columns
     track = tracks.setdefault(number, _Track(LABELS[kind], (length, height, width)))
@@ -133,14 +146,19 @@ def _add(
         raise ValueError(f"track {number} is a {kind}, and was a {track.label} before")
     if track.frames and track.frames[-1] == frame:
         raise ValueError(f"track {number} is twice in frame {frame}")
+    box = within((x1, y1, x2, y2), size)
+    if box is None:
+        return
     track.frames.append(frame)
-    track.boxes.append((x1, y1, x2, y2))
+    track.boxes.append(box)
     track.centres.append((x + shift[0], y - height / 2 + shift[1], z + shift[2]))
     track.axes.append(((cos(turn), 0.0, -sin(turn)), (0.0, -1.0, 0.0), (sin(turn), 0.0, cos(turn))))
 
 
 def _entities(tracks: dict[str, _Track]) -> Iterator[Entity]:
     for number, track in tracks.items():
+        if not track.frames:  # never in the picture
+            continue
         times = tuple(frame / FPS for frame in track.frames)
         boxes, centres, axes = tuple(track.boxes), tuple(track.centres), tuple(track.axes)
         yield Entity(number, track.label, times, boxes, centres, track.size_m, axes)
@@ -159,21 +177,12 @@ def _shift_m(calibration: str) -> Vector:
     return (t_x - c_x * t_z) / f_x, (t_y - c_y * t_z) / f_y, t_z
 
 
-def _size(pictures: Path) -> tuple[int, int]:
-    first = next(iter(sorted(pictures.glob("*.png"))), None) if pictures.is_dir() else None
+def _size(pictures: str) -> tuple[int, int]:
+    first = next((name for name in folder_names(pictures) if name.endswith(".png")), None)
     if first is None:
         return SIZE_PX
     try:
-        with Image.open(first) as picture:
+        with local_copy(join(pictures, first)) as path, Image.open(path) as picture:
             return picture.size
-    except OSError as error:
-        raise ConfigError(f"{first}: not a readable picture: {error}") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; every sequence of label_02 has one in calib") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a readable text file: {error}") from None
+    except (OSError, StepError) as error:
+        raise ConfigError(f"{join(pictures, first)}: not a readable picture: {error}") from None

@@ -7,7 +7,11 @@ rest of the video. Objects that no caption names are no tracks, so nothing is co
 from __future__ import annotations
 
 import builtins
+import json
+import zlib
 from typing import Any
+
+import pyarrow as pa
 
 from ravst_ray.core.scenes import Entity, Scene
 from ravst_ray.datasets.places import is_remote
@@ -32,17 +36,18 @@ class RavstReader:
         """
         store = DatasetStore(place)
         try:
-            rows = store.rows("annotations") if store.generation().number else None
-        except OSError as error:
+            if not store.generation().number:
+                where = "there" if is_remote(place) else "in this folder"
+                raise ConfigError(f"{place}: no annotations {where}; input.scenes is the output of ravst annotate")
+            return [
+                SceneRef(self.format, row["annotation_id"], _content(row))
+                for row in store.rows("annotations")
+                if row["status"] == "accepted" and row["tracks"]
+            ]
+        except FileNotFoundError as error:  # a run there has replaced the parts meanwhile
+            raise ConfigError(f"{place}: changed while it was read; run again ({error}) (input.scenes)") from None
+        except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"{place}: can't be read: {error} (input.scenes)") from None
-        if rows is None:
-            where = "there" if is_remote(place) else "in this folder"
-            raise ConfigError(f"{place}: no annotations {where}; input.scenes is the output of ravst annotate")
-        return [
-            SceneRef(self.format, row["annotation_id"], _content(row))
-            for row in rows
-            if row["status"] == "accepted" and row["tracks"]
-        ]
 
     def read(self, ref: SceneRef) -> Scene:
         """One event.
@@ -50,7 +55,7 @@ class RavstReader:
         Raises:
             KeyError, TypeError, ValueError: the row isn't as ``ravst annotate`` writes it.
         """
-        row = ref.content
+        row = json.loads(zlib.decompress(ref.content))
         entities = tuple(
             Entity(
                 entity_id=str(track["track_id"]),
@@ -74,7 +79,7 @@ class RavstReader:
         )
 
 
-def _content(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row makes the scene; masks stay behind."""
+def _content(row: dict[str, Any]) -> bytes:
+    """What of a row makes the scene, packed: there may be a million; masks stay behind."""
     tracks = [{name: track[name] for name in _TRACK} for track in row["tracks"]]
-    return {name: row[name] for name in _COLUMNS} | {"tracks": tracks}
+    return zlib.compress(json.dumps({name: row[name] for name in _COLUMNS} | {"tracks": tracks}).encode(), level=1)

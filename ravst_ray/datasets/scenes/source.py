@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ravst_ray.core.scenes import Scene, Vector
+from ravst_ray.datasets.places import is_remote, join, read_text
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
@@ -81,21 +82,30 @@ def vector_of(numbers: Sequence[float]) -> Vector:
     return x, y, z
 
 
-def load_json(place: str, name: str = "") -> tuple[Path, Any]:
-    """A JSON file, or the file of this name in a folder; with the path that was read.
+def within(box: Box, size: tuple[int, int]) -> Box | None:
+    """The part of a box in the picture; one that is no box at all is kept for the checks to find."""
+    x1, y1, x2, y2 = box
+    if not (x1 < x2 and y1 < y2):
+        return box
+    cut = max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1]))
+    return cut if cut[0] < cut[2] and cut[1] < cut[3] else None
+
+
+def load_json(place: str, name: str = "") -> tuple[str, Any]:
+    """A JSON file at any place, or the file of this name in a folder; with the place that was read.
 
     Raises:
         ConfigError: it can't be read.
     """
-    path = Path(place)
-    if name and path.is_dir():
-        path = path / name
+    is_folder = not place.partition("?")[0].endswith(".json") if is_remote(place) else Path(place).is_dir()
+    if name and is_folder:
+        place = join(place, name)
     try:
-        return path, json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file (input.scenes)") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a readable JSON file: {error} (input.scenes)") from None
+        return place, json.loads(read_text(place), object_pairs_hook=_once_each)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (input.scenes)") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not a readable JSON file: {error} (input.scenes)") from None
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,15 +17,16 @@ import builtins
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ravst_ray.core.scenes import Entity, Scene
-from ravst_ray.datasets.scenes.source import SceneRef, box_of, load_json
+from ravst_ray.datasets.scenes.source import SceneRef, box_of, load_json, within
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
 SECTIONS = ("videos", "images", "tracks", "annotations", "categories")
+_USED = ("id", "image_id", "track_id", "category_id", "frame_index", "bbox")  # no masks
 Item = Mapping[str, Any]
 
 
@@ -46,7 +47,7 @@ class TaoReader:
         known = {name: _by_id(path, name, data[name]) for name in ("videos", "images", "tracks", "categories")}
         names = {number: _plain_name(path, category) for number, category in known["categories"].items()}
         content: dict[Any, dict[str, Any]] = {
-            number: {"video": video, "names": names, "images": [], "tracks": [], "annotations": []}
+            number: {"video": video, "images": [], "tracks": [], "annotations": []}
             for number, video in known["videos"].items()
         }
         for name in ("images", "tracks", "annotations"):
@@ -54,7 +55,9 @@ class TaoReader:
                 number = _video_of(item, known)
                 if number not in content:
                     raise ConfigError(f"{path}: {name}[{index}] belongs to no video")
-                content[number][name].append(item)
+                content[number][name].append({key: item[key] for key in _USED if key in item})
+        for part in content.values():  # its own names alone: it travels
+            part["names"] = {number: names[number] for number in _categories(part) if number in names}
         return [SceneRef(self.format, str(part["video"].get("name", key)), part) for key, part in content.items()]
 
     def read(self, ref: SceneRef) -> Scene:
@@ -83,7 +86,18 @@ class TaoReader:
         )
 
 
-def _by_id(path: Path, name: str, items: builtins.list[Any]) -> dict[Any, Item]:
+def _categories(part: Mapping[str, Any]) -> Iterator[int | str]:
+    """The categories that a video's part speaks of."""
+    open_ended = part["video"].get("not_exhaustive_category_ids")
+    for number in (
+        *(track.get("category_id") for track in part["tracks"]),
+        *(open_ended if isinstance(open_ended, list) else ()),
+    ):
+        if isinstance(number, int | str):
+            yield number
+
+
+def _by_id(path: str, name: str, items: builtins.list[Any]) -> dict[Any, Item]:
     found: dict[Any, Item] = {}
     for index, item in enumerate(items):
         if not isinstance(item, dict) or "id" not in item:
@@ -94,7 +108,7 @@ def _by_id(path: Path, name: str, items: builtins.list[Any]) -> dict[Any, Item]:
     return found
 
 
-def _plain_name(path: Path, category: Item) -> str:
+def _plain_name(path: str, category: Item) -> str:
     """LVIS's names as people say them: "car_(automobile)" is a car."""
     name = category.get("name")
     if not isinstance(name, str):
@@ -137,7 +151,7 @@ def _entities(
         if one.get("category_id", tracks[number]["category_id"]) != tracks[number]["category_id"]:
             raise ValueError(f"track {number!r} and its annotation in image {image!r} have two categories")
         x, y, width, height = map(float, one["bbox"])
-        box = _within(box_of((x, y, x + width, y + height)), size)
+        box = within(box_of((x, y, x + width, y + height)), size)
         if box is not None:
             seen[number][times[image]] = box
     for number, boxes in seen.items():
@@ -147,12 +161,3 @@ def _entities(
         if boxes:
             order = sorted(boxes)
             yield Entity(str(number), names[category], tuple(order), tuple(boxes[time_s] for time_s in order))
-
-
-def _within(box: Box, size: tuple[int, int]) -> Box | None:
-    """The part in the picture; a box that is none at all is kept for the checks to find."""
-    x1, y1, x2, y2 = box
-    if not (x1 < x2 and y1 < y2):
-        return box
-    cut = max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1]))
-    return cut if cut[0] < cut[2] and cut[1] < cut[3] else None

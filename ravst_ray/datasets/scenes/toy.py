@@ -57,5 +57,6 @@ class ToyReader:
             width=truth["width"],
             height=truth["height"],
             counts=shapes,
+            cuts_s=tuple(map(float, truth.get("cuts", ()))),
             complete=True,
         )

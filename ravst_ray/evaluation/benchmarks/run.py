@@ -191,7 +191,8 @@ def _write(
     try:
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        with (folder / "questions.jsonl").open("w", encoding="utf-8") as sink:
+        # Half a character, which an answer from elsewhere may hold, is written as JSON escapes it.
+        with (folder / "questions.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as sink:
             for one in questions:
                 answer = answers.get(one.qa_id)
                 said = {"answered": answer is not None, "answer": final_answer(answer.text) if answer else ""}

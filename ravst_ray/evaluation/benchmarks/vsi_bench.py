@@ -117,10 +117,10 @@ class VSIBench(Benchmark):
         return {"score": float(word.lower() == question.truth.lower())}
 
     def summarise(self, questions: Sequence[Question], scores: Scores, official: bool) -> dict[str, float | None]:
-        """``official``: a level of direction without any prediction counts 0 where another has some, as there."""
+        """``official``: directions without any prediction count 0, a level or all three, as there."""
         means = means_by_kind(questions, scores, "score")
         levels = [means[kind] for kind in DIRECTIONS if kind in means]
-        if levels:
+        if levels or (official and means):
             means["object_rel_direction"] = sum(levels) / 3 if official else fmean(levels)
         found: dict[str, float | None] = {kind: percent([means[kind]]) for kind in means}
         overall = percent(means[task] for task in EIGHT if task in means)

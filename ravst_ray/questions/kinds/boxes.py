@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from random import Random
 
 from ravst_ray.config.make_str import StrRules
-from ravst_ray.core.intervals import Interval
 from ravst_ray.core.scenes import Entity
 from ravst_ray.questions.draft import Draft, Kind
 from ravst_ray.questions.view import SceneView, box_text, seconds_text
@@ -19,7 +18,7 @@ def ask_localization(view: SceneView, rules: StrRules, rng: Random) -> Iterator[
     for (entity,), time_s in view.groups(1, rng):
         name = view.name_elsewhere(entity, time_s, rng)
         if name is None:
-            yield "seen_once"
+            yield "not_seen_elsewhere"
             continue
         question = f"Where is the {name} at {seconds_text(time_s)} s? Give its box [x1, y1, x2, y2] in pixels."
         yield Draft("box", question, box_text(view.box(entity, time_s)), (entity,), (time_s,), "2d", unit="px")
@@ -36,7 +35,7 @@ def ask_in_view(view: SceneView, rules: StrRules, rng: Random) -> Iterator[Draft
 def _in_view(view: SceneView, rules: StrRules, entity: Entity) -> Draft | str:
     if not view.is_unique(entity):
         return "ambiguous_name"
-    runs = runs_in_sight(view, entity, rules.margins.gap_s)
+    runs = view.runs_in_sight(entity)
     start_s, end_s = runs[0]
     if len(runs) > 1:
         return "several_times"
@@ -49,19 +48,6 @@ def _in_view(view: SceneView, rules: StrRules, entity: Entity) -> Draft | str:
     answer = f"[{seconds_text(start_s)}, {seconds_text(end_s)}]"
     times = sorted({entity.times_s[0], entity.times_s[-1]})
     return Draft("interval", question, answer, (entity,), tuple(times), "2d", unit="s")
-
-
-def runs_in_sight(view: SceneView, entity: Entity, gap_s: float) -> list[Interval]:
-    """When it is in sight, without a gap longer than this. A frame lasts until the next one, or the video's end."""
-    frames = view.scene.frame_times_s
-    until = dict(zip(frames, [*frames[1:], max(view.scene.duration_s, frames[-1])], strict=True))
-    runs: list[Interval] = []
-    for time_s in entity.times_s:
-        if runs and time_s - runs[-1][1] <= gap_s + 1e-6:
-            runs[-1] = runs[-1][0], until[time_s]
-        else:
-            runs.append((time_s, until[time_s]))
-    return runs
 
 
 LOCALIZATION = Kind("localization", ask_localization, lambda view: view.has_boxes)

@@ -49,7 +49,7 @@ def ask_relative(view: SceneView, rules: StrRules, rng: Random) -> Iterator[Draf
 def _relative(view: SceneView, rules: StrRules, rng: Random, entity: Entity, time_s: float) -> Draft | str:
     name = view.name(entity, time_s) if view.has_metres else view.name_elsewhere(entity, time_s, rng)
     if name is None:
-        return "seen_once"
+        return "not_seen_elsewhere"
     others = _others(view, entity, time_s)
     if len(others) < 2:
         return "too_few"

@@ -30,6 +30,8 @@ def spans(view: SceneView, rules: StrRules, rng: Random) -> Iterator[tuple[Entit
             start_s, end_s = sorted(rng.sample(times, 2)) if len(times) > 1 else (0.0, 0.0)
             if end_s - start_s < rules.margins.motion_s:
                 yield "too_short"
+            elif not view.is_followed(entity, start_s, end_s):
+                yield "lost_meanwhile"
             else:
                 yield (entity, start_s, end_s) if view.is_named_at(entity, start_s) else "ambiguous_name"
 

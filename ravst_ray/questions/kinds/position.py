@@ -42,7 +42,7 @@ def _position(view: SceneView, rules: StrRules, rng: Random, one: Entity, other:
         return "between_two_sides"
     name, reference = view.name_elsewhere(one, time_s, rng), view.name_elsewhere(other, time_s, rng)
     if name is None or reference is None:
-        return "seen_once"
+        return "not_seen_elsewhere"
     question = (
         f"In the picture at {seconds_text(time_s)} s, is the {name} left of, right of, above or below the {reference}?"
     )
