@@ -14,7 +14,6 @@ from ravst_ray.reports.figures import PALETTE
 
 WIDTH = 320.0
 _LEAST_M, _MARGIN, _FLATTEST, _TALLEST = 2.0, 0.08, 0.4, 1.0
-_FLOOR = {"kitti": (0, 2)}  # which coordinates lie in the floor: x and z of a camera, else x and y
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def draw(row: Mapping[str, Any]) -> Drawing:
             x1, y1, x2, y2 = (scale * x for x in json.loads(row["answer"]))
             box = (x1, y1, x2 - x1, y2 - y1)
         return Drawing(height, _dots(at, row), box)
-    across, ahead = _FLOOR.get(row["source"], (0, 1))
-    flat = {name: [(pos[across], pos[ahead]) for pos in found] for name, found in places.items()}
+    flat = {name: [(x, y) for x, y, _ in found] for name, found in places.items()}  # in graphs z is up
     return _floor(flat, row)
 
 
