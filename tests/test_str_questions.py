@@ -20,6 +20,7 @@ from ravst_ray.datasets.scenes import READERS, read_scene
 from ravst_ray.errors import ConfigError
 from ravst_ray.questions.kinds import KINDS
 from ravst_ray.questions.make import questions_of
+from ravst_ray.reports.str_drawing import draw
 from tests.published import published
 from tests.scene_files import KITTI_LINES, room, scannet_box, thing, video, write_json, write_kitti
 from tests.test_cuboids import solved_gap_m
@@ -429,6 +430,10 @@ def test_kitti_questions_in_metres(tmp_path):
     assert kinds["object_size"]["answer"] in ("443", "178")
     assert kinds["absolute_distance"]["question"].startswith("At 0.0 s: How many metres are between")
     assert "room_size" not in kinds
+    plan = draw(found[0])
+    car = next(dot for dot in plan.dots if dot.asked)
+    assert (car.before[1] - car.y) / plan.metre == pytest.approx(2.0, abs=0.02), "seen from above, what is ahead on top"
+    assert (car.x - car.before[0]) / plan.metre == pytest.approx(-4.75 + 4.65, abs=0.02)
 
 
 def test_questions_in_metres_are_not_asked_of_a_picture():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ravst_ray.reports import completions, curves
 from ravst_ray.reports.completions import SAID, TRUE, pick
 from ravst_ray.reports.curves import Series, chart, ends, shown, tail
 from ravst_ray.reports.run_folder import Sampled, read_run, read_texts
-from ravst_ray.reports.training_charts import phase_seconds
+from ravst_ray.reports.training_charts import phase_seconds, reward_charts
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training.groups import Group
@@ -431,3 +432,93 @@ def test_frames_are_taken_where_there_is_something_to_see():
     assert all(1.0 <= time_s <= 2.0 for time_s in completions._times({}, {}, [(1.0, 2.0)], 4.0))
     assert completions._times({}, {}, [], 4.0) == [0.5, 1.5, 2.5, 3.5]
     assert completions._times({}, {}, [(-5.0, -4.0)], 0.0) == [0.0]
+
+
+STR_ROW = {"video": "clip", "duration_s": 0, "task": "STR", "question": "Which?", "unit": ""}
+"""The video's length isn't stated: its file's counts."""
+
+
+def graph_text(*frames, answer="B"):
+    """``graph_text((2.0, {"a.1": (0.5, 0.5)}))``"""
+    tree = [{"t": t, "nodes": [{"id": name, "pos": pos} for name, pos in places.items()]} for t, places in frames]
+    return f"<think><graph>{json.dumps({'frames': tree})}</graph></think><answer>{answer}</answer>"
+
+
+def write_str_run(root, true, said, **row):
+    """A run of one question and two completions: what was said, and nothing."""
+    answer, form = row.pop("answer", "B"), row.pop("form", "choice")
+    graph = true.partition("<graph>")[2].partition("</graph>")[0]
+    rows = [{**STR_ROW, "id": "clip/0", "form": form, "options": ["a", "b"], "answer": answer, "graph": graph, **row}]
+    scored = ((completion(said), Reward(2.0, {"node": 1.0})), (completion("no"), Reward(0.0, {"node": 0.0})))
+    pair = QAPair("clip/0", "clip", 0, "STR", "Which?", true)
+    data = {"annotations": str(root / "questions.jsonl"), "videos": str(root / "videos")}
+    output = write_run(root, [[group(pair, *scored)]], data=data, prompt={"box_space": "video"})
+    (root / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return output
+
+
+def test_a_graph_is_drawn_over_the_frame_that_it_is_scored_at(tmp_path):
+    """Said of 2.3 s, it is compared with the truth at 2 s; frames that no true one is near to are not looked at."""
+    true = graph_text((2.0, {"a.1": (0.25, 0.5)}), (3.5, {"a.1": (0.25, 0.25)}))
+    said = graph_text((2.3, {"a.1": (0.75, 0.5)}), (0.1, {"a.1": (0.5, 0.5)}))
+    output = write_str_run(tmp_path, true, said)
+    write_video(tmp_path / "videos" / "clip.mp4", 4.0, sound=False, size=SIZE)
+    html = write_training_report(output).read_text(encoding="utf-8")
+    card = cards_of(html)["best", "clip/0", "2"]
+    assert re.findall(r'alt="([^"]+)"', card) == [
+        "Frame at 2.0 s; true: a; predicted: a",
+        "Frame at 3.5 s; true: a; predicted: no box",
+    ]
+    uri = re.search(r'src="data:image/jpeg;base64,([^"]+)"', card)[1]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))).astype(int)
+    for x, color in ((84, TRUE), (252, SAID)):  # of a picture that is 336 x 224
+        ring = pixels[108:117, x - 4 : x + 5].reshape(-1, 3)
+        assert (np.abs(ring - ImageColor.getrgb(color)).max(-1) < 60).any()
+
+
+def test_a_box_is_drawn_in_the_second_that_is_asked_for(tmp_path):
+    true = graph_text((2.0, {"a.1": (0.25, 0.5)}))
+    output = write_str_run(tmp_path, true, "<answer>[56, 14, 140, 98]</answer>", answer=str(list(TRUE_BOX)), form="box")
+    write_video(tmp_path / "videos" / "clip.mp4", 4.0, sound=False, size=SIZE)
+    card = cards_of(write_training_report(output).read_text(encoding="utf-8"))["best", "clip/0", "2"]
+    assert re.findall(r'alt="([^"]+)"', card) == ["Frame at 2.0 s; true: answer, a; predicted: answer"]
+
+
+def test_graphs_in_metres_are_seen_from_above_as_they_are_scored(tmp_path):
+    """Turned by a quarter and moved, the said graph lies on the true one; what is like nothing true is marked "?"."""
+    places = {"bed.1": (0, 0, 0), "desk.1": (4, 0, 0), "lamp.1": (0, 3, 1)}
+    moved = {name: (10 - y, 5 + x, z) for name, (x, y, z) in places.items()}
+    said = graph_text((2.0, {**moved, "cat.1": (9, 9, 0)}))
+    output = write_str_run(tmp_path, graph_text((2.0, places)), said, space="3d")
+    html = write_training_report(output).read_text(encoding="utf-8")
+    card = cards_of(html)["best", "clip/0", "2"]
+    assert "Seen from above: bed, desk, lamp" in card and "<img" not in card
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"[^>]* (fill="#|stroke="#)', card)
+    marks = {
+        side: [(float(x), float(y)) for x, y, what in circles if what == side] for side in ('fill="#', 'stroke="#')
+    }
+    true, other = marks.values()
+    metre = float(re.search(r"h([\d.]+)\"/>", card)[1])
+    assert len(true) == 3 and len(other) == 4
+    assert math.dist(true[0], true[1]) == pytest.approx(4 * metre, abs=0.2)
+    assert true[2][1] < true[0][1], "what is ahead is on top"
+    for one, two in zip(true, other, strict=False):
+        assert math.dist(one, two) < 0.2
+    assert card.count("<line") == 3 and card.count(">?</text>") == 1
+
+
+def test_a_part_that_only_one_task_has_is_its_alone():
+    charts = reward_charts(
+        {f"{start}reward/{name}": {1: 0.5} for start, names in (
+            ("", ("mean", "format", "node", "temporal")), ("AVTR/", ("mean", "format", "temporal")),
+            ("STR/", ("mean", "format", "node")),
+        ) for name in names},
+        [1],
+        None,
+    )  # fmt: skip
+    assert {one.title: [curve.label for curve in one.curves] for one in charts} == {
+        "Reward": ["all", "AVTR", "STR"],
+        "Format": ["all", "AVTR", "STR"],
+        "Temporal": ["AVTR"],
+        "Node": ["STR"],
+    }

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ravst_ray.core.graphs import GRAPH_MALFORMATIONS, Graph, parse_graph, render_graph
@@ -73,8 +73,7 @@ def parse_reply(text: str) -> Reply:
     """
     span, malformed = answer_span(text)
     spoken, end = after_thinking(text)
-    start, stop = span or (spoken, end)
-    value = read_value(text[start:stop])
+    value = read_value(text[slice(*span or (spoken, end))])
     if value is None and span:
         malformed["bad_value"] += 1
     thought_end = text.rfind("</think>", 0, spoken)
@@ -88,6 +87,14 @@ def parse_reply(text: str) -> Reply:
         graph, found = parse_graph(content)
         malformed += found
     return Reply(value, graph, thought_end >= 0 and end == len(text), dict(+malformed))
+
+
+def rewrite_value(text: str, change: Callable[[Value], str | None]) -> str:
+    """The completion with another text in place of the value that :func:`parse_reply` reads, where it gives one."""
+    start, stop = answer_span(text)[0] or after_thinking(text)
+    value = read_value(text[start:stop])
+    changed = None if value is None else change(value)
+    return text if changed is None else f"{text[:start]}{changed}{text[stop:]}"
 
 
 def _last_graph(text: str, start: int, end: int, malformed: Counter[str]) -> str | None:

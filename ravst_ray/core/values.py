@@ -15,6 +15,7 @@ MOST = 1e6
 _NUMBER = r"\s{0,8}([-+]?(?:\d{1,32}(?:\.\d{0,32})?|\.\d{1,32})(?:[eE][-+]?\d{1,3})?)\s{0,8}"
 _UNIT = r"(?:[A-Za-z°²³%][A-Za-z°²³%/^. ]{0,30}(?:(?<=[A-Za-z^])[23])?\s{0,8})?\.?"
 _LETTER = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?:[.):,]|$))")
+_MORE_LETTERS = re.compile(r"(?:\W{1,8}(?:[A-Za-z]|and|or)\b){1,64}\W{0,8}")
 _SCALAR = re.compile(_NUMBER + _UNIT)
 _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER}(?:,{_NUMBER},{_NUMBER})?\]\s{{0,8}}{_UNIT}")
 
@@ -45,11 +46,13 @@ def read_value(text: str) -> Value | None:
     """What a text says, if it says nothing but one value, with its unit or the option's words; None otherwise.
 
     Example:
-        >>> [read_value(text) for text in ("(b)", "B. left", "2.5 m", "[1, 4.5]", "B or C", "1e308")]
+        >>> [read_value(text) for text in ("(b)", "B. left", "2.5 m", "[1, 4.5]", "B, C", "1e308")]
         ['B', 'B', 2.5, (1.0, 4.5), None, None]
     """
     text = text.strip()
     if letter := _LETTER.match(text):
+        if _MORE_LETTERS.fullmatch(text, letter.end() - (not letter[1])):
+            return None
         return (letter[1] or letter[2]).upper()
     found = _SCALAR.fullmatch(text) or _LIST.fullmatch(text)
     if not found:

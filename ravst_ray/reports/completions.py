@@ -1,4 +1,4 @@
-"""The best and the worst completions of a run: frames with true and predicted boxes, intervals as bars, both texts."""
+"""The best and the worst completions of a run: frames with true and predicted boxes or graphs, bars, both texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from PIL import Image
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import BoxLine
+from ravst_ray.core.geometry import is_real_box
+from ravst_ray.core.graphs import Graph
 from ravst_ray.core.intervals import Interval
+from ravst_ray.core.names import NameMatcher
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
@@ -24,10 +27,13 @@ from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import Box, QAPair, Track, VideoView
 from ravst_ray.reports.figures import PALETTE, ticks
-from ravst_ray.reports.overlay import TrackBox, draw_frame, draw_graph
+from ravst_ray.reports.graph_plan import Plan, floor_plans
+from ravst_ray.reports.overlay import TrackBox, draw_frame, draw_graphs
 from ravst_ray.reports.run_folder import Sampled, in_order, read_texts
 from ravst_ray.reports.samples import IMAGE_SIDE_PX, SampleFrame, Span, data_uri, visible_spans
+from ravst_ray.rewards.graph_match import NEAREST_S
 from ravst_ray.rewards.spatial import real_seconds, snapped_seconds
+from ravst_ray.rewards.word_vectors import name_matcher
 from ravst_ray.tasks import TASKS, task_of, weights_of
 from ravst_ray.tasks.protocols import Dots, Drawing
 from ravst_ray.tasks.spaces import DATA_STEP_S, AnswerSpace
@@ -74,6 +80,7 @@ class CompletionCard:
     said: str
     truth: str | None = None
     frames: tuple[SampleFrame, ...] = ()
+    plans: tuple[Plan, ...] = ()
     lanes: tuple[Lane, ...] = ()
     more_lanes: int = 0
     axis_s: float = 0.1
@@ -173,6 +180,7 @@ class _Artist:
     def __init__(self, config: TrainConfig, decoder: Decoder):
         self._config, self._decoder = config, decoder
         self._views: dict[str, VideoView | RavstError] = {}
+        self._names: NameMatcher | None = None
 
     def card(self, sampled: Sampled, known: tuple[QAPair, VideoTask] | None) -> CompletionCard:
         """One completion."""
@@ -182,23 +190,36 @@ class _Artist:
             )
             return replace(_bare(sampled, self._config, None), problem=problem)
         pair, task = known
-        axis_s = max(task.duration_s, 0.1)
-        bare = replace(_bare(sampled, self._config, pair), axis_s=axis_s)
+        bare = _bare(sampled, self._config, pair)
         view, kind = self._view(task), task_of(pair.task)
+        true, said = kind.drawing(kind.parse(pair.answer)), kind.drawing(kind.parse(bare.said))
+        if true.floor:
+            bare = replace(bare, plans=self._plans(true.floor, said.floor))
         if isinstance(view, RavstError):
             # In which space the model answered depends on the video: intervals can be compared, boxes can't.
-            lanes, more = _lanes(kind.drawing(kind.parse(pair.answer)), kind.drawing(kind.parse(bare.said)), axis_s)
+            axis_s = max(task.duration_s, 0.1)
+            lanes, more = _lanes(true, said, axis_s)
             problem = f"The video can't be shown: {view}."
-            return replace(bare, lanes=lanes, more_lanes=more, problem=problem)
+            return replace(bare, lanes=lanes, more_lanes=more, axis_s=axis_s, problem=problem)
         space = AnswerSpace.of(view, self._config.prompt)
-        true = kind.drawing(kind.parse(pair.answer))
         said = kind.drawing(kind.parse(kind.to_video(bare.said, space)))
+        axis_s = max(view.duration_s, 0.1)
         lanes, more = _lanes(true, said, axis_s)
-        card = replace(bare, truth=kind.to_model(pair.answer, space), lanes=lanes, more_lanes=more)
+        truth = kind.to_model(pair.answer, space)
+        card = replace(bare, truth=truth, lanes=lanes, more_lanes=more, axis_s=axis_s)
+        if card.plans:
+            return card
         try:
             return replace(card, frames=self._frames(task, view, true, said))
         except RavstError as error:
             return replace(card, problem=f"The video can't be shown: {error}.")
+
+    def _plans(self, true: Graph, said: Graph | None) -> tuple[Plan, ...]:
+        try:
+            self._names = self._names or name_matcher(self._config.reward.names)
+            return floor_plans(true, said, self._names)
+        except ConfigError:  # the word vectors are gone
+            return floor_plans(true, said, NameMatcher())
 
     def _view(self, task: VideoTask) -> VideoView | RavstError:
         if task.video_id not in self._views:
@@ -213,13 +234,25 @@ class _Artist:
     def _frames(self, task: VideoTask, view: VideoView, true: Drawing, said: Drawing) -> tuple[SampleFrame, ...]:
         snap_s = self._config.reward.snap_s
         wanted, given = _boxes_at(true, None, snap_s), _boxes_at(said, true, snap_s)
-        end_s = min(task.duration_s, view.frames * view.step_s)
+        end_s = min(view.duration_s, view.frames * view.step_s)
         spans = [span for drawing in (true, said) for _, span in drawing.intervals]
-        times = _times({**wanted, **true.graphs}, {**given, **said.graphs}, spans, end_s)
+        graphs = _snapped(said.graphs, true.graphs)
+        asked_s = min({*wanted, *true.graphs}, default=0.0)
+        for boxes, box in ((wanted, true.box), (given, said.box)):
+            if box and is_real_box(box):
+                boxes.setdefault(asked_s, []).append(("answer", box))
+        times = _times({**wanted, **true.graphs}, given, spans, end_s)
         decoded = self._decoder.decode(task.path, times).frames
         size = (view.video_width, view.video_height)
         return tuple(
-            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size, _dots(time_s, true, said))
+            _drawn(
+                jpeg,
+                time_s,
+                wanted.get(time_s, []),
+                given.get(time_s, []),
+                size,
+                (true.graphs.get(time_s, ()), graphs.get(time_s, ())),
+            )
             for time_s, jpeg in zip(decoded.times_s, decoded.jpegs, strict=True)
         )
 
@@ -238,9 +271,14 @@ def _boxes_at(answer: Drawing, true: Drawing | None, snap_s: float) -> dict[floa
     return found
 
 
-def _dots(time_s: float, true: Drawing, said: Drawing) -> tuple[Dots, Dots]:
-    """The nodes of both graphs at a time."""
-    return true.graphs.get(time_s, ()), said.graphs.get(time_s, ())
+def _snapped(said: Mapping[float, Dots], true: Mapping[float, Dots]) -> dict[float, Dots]:
+    """The predicted nodes at the true times, as they are scored: those of the nearest frame, if it is near."""
+    found: dict[float, Dots] = {}
+    for time_s in true:
+        off_s, at_s = min(((abs(one - time_s), one) for one in said), default=(math.inf, 0.0))
+        if off_s <= NEAREST_S + 1e-6:
+            found[time_s] = said[at_s]
+    return found
 
 
 def _times(
@@ -272,8 +310,8 @@ def _drawn(
     solid = [TrackBox(name, box, True, TRUE) for name, box in wanted[:_MAX_BOXES]]
     dashed = [TrackBox(name, box, False, SAID) for name, box in given[:_MAX_BOXES]]
     picture = draw_frame(draw_frame(image, solid, scale, size, labels=False), dashed, 1.0, size, labels=False)
-    for nodes, color, rings in zip(dots, (TRUE, SAID), (False, True), strict=True):
-        picture = draw_graph(picture, nodes[:_MAX_BOXES], color, dashed=rings) if nodes else picture
+    if any(dots):
+        picture = draw_graphs(picture, [(dots[0][:_MAX_BOXES], TRUE, False), (dots[1][:_MAX_BOXES], SAID, True)])
     shown = zip((wanted, given), dots, strict=True)
     names = [", ".join(name for name, _ in [*boxes, *nodes]) or "no box" for boxes, nodes in shown]
     alt = f"Frame at {time_s:.1f} s; true: {names[0]}; predicted: {names[1]}"

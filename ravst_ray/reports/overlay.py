@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ravst_ray.records import Box, EventAnnotation, Track
 from ravst_ray.reports.figures import PALETTE
+from ravst_ray.tasks.protocols import Dots
 
 _SUPERSAMPLE = 2
 _HALO = (0, 0, 0, 150)
@@ -92,25 +93,25 @@ def draw_frame(
     return Image.alpha_composite(base, layer).convert("RGB")
 
 
-def draw_graph(
-    picture: Image.Image, dots: Sequence[tuple[str, tuple[float, float]]], color: str, dashed: bool
-) -> Image.Image:
-    """The picture with a dot and a name for each node of a graph, and lines between them.
+def draw_graphs(picture: Image.Image, graphs: Sequence[tuple[Dots, str, bool]]) -> Image.Image:
+    """The picture with a dot and a name for each node of some graphs, and lines between those of one.
 
     Args:
         picture: what to draw on.
-        dots: labels with their places, as shares of width and height; what lies outside is drawn at the rim.
-        color: of dots, lines and names.
-        dashed: rings and dashes in place of dots and lines.
+        graphs: labels with their places, as shares of width and height (what lies outside is drawn at the rim); the
+            colour of dots, lines and names; whether with rings and dashes in place of dots and lines.
     """
     canvas = _Canvas((picture.width * _SUPERSAMPLE, picture.height * _SUPERSAMPLE))
     width, height = canvas.layer.size
-    places = [(min(max(x, 0.0), 1.0) * width, min(max(y, 0.0), 1.0) * height) for _, (x, y) in dots]
-    for one, other in combinations(places[:_MOST_LINKED], 2):
-        canvas.link(one, other, color, dashed)
-    for place in places:
-        canvas.dot(place, color, dashed)
-    for (label, _), (x, y) in zip(dots, places, strict=True):
+    named = []
+    for dots, color, dashed in graphs:
+        places = [(min(max(x, 0.0), 1.0) * width, min(max(y, 0.0), 1.0) * height) for _, (x, y) in dots]
+        for one, other in combinations(places[:_MOST_LINKED], 2):
+            canvas.link(one, other, color, dashed)
+        for place in places:
+            canvas.dot(place, color, dashed)
+        named += [(label, place, color) for (label, _), place in zip(dots, places, strict=True)]
+    for label, (x, y), color in named:  # last, so that no name lies under a line or on another name
         radius = 3 * canvas.line
         canvas.chip((x - radius, y - radius, x + radius, y + radius), label, color, audible=False)
     layer = canvas.layer.resize(picture.size, Image.Resampling.BOX)

@@ -16,18 +16,17 @@ _TASK_COLORS: dict[str, str] = dict(zip(TASKS, COLORS, strict=False))
 
 
 def reward_charts(by_key: ByKey, steps: Sequence[int], config: TrainConfig | None) -> list[Chart]:
-    """The mean, then each part, both also by task; a part that some tasks don't count is drawn for the others alone."""
+    """The mean, then each part, both also by task; a part that some tasks don't have or count is drawn for others."""
     tasks = in_order((key.partition("/")[0] for key in by_key if "/reward/" in key), list(TASKS))
     names = in_order((key.partition("/")[2] for key in by_key if key.startswith("reward/")), ("mean", *part_names()))
     found = []
     for name in names:
-        counted = [task for task in tasks if name == "mean" or task_weights(config, task).get(name, 1.0) > 0]
-        series = [
-            Series(task, by_key.get(f"{task}/reward/{name}", {}), _TASK_COLORS.get(task, COLORS[3])) for task in counted
-        ]
-        if counted == tasks:
+        having = [task for task in tasks if f"{task}/reward/{name}" in by_key]
+        counted = [task for task in having if name == "mean" or task_weights(config, task).get(name, 1.0) > 0]
+        series = [Series(task, by_key[f"{task}/reward/{name}"], _TASK_COLORS.get(task, COLORS[3])) for task in counted]
+        if counted == having and (len(having) != 1 or len(tasks) == 1):
             series.insert(0, Series("all", by_key[f"reward/{name}"], INK))
-        others = [task for task in tasks if task not in counted]
+        others = [task for task in having if task not in counted]
         left_out = f"{' and '.join(others)} {'does' if len(others) == 1 else 'do'} not count it"
         hint = "mean over the completions of a step"
         if name != "mean":

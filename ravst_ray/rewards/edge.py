@@ -47,7 +47,7 @@ def edge_score(
         _frame_score(frame, one, other * scale, literal) if len(frame.labels) > 1 else frame_node_score(frame, tau)
         for frame, (one, other) in zip(match.frames, pairs, strict=True)
     ]
-    return sum(scores) / max(match.asked, 1)
+    return float(sum(scores)) / max(match.asked, 1)
 
 
 def _vectors(frame: FrameMatch, literal: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ class FrameMatch:
     """A true frame and the predicted one that belongs to it.
 
     Attributes:
+        time_s: of the true frame.
         labels: label of each true node.
         said_labels: of each predicted node the true label that it is most alike, "" where it is like none.
         true_ND: positions ``[n, D]``, D of 2 or 3.
@@ -31,6 +32,7 @@ class FrameMatch:
         related: the pairs then; others than ``pairs`` only where a label occurs more than once.
     """
 
+    time_s: float
     labels: tuple[str, ...]
     said_labels: tuple[str, ...]
     true_ND: np.ndarray
@@ -98,6 +100,7 @@ def match_graphs(true: Graph, said: Graph | None, names: NameMatcher) -> GraphMa
         pairs, placed_MD = nearest_pairs(alike, distances(true_ND, said_MD)), said_MD
     frames = [
         FrameMatch(
+            time_s=one.time_s,
             labels=tuple(node.label for node in one.nodes),
             said_labels=tuple(_most_alike(other.nodes, one.nodes, names)),
             true_ND=true_ND[rows],

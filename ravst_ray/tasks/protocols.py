@@ -10,10 +10,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.core.answers import BoxLine
+from ravst_ray.core.graphs import Graph
 from ravst_ray.core.intervals import Interval
 from ravst_ray.core.names import NameMatcher
 from ravst_ray.errors import ConfigError
-from ravst_ray.records import QAPair, VideoView
+from ravst_ray.records import Box, QAPair, VideoView
 from ravst_ray.tasks.spaces import AnswerSpace
 
 
@@ -58,12 +59,16 @@ class Drawing:
     Attributes:
         intervals: names with the intervals in which they are said to be.
         tracks: names with their boxes, by second, in pixels of the video.
+        box: one in the second that the question is about, in pixels of the video.
         graphs: by second, labels with their places, as shares of the picture's width and height.
+        floor: a graph in metres, which has no place in the picture.
     """
 
     intervals: tuple[tuple[str, Interval], ...] = ()
     tracks: tuple[tuple[str, tuple[BoxLine, ...]], ...] = ()
+    box: Box | None = None
     graphs: Mapping[float, Dots] = field(default_factory=dict)
+    floor: Graph | None = None
 
 
 class Task(ABC, Generic[A]):
@@ -162,4 +167,4 @@ class Task(ABC, Generic[A]):
         Raises:
             ConfigError: there is no such code.
         """
-        raise ConfigError(f"reward.profile: the reward of {self.name} has no published code to agree with")
+        raise ConfigError(f"profile=paper_compat: the reward of {self.name} has no published code to agree with")

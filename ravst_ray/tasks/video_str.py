@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import PromptConfig
-from ravst_ray.core.graph_replies import MALFORMATIONS, Reply, parse_reply, render_reply
+from ravst_ray.core.graph_replies import MALFORMATIONS, Reply, parse_reply, render_reply, rewrite_value
 from ravst_ray.core.graphs import Graph, parse_graph
 from ravst_ray.core.names import NameMatcher
-from ravst_ray.core.values import Value, read_value, render_value
+from ravst_ray.core.values import MOST, Value, read_value, render_value
 from ravst_ray.records import Box, VideoView
 from ravst_ray.rewards.answer import answer_score
 from ravst_ray.rewards.edge import edge_score
@@ -36,7 +36,6 @@ _ENDS = {
     "interval": "Answer with an interval [start, end] in seconds.",
 }
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_BOX = re.compile(r"(<answer>)\s{0,8}(\[[^\[\]<]{1,200}\])\s{0,8}(?=</answer>)")
 _GRAPH = (
     '<graph>{"frames":[{"t":second,"nodes":[{"id":"name.number","pos":[x,y]}],'
     '"edges":[{"s":"id","o":"id","dist":number,"angle":number}]}]}</graph>'
@@ -86,20 +85,16 @@ class VideoSTR(Task[Reply]):
         return Reply(None, None, False)
 
     def parts(self, case: Case[Reply]) -> dict[str, float]:
-        """Answer, format, node, edge and length score, after gating."""
+        """Answer, format, node and edge score after gating, and the length score of an answer that still counts."""
         rules, said = case.config.graph, case.predicted
-        answer = answer_score(_value(case.true), said.value)
+        scores = {
+            "answer": answer_score(_value(case.true), said.value),
+            "format": reply_format_score(said),
+            **_graph_scores(case.true, said, case.names, case.config),
+        }
+        parts = gated(scores, rules.gating, isinstance(case.true.value, str))
         low, high = rules.length
-        return gated(
-            {
-                "answer": answer,
-                "format": reply_format_score(said),
-                **_graph_scores(case.true, said, case.names, case.config),
-                "length": length_score(case.tokens, answer, low, high, rules.length_above),
-            },
-            rules.gating,
-            isinstance(case.true.value, str),
-        )
+        return {**parts, "length": length_score(case.tokens, parts["answer"], low, high, rules.length_above)}
 
     def measure(self, true: Reply, predicted: Reply, names: NameMatcher, config: RewardConfig) -> dict[str, float]:
         """The answer's score, overall and under the name that it has for its form, and the graph's."""
@@ -129,11 +124,11 @@ class VideoSTR(Task[Reply]):
 
     def to_model(self, answer: str, space: AnswerSpace) -> str:
         """With the box of the answer scaled, if it is one."""
-        return _BOX.sub(lambda found: _rewritten(found, space.box_to_model, space.integer), answer)
+        return rewrite_value(answer, lambda value: _changed(value, space.box_to_model, space.integer))
 
     def to_video(self, completion: str, space: AnswerSpace) -> str:
         """With the box of the answer in pixels of the video, if it is one; the graph is in shares already."""
-        return _BOX.sub(lambda found: _rewritten(found, space.box_to_video, False), completion)
+        return rewrite_value(completion, lambda value: _changed(value, space.box_to_video, False))
 
     def trivial_answers(self, exam: Exam) -> dict[str, dict[str, Reply]]:
         """By kind of question the commonest letter or the median number; the middle half of the picture; all seconds.
@@ -158,19 +153,14 @@ class VideoSTR(Task[Reply]):
         return {TRIVIAL: found}
 
     def drawing(self, answer: Reply) -> Drawing:
-        """The graph's nodes; an interval; a box at the first second of the graph."""
+        """The graph, in the picture or on the floor; an interval; a box."""
         frames = answer.graph.frames if answer.graph else ()
+        if any(len(node.pos) == 3 for frame in frames for node in frame.nodes):
+            return replace(_drawn(answer.value), floor=answer.graph)
         graphs = {
-            frame.time_s: tuple((node.label, (node.pos[0], node.pos[1])) for node in frame.nodes if len(node.pos) == 2)
-            for frame in frames
+            frame.time_s: tuple((node.label, (node.pos[0], node.pos[1])) for node in frame.nodes) for frame in frames
         }
-        value = answer.value
-        if isinstance(value, tuple) and len(value) == 2:
-            return Drawing(intervals=(("answer", (value[0], value[1])),), graphs=graphs)
-        if isinstance(value, tuple):
-            line = (frames[0].time_s if frames else 0.0, _box(value))
-            return Drawing(tracks=(("answer", (line,)),), graphs=graphs)
-        return Drawing(graphs=graphs)
+        return replace(_drawn(answer.value), graphs=graphs)
 
 
 def form_of(value: Value) -> str:
@@ -217,13 +207,18 @@ def _seconds(graph: Graph) -> str:
     return f"the seconds {', '.join(times[:-1])} and {times[-1]}"
 
 
-def _rewritten(found: re.Match[str], change: Any, integer: bool) -> str:
-    value = read_value(found[2])
+def _changed(value: Value, change: Callable[[Box], Box], integer: bool) -> str | None:
+    """The text of a box in another space; None for what is no box."""
     if not isinstance(value, tuple) or len(value) != 4:
-        return found[0]
-    box = change(_box(value))
-    text = "[" + ", ".join(map(str, box)) + "]" if integer else render_value(box)
-    return found[1] + text
+        return None
+    box = tuple(min(max(number, -MOST), MOST) for number in change(_box(value)))
+    return str([int(number) for number in box]) if integer else render_value(box)
+
+
+def _drawn(value: Value | None) -> Drawing:
+    if not isinstance(value, tuple):
+        return Drawing()
+    return Drawing(box=_box(value)) if len(value) == 4 else Drawing(intervals=(("answer", (value[0], value[1])),))
 
 
 def _box(value: tuple[float, ...]) -> Box:

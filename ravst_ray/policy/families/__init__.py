@@ -11,6 +11,7 @@ from ravst_ray.policy.families.protocols import Family, LearnerSide
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.families.qwen3_vl import Qwen3VL, Qwen3VLMoe
+from ravst_ray.tasks import TASKS
 
 FAMILIES: tuple[Family, ...] = (Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen25Omni())
 
@@ -48,8 +49,10 @@ def fit(frames: FramesConfig, prompt: PromptConfig, family: Family) -> tuple[Fra
         family: of the model.
 
     Raises:
-        ConfigError: the family can't be shown or asked this.
+        ConfigError: the family can't be shown or asked this, or there is no such task.
     """
+    if prompt.as_task is not None and prompt.as_task not in TASKS:
+        raise ConfigError(f"prompt.as_task is {prompt.as_task!r}; tasks are {', '.join(TASKS)}")
     multiple = family.frame_multiple
     if frames.multiple not in (None, multiple):
         raise ConfigError(f"frames.multiple is {frames.multiple}; {family.name} takes multiples of {multiple}")
