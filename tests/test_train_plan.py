@@ -80,8 +80,6 @@ def test_every_shipped_file_is_dry_run_on_a_tiny_dataset(path, given, tmp_path, 
         "train_str_laptop": ("0 GPUs: 0 learner + 0 rollout", "1.5 CPUs: 0.5 learner + 1 rollout"),
         "train_video_str": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_omni": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
-        "train_video_str": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
-        "train_str_laptop": ("0 GPUs: 0 learner + 0 rollout", "1.5 CPUs: 0.5 learner + 1 rollout"),
     }[path.stem]
     config = load_config(TrainConfig, path, given)
     prompts, size, longest = (getattr(config.rollouts, key) for key in ("prompts_per_step", "group_size", "max_tokens"))
