@@ -37,7 +37,7 @@ from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.media.clips import Clip, file_duration_s, show_video
+from ravst_ray.media.clips import Clip, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.policy.engine import VideoLLM
@@ -165,8 +165,8 @@ class DecodeClips:
 
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         try:
-            duration_s = task["duration_s"] or file_duration_s(self._decoder, task["path"])
-            clip, view = show_video(self._decoder, task["video_id"], task["path"], duration_s, self._config.frames)
+            stated_s, frames = task["duration_s"], self._config.frames
+            clip, view = show_video(self._decoder, task["video_id"], task["path"], stated_s, frames)
         except StepError as error:
             return {"state": json.dumps({**task, "error": [error.reason, error.message]})}
         state = {**task, "view": asdict(view), "shape": clip.frames.shape}

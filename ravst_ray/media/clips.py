@@ -106,12 +106,13 @@ def show_video(
         decoder: reads the file.
         video_id: of the dataset.
         path: of the file.
-        duration_s: as the dataset states it; frames beyond the real end are left out.
+        duration_s: as the dataset states it; frames beyond the real end are left out. 0: the file's own.
         config: how many frames, how large, and which sound; ``auto`` is none, as nobody has asked the model.
 
     Raises:
         StepError: the file can't be used, has no frame within the stated duration, or is too long (:func:`view_times`).
     """
+    duration_s = duration_s or file_duration_s(decoder, path)
     step_s, times = view_times(duration_s, config)
     decoded = decoder.decode(path, times)
     count = len(decoded.frames.jpegs)
