@@ -196,10 +196,10 @@ def test_a_policy_learns_a_step_of_it(counting, tmp_path, monkeypatch, local_ray
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"COUNTS": {"near": 1.0}}, r"reward\.weights\.COUNTS: 'COUNTS' is no task; tasks are .*, COUNT$"),
+        ({"COUNTS": {"near": 1.0}}, r"^weights\.COUNTS: 'COUNTS' is no task; tasks are .*, COUNT$"),
         (
             {"COUNT": {"nearer": 1.0}},
-            r"reward\.weights\.COUNT\.nearer: COUNT has no such part; its parts are ",
+            r"^weights\.COUNT\.nearer: COUNT has no such part; its parts are ",
         ),
         ({"COUNT": {"near": 0, "format": 0}}, "all weights are 0"),
     ],

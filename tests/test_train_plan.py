@@ -2,6 +2,8 @@
 
 import math
 import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,12 @@ from ravst_ray.records import QAPair
 from ravst_ray.toyworld.training.policy_qwen3 import save_qwen3
 from ravst_ray.training import loop
 from ravst_ray.training.forward import VideoForward
-from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, needs, prompt_tokens
+from ravst_ray.training.plan import check_cluster, check_prompts, load_tokenizer, needs, prompt_tokens, timed
 from ravst_ray.training.prompts import training_tasks
 from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("train_*.yaml"))
-KINDS = ("laptop", "1gpu", "8gpu", "paper", "qwen3vl", "omni")
+KINDS = ("laptop", "1gpu", "8gpu", "paper", "qwen3vl", "omni", "str_laptop", "video_str")
 LAPTOP = next(path for path in CONFIGS if path.stem == "train_laptop")
 
 
@@ -75,6 +77,8 @@ def test_every_shipped_file_is_dry_run_on_a_tiny_dataset(path, given, tmp_path, 
         "train_8gpu": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_paper": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
         "train_qwen3vl": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
+        "train_str_laptop": ("0 GPUs: 0 learner + 0 rollout", "1.5 CPUs: 0.5 learner + 1 rollout"),
+        "train_video_str": ("8 GPUs: 4 learner + 4 rollout", "8 CPUs: 4 learner + 4 rollout"),
         "train_omni": ("5 GPUs: 4 learner + 1 rollout", "5 CPUs: 4 learner + 1 rollout"),
     }[path.stem]
     config = load_config(TrainConfig, path, given)
@@ -100,6 +104,8 @@ def test_a_dry_run_refuses_what_a_run_would(given, tmp_path, capsys, nothing_sta
     train = ["train", "--dry-run", "--config", str(LAPTOP), *given, f"output={tmp_path / 'out'}"]
     assert main([*train, "rollouts.typo=1"]) == 2
     assert "rollouts.typo: unknown key" in capsys.readouterr().err
+    assert main([*train, "reward.weights.AVTR.node=1"]) == 2
+    assert "reward.weights.AVTR.node: AVTR has no such part; its parts are format, " in capsys.readouterr().err
     assert main([*train, "engine.max_model_len=128"]) == 2
     assert "don't fit engine.max_model_len = 128" in capsys.readouterr().err
 
@@ -165,6 +171,21 @@ def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, 
             forward.prompt_ids(asked[2], clip)
         assert refused.value.reason == "bad_prompt"
         assert len(forward.prompt_ids("a | dog <b>", clip)) > 5
+
+
+def test_a_video_of_unknown_length_is_shown_and_counted_at_its_files_own(given, tmp_path):
+    config = load_config(TrainConfig, LAPTOP, [*given, f"output={tmp_path}", "engine.max_model_len=100"])
+    known = read_tasks(config.data.annotations, config.data.videos)
+    unknown = [replace(task, duration_s=0.0) for task in known]
+    with closing(ChildDecoder(config.decode)) as decoder:
+        length_s = decoder.index(known[0].path).duration_s
+        clip, view = show_video(decoder, "a", known[0].path, 0.0, config.frames)
+        assert [task.duration_s for task in timed(unknown, decoder)] == [length_s, 0.0], "the other can't be read"
+        assert [task.duration_s for task in timed(known, decoder)] == [6.0, 6.0]
+    assert (len(clip.frames), view.duration_s) == (math.ceil(length_s), length_s) and length_s > 3
+    tokenizer = load_tokenizer(config.model)
+    stated = [replace(known[0], duration_s=length_s)]
+    assert prompt_tokens(unknown, config, tokenizer) == prompt_tokens(stated, config, tokenizer) != {}
 
 
 def test_prompts_are_counted_as_the_model_has_them(given, tmp_path, policy):

@@ -41,8 +41,13 @@ def task_of(name: str) -> Task[Any]:
     return TASKS[name]
 
 
-def weights_of(task: Task[Any], config: RewardConfig) -> Mapping[str, float]:
+def weights_of(task: Task[Any], config: RewardConfig, key: str = "weights") -> Mapping[str, float]:
     """What the parts of a task's reward weigh: the task's own weights, those that are set in their place.
+
+    Args:
+        task: of which they are.
+        config: of the reward.
+        key: where its weights stand in the whole configuration, for messages.
 
     Raises:
         ConfigError: a part that the task doesn't have, or all weights are 0.
@@ -50,20 +55,19 @@ def weights_of(task: Task[Any], config: RewardConfig) -> Mapping[str, float]:
     given = config.weights.get(task.name, {})
     if unknown := sorted(given.keys() - task.weights.keys()):
         raise ConfigError(
-            f"reward.weights.{task.name}.{unknown[0]}: {task.name} has no such part; its parts are "
-            f"{', '.join(task.weights)}"
+            f"{key}.{task.name}.{unknown[0]}: {task.name} has no such part; its parts are {', '.join(task.weights)}"
         )
     weights = {**task.weights, **given}
     if not any(weights.values()):
-        raise ConfigError(f"reward.weights.{task.name}: all weights are 0")
+        raise ConfigError(f"{key}.{task.name}: all weights are 0")
     return weights
 
 
 Rewarding = TypeVar("Rewarding", bound=RewardConfig)
 
 
-def settled(config: Rewarding) -> Rewarding:
-    """The configuration with the weights of every task in it.
+def settled(config: Rewarding, key: str = "weights") -> Rewarding:
+    """The configuration with the weights of every task in it; ``key`` as in :func:`weights_of`.
 
     Raises:
         ConfigError: as :func:`weights_of`, or an unknown task.
@@ -72,6 +76,6 @@ def settled(config: Rewarding) -> Rewarding:
         try:
             task_of(name)
         except ConfigError as error:
-            raise ConfigError(f"reward.weights.{name}: {error}") from None
-    weights = {task.name: dict(weights_of(task, config)) for task in TASKS.values()}
+            raise ConfigError(f"{key}.{name}: {error}") from None
+    weights = {task.name: dict(weights_of(task, config, key)) for task in TASKS.values()}
     return config.model_copy(update={"weights": weights})

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def fitted(config: TrainConfig) -> TrainConfig:
     family = family_of(config.model)
     family.learner()
     frames, prompt = fit(config.frames, config.prompt, family)
-    return config.model_copy(update={"frames": frames, "prompt": prompt, "reward": settled(config.reward)})
+    return config.model_copy(
+        update={"frames": frames, "prompt": prompt, "reward": settled(config.reward, "reward.weights")}
+    )
 
 
 def load_tokenizer(model: str) -> Any:
@@ -101,13 +103,14 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     """Tokens of each question's prompt, frames included, by id.
 
     Files are read only where it matters: a prompt that fits with frames as large as the settings allow is counted with
-    those. Questions about unreadable files, or too long ones, are left out, as the run leaves them out.
+    those. For a video of unknown length its file's counts. Questions about unreadable files, or too long ones, are
+    left out, as the run leaves them out.
     """
     family = family_of(config.model)
     found: dict[str, int] = {}
     with closing(ChildDecoder(config.decode)) as decoder:
-        for task in tasks:
-            if _too_long(task, config.frames):
+        for task in timed(tasks, decoder):
+            if not task.duration_s or _too_long(task, config.frames):
                 continue
             view, shape = _largest_view(task.duration_s, config.frames)
             counts = _counts(task, view, shape, family, config, tokenizer)
@@ -119,6 +122,18 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
                 counts = _counts(task, exact, shape, family, config, tokenizer)
             found |= counts
     return found
+
+
+def timed(tasks: Sequence[VideoTask], decoder: ChildDecoder) -> list[VideoTask]:
+    """With the file's own length where the dataset states none; 0 remains where the file can't be read."""
+    return [task if task.duration_s else replace(task, duration_s=_length_s(task, decoder)) for task in tasks]
+
+
+def _length_s(task: VideoTask, decoder: ChildDecoder) -> float:
+    try:
+        return decoder.index(task.path).duration_s
+    except StepError:
+        return 0.0
 
 
 def check_prompts(tokens: Mapping[str, int], config: TrainConfig) -> None:
@@ -147,7 +162,7 @@ def dry_run(config: TrainConfig, console: Console) -> None:
     """Tell what a run would do; nothing is started or written.
 
     Raises:
-        ConfigError: a prompt doesn't fit.
+        ConfigError: a prompt doesn't fit, or the reward has weights for what there isn't.
     """
     for line in _lines(config):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -155,6 +170,7 @@ def dry_run(config: TrainConfig, console: Console) -> None:
 
 def _lines(config: TrainConfig) -> list[str]:
     rollouts = config.rollouts
+    settled(config.reward, "reward.weights")
     gpus, cpus = needs(config)
     completions = rollouts.prompts_per_step * rollouts.group_size
     samplings = math.ceil(config.max_steps / config.learner.iterations)
@@ -185,6 +201,8 @@ def _lines(config: TrainConfig) -> list[str]:
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         return [*lines, f"prompts: not measured: {error}"]
+    with closing(ChildDecoder(config.decode)) as decoder:
+        tasks = timed(tasks, decoder)
     if long := sum(_too_long(task, config.frames) for task in tasks):
         lines.append(
             f"frames: {long} videos are left out, as frames.max_frames = {config.frames.max_frames} of them would be "
