@@ -54,6 +54,19 @@ def test_the_rise_is_the_mean_of_the_pairs_differences(files):
     assert rise.low == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_length_counts_where_tokens_are_told(tmp_path):
+    """1 for the answer, 0.5 for a graph of one object, and 0.2 for a completion of 320 to 512 tokens."""
+    graph = '{"frames":[{"t":0.0,"nodes":[{"id":"ball.1","pos":[0.5,0.5]}]}]}'
+    row = {"id": "v/0", "video": "v", "duration_s": 0, "task": "STR", "question": "Which?", "form": "choice"}
+    truth = tmp_path / "q.jsonl"
+    truth.write_text(json.dumps({**row, "options": ["a", "b"], "answer": "B", "graph": graph}))
+    line = {"id": "v/0", "prediction": f"<think><graph>{graph}</graph></think><answer>B</answer>"}
+    (tmp_path / "short.jsonl").write_text(json.dumps({**line, "tokens": 30}))
+    (tmp_path / "long.jsonl").write_text(json.dumps({**line, "tokens": 400}))
+    rise = paired_rise(tmp_path / "short.jsonl", tmp_path / "long.jsonl", truth)
+    assert (rise.before, rise.after) == pytest.approx((1.5, 1.7)) and rise.format_after == 1
+
+
 def test_a_missing_answer_earns_nothing(files, tmp_path):
     before, after, truth = files
     write(after, {"v/1/AVTR/0": answer("red ball", 0.0, 4.0)})

@@ -59,9 +59,11 @@ def paired_rise(
         for line in read_lines(path, ["prediction"], questions):
             pair = questions[line["id"]]
             weights = weights_of(task_of(pair.task), settings)
-            scores, _ = rubric.parts(pair.task, line["prediction"], pair.answer)
+            tokens = line.get("tokens")
+            counted = tokens if isinstance(tokens, int) else None
+            scores, _ = rubric.parts(pair.task, line["prediction"], pair.answer, counted)
             rest = sum(weights[name] * score for name, score in scores.items() if name != "format")
-            found[line["id"]] = (scores["format"], rest)
+            found[line["id"]] = (scores.get("format", 0.0), rest)
         return np.array(list(found.values()))
 
     if not questions:
