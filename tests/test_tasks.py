@@ -248,6 +248,9 @@ def test_rows_that_are_no_questions_are_named(counting, tmp_path):
             read_questions(write(tmp_path / "bad.jsonl", [{**row, **change}]))
     with pytest.raises(ConfigError, match="line 2: the id 'v/0' is there twice"):
         read_questions(write(tmp_path / "twice.jsonl", [row, row]))
+    (tmp_path / "cut.jsonl").write_text(json.dumps(row) + '\n{"id": "v/1", "vid')
+    with pytest.raises(ConfigError, match=r"cut\.jsonl: line 2: not JSON: "):
+        read_questions(tmp_path / "cut.jsonl")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match="not a readable file of questions"):
         read_questions(tmp_path / "cut.parquet")

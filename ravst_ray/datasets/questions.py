@@ -54,9 +54,16 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig") as lines:
             for number, text in enumerate(lines, start=1):
                 if text.strip():
-                    yield f"line {number}", json.loads(text)
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+                    yield f"line {number}", _parsed(text, f"{path}: line {number}")
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: not a readable file of questions: {error}") from None
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not JSON: {error}") from None
 
 
 def _question(row: Any, place: str) -> tuple[QAPair, float]:
