@@ -236,6 +236,8 @@ def test_a_task_says_all_that_is_asked_of_it(task):
 
 def test_rows_that_are_no_questions_are_named(counting, tmp_path):
     row = json.loads(counting.read_text().splitlines()[0])
+    nodes = [{"id": f"car.{number}", "pos": [0, 0]} for number in range(1, 61)]
+    crowd = json.dumps({"frames": [{"t": second, "nodes": nodes} for second in range(5)]})
     for change, message in (
         ({"task": "NONE"}, r"line 1: 'NONE' is no task; tasks are"),
         ({"answer": 3}, "line 1: answer is not there, or no text"),
@@ -243,6 +245,7 @@ def test_rows_that_are_no_questions_are_named(counting, tmp_path):
         ({"task": "STR", "answer": "B", "form": "number", "graph": '{"frames":[]}'}, "the answer 'B' is no number"),
         ({"task": "STR", "answer": "B", "form": "choice", "graph": "{"}, "the graph has bad_json"),
         ({"task": "STR", "answer": "B"}, "KeyError"),
+        ({"task": "STR", "answer": "B", "form": "choice", "graph": crowd}, "the graph has 300 nodes, 256 at most"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_questions(write(tmp_path / "bad.jsonl", [{**row, **change}]))

@@ -28,6 +28,9 @@ from ravst_ray.tasks.spaces import AnswerSpace, boxes_are
 
 TRIVIAL = "the commonest letter, the median number, the centre box, the whole video"
 
+MOST_NODES = 256
+"""Of a true graph, in all its frames: each is compared with each that a model may have said."""
+
 _BY_FORM = {"choice": "accuracy", "number": "MRA", "box": "m_IoU", "interval": "m_tIoU"}
 _ENDS = {
     "choice": "Answer with the letter.",
@@ -115,6 +118,8 @@ class VideoSTR(Task[Reply]):
             raise ValueError(f"the answer {row['answer']!r} is no {form}")
         if malformed:
             raise ValueError(f"the graph has {', '.join(malformed)}")
+        if (nodes := sum(len(frame.nodes) for frame in graph.frames)) > MOST_NODES:
+            raise ValueError(f"the graph has {nodes} nodes, {MOST_NODES} at most")
         unit = f" in {row['unit']}" if row.get("unit") else ""
         lines = [str(row["question"])]
         lines += [f"{letter}. {text}" for letter, text in zip(_LETTERS, row.get("options") or (), strict=False)]
