@@ -29,17 +29,13 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from ravst_ray.core.intervals import Interval
-from ravst_ray.core.replies import after_thinking
+from ravst_ray.core.replies import ANSWER_MALFORMATIONS, after_thinking, answer_span
 from ravst_ray.records import Box
 
 BoxLine = tuple[float, Box]
 
 MALFORMATIONS: dict[str, str] = {
-    "endless_thinking": "a <think> without </think> (what follows it isn't read)",
-    "no_answer": "there is no <answer>",
-    "several_answers": "there is more than one <answer>",
-    "unclosed_answer": "</answer> is missing",
-    "text_after_answer": "text follows </answer>",
+    **ANSWER_MALFORMATIONS,
     "no_object": "the answer names no object",
     "empty_object": "an <object> without a name (left out)",
     "unclosed_object": "</object> is missing",
@@ -111,26 +107,11 @@ def parse(text: str) -> ParsedAnswer:
         >>> parse("<answer><object>dog</object><when>[1, 2.5]</when></answer>").objects
         (ObjectAnswer(name='dog', when=(1.0, 2.5), where=None),)
     """
-    start, end = after_thinking(text)
-    tags = list(_TAG.finditer(text, start, end))
-    malformed: Counter[str] = Counter()
-    if end < len(text):
-        malformed["endless_thinking"] += 1
-    opened = [place for place, tag in enumerate(tags) if tag.group(2) == "answer" and not tag.group(1)]
-    if len(opened) != 1:
-        malformed["several_answers" if opened else "no_answer"] += 1
+    span, malformed = answer_span(text)
+    start, end = span or after_thinking(text)
     reader = _Reader(text, malformed)
-    if not opened:
-        reader.read(tags, None, end)
-        return ParsedAnswer(tuple(reader.objects), dict(malformed))
-    first = tags[opened[-1]].end()
-    inside = tags[opened[-1] + 1 :]
-    length = next((place for place, tag in enumerate(inside) if tag.group(2) == "answer"), None)
-    if length is None:
-        malformed["unclosed_answer"] += 1
-    elif text[inside[length].end() : end].strip():
-        malformed["text_after_answer"] += 1
-    reader.read(inside[:length], first, end if length is None else inside[length].start())
+    # Without an <answer>, what stands before the first tag doesn't matter.
+    reader.read(list(_TAG.finditer(text, start, end)), start if span else None, end)
     return ParsedAnswer(tuple(reader.objects), dict(malformed))
 
 

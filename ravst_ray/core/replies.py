@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,16 @@ _THINK, _THOUGHT = "<think>", "</think>"
 _FALSE_STARTS = 64
 """Braces that may be no JSON: each failure costs the parser a look at all the text before it."""
 _DECODER = json.JSONDecoder(parse_int=float)  # an int of thousands of digits would raise
+_ANSWER = re.compile(r"<\s{0,8}(/?)\s{0,8}answer\s{0,8}>")
+
+ANSWER_MALFORMATIONS: dict[str, str] = {
+    "endless_thinking": "a <think> without </think> (what follows it isn't read)",
+    "no_answer": "there is no <answer>",
+    "several_answers": "there is more than one <answer>",
+    "unclosed_answer": "</answer> is missing",
+    "text_after_answer": "text follows </answer>",
+}
+"""What :func:`answer_span` counts, and what it means."""
 
 
 class MalformedAnswer(ValueError):
@@ -27,6 +39,33 @@ def after_thinking(text: str) -> tuple[int, int]:
     start = thought + len(_THOUGHT) if thought >= 0 else 0
     again = text.find(_THINK, start)
     return start, again if again >= 0 else len(text)
+
+
+def answer_span(text: str) -> tuple[tuple[int, int] | None, Counter[str]]:
+    """Where the content of the last ``<answer>`` lies, after the thinking, and what is malformed around it.
+
+    It ends with its end tag, or with what is spoken. None where there is no ``<answer>``.
+
+    Example:
+        >>> answer_span("<think>B?</think><answer>A</answer>"), answer_span("<answer>A")
+        (((25, 26), Counter()), ((8, 9), Counter({'unclosed_answer': 1})))
+    """
+    start, end = after_thinking(text)
+    malformed: Counter[str] = Counter()
+    if end < len(text):
+        malformed["endless_thinking"] += 1
+    tags = list(_ANSWER.finditer(text, start, end))
+    opened = [place for place, tag in enumerate(tags) if not tag.group(1)]
+    if len(opened) != 1:
+        malformed["several_answers" if opened else "no_answer"] += 1
+    if not opened:
+        return None, malformed
+    closing = tags[opened[-1] + 1 :][:1]
+    if not closing:
+        malformed["unclosed_answer"] += 1
+    elif text[closing[0].end() : end].strip():
+        malformed["text_after_answer"] += 1
+    return (tags[opened[-1]].end(), closing[0].start() if closing else end), malformed
 
 
 def spoken(text: str) -> str:
