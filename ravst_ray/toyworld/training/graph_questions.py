@@ -1,0 +1,146 @@
+"""Questions by rule about painted scenes, as the toy policy that writes graphs is asked and should reply.
+
+They are those that ``ravst make-str`` would make of the world on disk, up to the tenths of some seconds: here a scene
+is looked at every half second, and every tenth where something comes or goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ravst_ray.config.make_str import StrRules
+from ravst_ray.core.scenes import Entity
+from ravst_ray.core.scenes import Scene as SceneRecord
+from ravst_ray.questions.make import questions_of
+from ravst_ray.records import Box
+from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene, random_scene, render
+from ravst_ray.toyworld.training.graph_lessons import Asked
+from ravst_ray.toyworld.training.policy import SIDE_PX
+from ravst_ray.toyworld.training.policy_pool import CHUNK
+
+RULES = StrRules.model_validate(
+    {"questions": {"time_step_s": 1.0, "min_count": 1, "per_kind": 8}, "margins": {"gap_s": 0.6}}
+)
+_TENTHS = 5
+
+
+def scene_record(scene: Scene, scene_id: str) -> SceneRecord:
+    """A toy scene as questions are made from it."""
+    last = round(scene.duration_s * 10) - 1
+    seen = {tick: render(scene, tick / 10).boxes_N for tick in range(0, last + 1, _TENTHS)}
+    for tick in sorted(seen):
+        after = seen.get(tick + _TENTHS)
+        if after is not None and [box is None for box in seen[tick]] != [box is None for box in after]:
+            seen |= {between: render(scene, between / 10).boxes_N for between in range(tick + 1, tick + _TENTHS)}
+    ticks = sorted(seen)
+    entities = []
+    for number, sprite in enumerate(scene.sprites):
+        boxes: dict[float, Box] = {tick / 10: box for tick in ticks if (box := seen[tick][number])}
+        if boxes:
+            entities.append(Entity(str(number), sprite.name, tuple(boxes), tuple(boxes.values())))
+    shapes = [entity.label.split()[1] for entity in entities]
+    return SceneRecord(
+        scene_id=scene_id,
+        source="toy",
+        entities=tuple(entities),
+        frame_times_s=tuple(tick / 10 for tick in ticks),
+        video=scene_id,
+        duration_s=scene.duration_s,
+        width=SIZE_PX,
+        height=SIZE_PX,
+        counts={shape: shapes.count(shape) for shape in shapes},
+        complete=True,
+    )
+
+
+def asked_of(scene: SceneRecord, rules: StrRules = RULES) -> Iterator[Asked]:
+    """The questions as the policy is asked, with the replies that it should give."""
+    for row in questions_of(scene, rules)[0]:
+        times = row["times_s"]
+        yield Asked(
+            row["kind"],
+            composed(row),
+            reply_text(sorted_graph(row["graph"]), model_answer(row)),
+            next((name for name in NAMES if name in row["question"]), "") if row["form"] in ("box", "interval") else "",
+            times[0] if times else 0.0,
+            row["id"],
+        )
+
+
+def model_answer(row: Mapping[str, Any]) -> str:
+    """The answer as the model gives it: boxes in whole pixels of its frames."""
+    if row["form"] != "box":
+        return str(row["answer"])
+    return str([round(value * SIDE_PX / SIZE_PX) for value in json.loads(row["answer"])])
+
+
+def sorted_graph(graph: str) -> str:
+    """The graph with each frame's nodes in the order of their names: one order is easier to learn than many."""
+    frames = json.loads(graph)["frames"]
+    for frame in frames:
+        frame["t"] = float(frame["t"])
+        frame["nodes"] = [
+            {"id": node["id"], "pos": [float(np.clip(share, 0.01, 0.99)) for share in node["pos"]]}
+            for node in sorted(frame["nodes"], key=lambda node: NAMES.index(node["id"].rpartition(".")[0]))
+        ]
+    return json.dumps({"frames": frames}, separators=(",", ":"))
+
+
+def reply_text(graph: str, answer: str) -> str:
+    """What the policy should say."""
+    return f"<think>\n<graph>{graph}</graph>\n</think>\n<answer>{answer}</answer>"
+
+
+def composed(row: Mapping[str, Any]) -> str:
+    """The question with what is expected of the answer."""
+    lines = [str(row["question"]), *(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", row["options"], strict=False))]
+    lines.append(
+        {
+            "choice": "Answer with the letter.",
+            "number": f"Answer with a number in {row['unit']}." if row["unit"] else "Answer with a number.",
+            "box": "Answer with a box [x1, y1, x2, y2].",
+            "interval": "Answer with an interval [start, end] in seconds.",
+        }[row["form"]]
+    )
+    return "\n".join([*lines, seconds_line(row["times_s"])])
+
+
+def seconds_line(times_s: Sequence[float]) -> str:
+    """Which seconds the graph is of."""
+    said = [f"{time_s:g}" for time_s in times_s]
+    if len(said) == 1:
+        return f"Graph of second {said[0]}."
+    return f"Graph of the seconds {', '.join(said[:-1])} and {said[-1]}."
+
+
+def fill(folder: str | Path, chunks: Sequence[int], seed: int) -> None:
+    """Write the questions about the scenes of some chunks of a pool beside it; what is there already is kept."""
+    for chunk in chunks:
+        path = _path(folder, chunk)
+        if path.exists():
+            continue
+        rows = []
+        for index in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+            scene = random_scene(np.random.default_rng([seed, index]))
+            rows.append([asdict(asked) for asked in asked_of(scene_record(scene, f"toy_{seed}_{index:04d}"))])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".partial").write_text(json.dumps(rows))
+        path.with_suffix(".partial").replace(path)
+
+
+def load(folder: str | Path, chunk: int) -> list[list[Asked]]:
+    """The questions about each scene of a chunk."""
+    return [
+        [Asked(**{**row, "text": row["text"].replace("the second ", "second ")}) for row in rows]
+        for rows in json.loads(_path(folder, chunk).read_text())
+    ]
+
+
+def _path(folder: str | Path, chunk: int) -> Path:
+    return Path(folder) / f"asked_{chunk:04d}.json"
