@@ -86,6 +86,35 @@ class NamesConfig(StrictModel):
     tau: float | None = Field(None, gt=0, le=1, description="cosine from which names are the same; null: calibrated")
 
 
+GraphMode = Literal["sharp", "paper_like"]
+Angles = Literal["invariant", "literal"]
+Gating = Literal["none", "correct_only", "spacer"]
+
+
+class GraphConfig(StrictModel):
+    """The reward of a graph that the model writes while it thinks."""
+
+    mode: GraphMode = Field(
+        "sharp",
+        description="how far off a node earns nothing: a quarter of the diagonal, or (paper_like) all of it, where "
+        "nodes in the middle earn most of the score",
+    )
+    angles: Angles = Field("invariant", description="literal: bearings against the axes, which a turn changes")
+    scale_free: bool = Field(False, description="distances are compared after each graph's are divided by their mean")
+    gating: Gating = Field(
+        "none",
+        description="correct_only: a graph counts where the answer is right; spacer: and a graph of 0 takes the answer",
+    )
+    length: tuple[int, int] = Field((320, 512), description="fewest and most tokens that the length reward asks for")
+    length_above: float = Field(0.1, ge=0, le=1, description="and the answer has to score more than this")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> GraphConfig:
+        if not 0 <= self.length[0] <= self.length[1]:
+            raise ValueError("length is [fewest, most] tokens")
+        return self
+
+
 class RewardConfig(StrictModel):
     """The reward of one completion."""
 
@@ -101,6 +130,7 @@ class RewardConfig(StrictModel):
     truncated_reward: float | None = Field(
         None, description="reward of a completion that hit the token limit; null: it is scored as it stands"
     )
+    graph: GraphConfig = GraphConfig()
 
 
 class EvaluateConfig(RewardConfig):

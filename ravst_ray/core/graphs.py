@@ -48,6 +48,7 @@ MOST_FRAMES = MOST_NODES = 64
 MOST_EDGES = MOST_NODES * (MOST_NODES - 1) // 2
 DIST_TOLERANCE, DIST_SHARE, ANGLE_TOLERANCE = 0.02, 0.02, 0.05
 """How far a stated edge may be off, for numbers are rounded: 0.02 and 2% of the distance; 0.05 rad."""
+_ROUNDING = 1e-9
 
 _ID = re.compile(r"(\S(?:.{0,98}\S)?)\.([1-9][0-9]{0,3})")
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|[\]}]', re.DOTALL)
@@ -200,10 +201,10 @@ class _Reader:
         elif self._numbers([*stated.values()]):
             true = _relation(nodes[one].pos, nodes[other].pos)
             length = true["dist"]
-            off = abs(stated.get("dist", length) - length) > DIST_TOLERANCE + DIST_SHARE * length
+            off = abs(stated.get("dist", length) - length) > DIST_TOLERANCE + DIST_SHARE * length + _ROUNDING
             # Where two nodes are as good as one, there is no bearing to be right about.
             if "angle" in stated and "angle" in true and length > DIST_TOLERANCE:
-                off = off or abs(remainder(stated["angle"] - true["angle"], 2 * pi)) > ANGLE_TOLERANCE
+                off = off or abs(remainder(stated["angle"] - true["angle"], 2 * pi)) > ANGLE_TOLERANCE + _ROUNDING
             self.malformed["false_edge"] += off
 
 
