@@ -93,7 +93,20 @@ Metrics of predictions on the three tasks, beside trivial baselines and the pape
 In: lines {"id", "prediction"}. Out: metrics.json, tables (Markdown, HTML) and plots.
 """
 
-_AGAIN = dict.fromkeys(("annotate", "retry", "predict"), "the same command goes on from here") | {
+_MAKE_STR = """\
+Make questions by rule, with their answers and reference graphs, from scenes whose objects are tracked or measured.
+
+  ravst make-str input.scenes=out/world input.format=toy output=out/str
+  ravst make-str input.scenes=train.json input.format=tao output=out/str_tao exclude=[sti_bench.txt]
+  ravst make-str --config jobs/configs/make_str.yaml input.scenes=training/ input.format=kitti output=out/str_kitti
+
+Formats: toy (ravst toyworld), ravst (output of ravst annotate), tao (its JSON file), kitti (folder with label_02/ and
+calib/), scannet (JSON of VSI-Bench's meta data). Files in exclude list ids of scenes, one a line.
+Out: questions.parquet, questions.jsonl, summary.json, README.md, index.html. The same command again goes on where the
+last one ended. Settings: ravst_ray/config/make_str.py, class MakeStrConfig.
+"""
+
+_AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | {
     "train": "the same command with --resume goes on from its last checkpoint",
     "train-sft": "it begins anew in another output",
 }
@@ -184,6 +197,16 @@ def _train_sft(args: argparse.Namespace) -> None:
     console.print(f"the fine-tuned model: {model}", highlight=False, soft_wrap=True)
 
 
+def _make_str(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.make_str import MakeStrConfig
+    from ravst_ray.questions.run import make_str
+
+    make_str(load_config(MakeStrConfig, args.config, args.overrides), Console(stderr=True))
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -238,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     toyworld.add_argument(
         "--no-cues", dest="cues", action="store_false", help="what sounds doesn't pulse: it must be heard"
     )
+    add("make-str", _make_str, _MAKE_STR, config=False)
     score = add("score", _score, _SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
     score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")

@@ -40,6 +40,8 @@ LEVELS = {
     "ravst_ray.training.loop": 5,
     "ravst_ray.training.worker": 5,
     "ravst_ray.training.sft_run": 5,
+    "ravst_ray.questions.stream": 5,
+    "ravst_ray.questions.run": 5,
     "ravst_ray.toyworld.questions": 5,
     "ravst_ray.toyworld.world": 5,
     "ravst_ray.toyworld.training": 5,  # scripts that train the tiny checkpoints
@@ -58,6 +60,7 @@ MAY_IMPORT_RAY = {
         for name in ("pool", "clips", "placement", "transport", "sft_run", "loop", "worker")
     ),
     "ravst_ray.evaluation.predict",
+    "ravst_ray.questions.stream",
     "ravst_ray.cli",
     "jobs",
 }

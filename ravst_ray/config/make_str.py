@@ -11,9 +11,17 @@ from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 KINDS = (
     "object_counting",
     "relative_position",
+    "relative_direction_easy",
+    "relative_direction_medium",
+    "relative_direction_hard",
     "relative_distance",
+    "absolute_distance",
+    "object_size",
+    "room_size",
     "appearance_order",
     "motion_direction",
+    "displacement",
+    "speed",
     "localization",
     "temporal_localization",
 )
@@ -42,8 +50,14 @@ class MarginsConfig(StrictModel):
     position_share: float = Field(0.08, ge=0, description="2-D: two things are at least so far apart (of the diagonal)")
     direction_ratio: float = Field(1.5, ge=1, description="2-D: the longer of dx and dy over the shorter")
     closer_share: float = Field(0.15, ge=0, lt=1, description="the closest is nearer than the next by this share of it")
+    closer_m: float = Field(0.15, ge=0, description="… and, in metres, by this much")
+    floor_m: float = Field(0.5, ge=0, description="directions: the three are so far apart along the floor")
+    turn_deg: float = Field(10.0, ge=0, lt=45, description="directions: so far from a border between two answers")
+    apart_m: float = Field(0.3, ge=0, description="absolute distances are at least so long")
     order_s: float = Field(0.5, ge=0, description="first appearances are at least so far apart, seconds")
     moved_share: float = Field(0.1, ge=0, description="2-D: a motion is at least so long (of the diagonal)")
+    moved_m: float = Field(1.0, ge=0, description="in metres: likewise")
+    motion_s: float = Field(0.5, gt=0, description="between the two seconds of a motion there is at least this")
     visible_s: float = Field(1.0, ge=0, description="an interval in view is at least so long, seconds")
     visible_share: float = Field(0.9, gt=0, le=1, description="… and at most this share of the video")
     gap_s: float = Field(0.3, ge=0, description="shorter gaps in being seen don't end an interval, seconds")

@@ -7,6 +7,7 @@ then. A scene at rest (a scanned room) is looked at once, at 0.0: its entities h
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +18,7 @@ from ravst_ray.records import Box
 Vector = tuple[float, float, float]
 Axes = tuple[Vector, Vector, Vector]
 Space = Literal["2d", "3d"]
+_LABEL = re.compile(r"\S(?:[^\n<>]{0,78}\S)?")
 UP: dict[str, Vector] = {"room": (0.0, 0.0, 1.0), "camera": (0.0, -1.0, 0.0)}
 
 
@@ -59,6 +61,7 @@ class Scene:
         counts: how many there are by name, where that isn't the number of entities with this label.
         open_labels: of these there may be more than the entities say, so they are not counted.
         complete: everything in sight is an entity.
+        counted: all of a label are entities; else nothing is counted, though a label may mean its only entity.
         room_size_m2: floor area, or None.
         metres_in: axes of the metres: of the room (z up), or of the camera (x right, y down, z ahead), which may move.
     """
@@ -74,6 +77,7 @@ class Scene:
     counts: Mapping[str, int] = field(default_factory=dict)
     open_labels: frozenset[str] = frozenset()
     complete: bool = False
+    counted: bool = True
     room_size_m2: float | None = None
     metres_in: Literal["room", "camera"] = "room"
 
@@ -115,7 +119,7 @@ def check_scene(scene: Scene) -> Scene:
 
 def _check_entity(entity: Entity, frames: frozenset[float], has_picture: bool) -> None:
     name = f"entity {entity.entity_id!r} ({entity.label})"
-    _check(bool(entity.label.strip()), f"entity {entity.entity_id!r} has no label")
+    _check(bool(_LABEL.fullmatch(entity.label)), f"entity {entity.entity_id!r} has the label {entity.label[:120]!r}")
     _check(bool(entity.times_s), f"{name} has no entry")
     _check_rising(entity.times_s, f"the times of {name}")
     _check(frames.issuperset(entity.times_s), f"{name} has a time at which there is no frame")

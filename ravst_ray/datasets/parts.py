@@ -8,8 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ravst_ray.datasets.schemas import TABLES
-
 PART_BYTES = 128 * 2**20
 GROUP_ROWS = 512
 
@@ -27,11 +25,13 @@ class PartWriter:
         base: the store's path there.
         name: of the table, and of its folder, which must exist.
         number: of the generation.
+        schema: of the table.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, base: str, name: str, number: int):
+    def __init__(self, filesystem: fs.FileSystem, base: str, name: str, number: int, schema: pa.Schema):
         self.parts: list[str] = []
         self._fs, self._base, self._name, self._number = filesystem, base, name, number
+        self._schema = schema
         self._group: list[dict[str, Any]] = []
         self._sink: pa.NativeFile | None = None
         self._writer: pq.ParquetWriter | None = None
@@ -52,8 +52,8 @@ class PartWriter:
         if self._writer is None or self._sink is None:
             self.parts.append(f"{self._name}/part-{self._number:06d}-{len(self.parts):05d}.parquet")
             self._sink = self._fs.open_output_stream(f"{self._base}/{self.parts[-1]}")
-            self._writer = pq.ParquetWriter(self._sink, TABLES[self._name], compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._group, schema=TABLES[self._name]))
+            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._group, schema=self._schema))
         self._group = []
         if self._sink.tell() >= PART_BYTES:
             self._end_file()

@@ -33,11 +33,12 @@ _TRACK = pa.struct(
 )
 
 
-def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+def documented(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    """A schema from names, types, and what each column holds."""
     return pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns])
 
 
-ANNOTATIONS = _schema(
+ANNOTATIONS = documented(
     ("annotation_id", pa.string(), "{video_id}/{event_num}; stable over reruns"),
     ("video_id", pa.string(), "as in the input"),
     ("event_num", pa.int32(), "counts from 1 within the video, by start"),
@@ -58,7 +59,7 @@ ANNOTATIONS = _schema(
     ("split", pa.string(), "train | test, by a hash of seed and video id"),
     ("provenance", pa.map_(pa.string(), pa.string()), "models, thresholds, prompt hash, versions"),
 )
-QA = _schema(
+QA = documented(
     ("qa_id", pa.string(), "{video_id}/{event_num}/{task}/{index}"),
     ("video_id", pa.string(), "as in the input"),
     ("event_num", pa.int32(), "the event asked about"),
@@ -68,7 +69,7 @@ QA = _schema(
     ("status", pa.string(), "accepted | suspect | rejected, as its annotation"),
     ("split", pa.string(), "train | test"),
 )
-ERRORS = _schema(
+ERRORS = documented(
     ("video_id", pa.string(), "as in the input"),
     ("stage", pa.string(), "input | filter | decode | captions | ground | questions | quality"),
     ("reason", pa.string(), "short stable key"),

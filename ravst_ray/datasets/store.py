@@ -4,7 +4,7 @@
 
     OUT/_commit/units/{key}.parquet   everything about one video (key: a safe name made from its id)
     OUT/_commit/units/{key}.json      its manifest, written after it: only now the video is committed
-    OUT/annotations|qa|errors/part-{generation}-{n}.parquet   compacted parts of about 128 MB
+    OUT/{table}/part-{generation}-{n}.parquet   compacted parts of about 128 MB (annotations, qa, errors)
     OUT/_commit/ledger-{generation}.parquet                   every committed video, its status and numbers
     OUT/_commit/manifest-{generation}.json                    names the living parts; written last
 
@@ -38,7 +38,6 @@ log = get_logger(__name__)
 
 AT_ONCE = 32  # requests to an object store, each of which takes tens of milliseconds
 _CHUNK = 4 * AT_ONCE
-_UNIT = pa.schema([(name, pa.list_(pa.struct(list(schema)))) for name, schema in TABLES.items()])
 _LEDGER = pa.schema(
     [
         ("video_id", pa.string()),
@@ -73,22 +72,30 @@ class Generation:
     """A compacted state of the dataset: its number, and the living files of each table."""
 
     number: int = 0
-    tables: Mapping[str, list[str]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    tables: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class DatasetStore:
     """An output directory: a local path, or a URI (``s3://…``, see :mod:`ravst_ray.datasets.places`).
 
     Cheap to make and picklable, so that every worker can hold one.
+
+    Args:
+        root: the place.
+        tables: schemas by name; ``errors`` is among them. What is committed under an id, a video's or another thing's,
+            is rows of these.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, tables: Mapping[str, pa.Schema] = TABLES):
         self.root = root
+        self._tables = dict(tables)
+        self._contents = [name for name in tables if name != "errors"]
+        self._unit_schema = pa.schema([(name, pa.list_(pa.struct(list(schema)))) for name, schema in tables.items()])
         self._fs, self._base = resolve(root)
         self._folders: set[str] = set()
 
     def __reduce__(self):
-        return type(self), (self.root,)
+        return type(self), (self.root, self._tables)
 
     # --- plain files -------------------------------------------------------------------------------------------------
 
@@ -166,7 +173,9 @@ class DatasetStore:
         """Make one finished video part of the dataset. Doing it again replaces it."""
         key = unit_key(video_id)
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({name: [rows[name]] for name in TABLES}, schema=_UNIT), sink, compression="zstd")
+        pq.write_table(
+            pa.table({name: [rows[name]] for name in self._tables}, schema=self._unit_schema), sink, compression="zstd"
+        )
         part = sink.getvalue().to_pybytes()
         error = rows["errors"][0] if rows["errors"] else None
         manifest = {
@@ -187,7 +196,7 @@ class DatasetStore:
         if part is None or hashlib.sha256(part).hexdigest() != manifest["part_sha256"]:
             return None
         row = pq.read_table(pa.BufferReader(part)).to_pylist()[0]
-        return {name: row[name] for name in TABLES}
+        return {name: row[name] for name in self._tables}
 
     def _units(self) -> dict[str, dict[str, Any]]:
         """Manifests of the units that are whole, by key."""
@@ -207,7 +216,7 @@ class DatasetStore:
                 manifest = _opened(self.read_bytes(name))
                 if manifest is not None:
                     return Generation(manifest["number"], manifest["tables"])
-        return Generation()
+        return Generation(tables={name: [] for name in self._tables})
 
     def ledger(self) -> dict[str, LedgerEntry]:
         """Every committed video, compacted or not, by id."""
@@ -237,7 +246,7 @@ class DatasetStore:
         done = {name for name, entry in ledger.items() if entry.ok}
         fresh = [(key, manifest) for key, manifest in units.items() if manifest["video_id"] not in done]
         number = old.number + 1
-        tables = {name: list(old.tables[name]) for name in ("annotations", "qa")}
+        tables = {name: list(old.tables[name]) for name in self._contents}
         if fresh or not all(tables.values()):
             tables = self._fold(number, old, fresh, ledger)
         errors = [dict(entry.error) for entry in ledger.values() if entry.error] + [dict(row) for row in more_errors]
@@ -247,7 +256,7 @@ class DatasetStore:
         living = Generation(number, tables)
         self._settle([name for name in self._files(living) if f"-{number:06d}" in name and "/manifest-" not in name])
         self.write_bytes(f"_commit/manifest-{number:06d}.json", _sealed({"number": number, "tables": tables}))
-        self._settle([f"_commit/manifest-{number:06d}.json", "_commit", *TABLES])
+        self._settle([f"_commit/manifest-{number:06d}.json", "_commit", *self._tables])
         self._sweep(living, units)
         return ledger
 
@@ -258,7 +267,7 @@ class DatasetStore:
 
         Each unit is read once, whatever the number of tables.
         """
-        full: dict[str, list[str]] = {"annotations": [], "qa": []}
+        full: dict[str, list[str]] = {name: [] for name in self._contents}
         small: list[tuple[str, str]] = []
         for name, parts in full.items():
             for part in old.tables[name]:
@@ -286,7 +295,7 @@ class DatasetStore:
         """The parts of some tables, from batches that hold rows of any of them."""
         for name in names:
             self._make_folder(name)
-        writers = {name: PartWriter(self._fs, self._base, name, number) for name in names}
+        writers = {name: PartWriter(self._fs, self._base, name, number, self._tables[name]) for name in names}
         for batch in batches:
             for name, rows in batch.items():
                 writers[name].add(rows)
@@ -331,7 +340,7 @@ class DatasetStore:
     def _sweep(self, living: Generation, units: Mapping[str, Any]) -> None:
         """Remove what the newest manifest has made superfluous."""
         keep = self._files(living)
-        for folder in ("_commit", *TABLES):
+        for folder in ("_commit", *self._tables):
             for name in self._list(folder):
                 if name not in keep and ("/part-" in name or "/ledger-" in name or "/manifest-" in name):
                     self._delete(name)
@@ -348,10 +357,17 @@ class DatasetStore:
                 yield batch.to_pylist()
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The rows of a compacted table (``annotations``, ``qa``, ``errors``), a few at a time."""
+        """The rows of a compacted table (``annotations``, …), a few at a time."""
         for part in self.generation().tables[name]:
             for batch in self._read_part(part):
                 yield from batch
+
+    def table(self, name: str) -> pa.Table:
+        """The same as one table in memory."""
+        parts = [f"{self._base}/{part}" for part in self.generation().tables[name]]
+        return pa.concat_tables(
+            [self._tables[name].empty_table(), *(pq.read_table(part, filesystem=self._fs) for part in parts)]
+        )
 
 
 _KINDS = (("ledger", "parquet"), ("manifest", "json"))

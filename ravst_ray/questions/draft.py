@@ -41,7 +41,7 @@ The reasons are short keys by which they are counted. Who calls stops when there
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of question: its name in the rows, what its drafts are made by, and what a scene must have for it."""
+    """A kind of question: its name in the rows, what makes its drafts, and what a scene must have for it."""
 
     name: str
     ask: Ask
@@ -65,20 +65,10 @@ def choice(
 
 
 def number_text(value: float, digits: int = 2) -> str:
-    """A number with at most so many decimals.
+    """A number that isn't negative, with at most so many decimals.
 
     >>> number_text(2.0), number_text(2.345, 1)
     ('2', '2.3')
     """
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def seconds_text(time_s: float) -> str:
-    """Seconds as questions name them.
-
-    >>> seconds_text(2), seconds_text(2.25)
-    ('2.0', '2.25')
-    """
-    text = f"{time_s:.2f}"
-    return text[:-1] if text.endswith("0") else text

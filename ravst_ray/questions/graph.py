@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
+from ravst_ray.core.graphs import Graph, GraphFrame, Node, render_graph
 from ravst_ray.core.scenes import Entity, Space
 from ravst_ray.questions.view import SceneView
 
@@ -16,12 +15,12 @@ def reference_graph(
 ) -> str:
     """The graph of these frames as JSON text: nodes are what is in sight, those asked about first.
 
-    Positions are shares of width and height (2d) or metres (3d), with two decimals. Ids count from 1 by label, in the
-    order in which entities first come into the graph; an entity keeps its id over the frames.
+    Positions are shares of width and height (2d) or metres (3d), with two decimals. Edges say nothing more and are left
+    out. Ids count from 1 by label, as entities come into the graph; an entity keeps its id over the frames.
     """
     ids: dict[str, str] = {}
     labels: Counter[str] = Counter()
-    frames: list[dict[str, Any]] = []
+    frames: list[GraphFrame] = []
     for time_s in times_s:
         seen = view.seen(time_s)
         first = [entity for entity in about if entity in seen]
@@ -30,14 +29,14 @@ def reference_graph(
             if entity.entity_id not in ids:
                 labels[entity.label] += 1
                 ids[entity.entity_id] = f"{entity.label}.{labels[entity.label]}"
-            nodes.append({"id": ids[entity.entity_id], "pos": _position(view, entity, time_s, space)})
-        frames.append({"t": round(time_s, 2), "nodes": nodes})
-    return json.dumps({"frames": frames}, separators=(",", ":"))
+            nodes.append(Node(ids[entity.entity_id], entity.label, _position(view, entity, time_s, space)))
+        frames.append(GraphFrame(time_s, tuple(nodes)))
+    return render_graph(Graph(tuple(frames)), edges=False)
 
 
-def _position(view: SceneView, entity: Entity, time_s: float, space: Space) -> list[float]:
+def _position(view: SceneView, entity: Entity, time_s: float, space: Space) -> tuple[float, ...]:
     if space == "3d":
-        return [round(x, 2) + 0.0 for x in view.centre_m(entity, time_s)]
+        return view.centre_m(entity, time_s)
     x, y = view.middle_px(entity, time_s)
     width, height = view.scene.width or 1, view.scene.height or 1
-    return [round(min(max(x / width, 0.0), 1.0), 2), round(min(max(y / height, 0.0), 1.0), 2)]
+    return min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0)

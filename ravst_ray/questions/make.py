@@ -21,11 +21,12 @@ def questions_of(scene: Scene, rules: StrRules) -> tuple[list[Row], Counter[str]
     """The rows of a scene, by kind, and how many questions were left out for which reason (``kind/reason``).
 
     At most ``rules.questions.per_kind`` of each kind, in an order that hangs on the seed, the scene's id and the kind
-    alone. What is left out is counted among those that were tried until there were enough.
+    alone. What is left out is counted among those that were tried until there were enough; things that no question can
+    mean alone are counted as ``entity/ambiguous_name``.
     """
     view = SceneView(scene, rules)
     rows: list[Row] = []
-    left_out: Counter[str] = Counter()
+    left_out = Counter({"entity/ambiguous_name": len(scene.entities) - len(view.named)})
     for kind in KINDS.values():
         if rules.questions.kinds is not None and kind.name not in rules.questions.kinds:
             continue
@@ -34,20 +35,18 @@ def questions_of(scene: Scene, rules: StrRules) -> tuple[list[Row], Counter[str]
             continue
         drafts = _drafts(kind, view, rules, left_out)
         rows += [_row(view, kind.name, index, draft, rules) for index, draft in enumerate(drafts)]
-    return rows, left_out
+    return rows, +left_out
 
 
 def _drafts(kind: Kind, view: SceneView, rules: StrRules, left_out: Counter[str]) -> list[Draft]:
     wanted = rules.questions.per_kind
-    found: dict[str, Draft] = {}
+    found: dict[tuple[str, ...], Draft] = {}
     rng = Random(f"{kind.name}\0{rules.seed}\0{view.scene.source}\0{view.scene.scene_id}")
     for tries, draft in enumerate(kind.ask(view, rules, rng)):
         if isinstance(draft, str):
             left_out[f"{kind.name}/{draft}"] += 1
-        elif draft.question in found:
-            left_out[f"{kind.name}/repeated"] += 1
         else:
-            found[draft.question] = draft
+            found.setdefault((draft.question, *sorted(draft.options)), draft)
         if len(found) == wanted or tries + 1 == TRIES * wanted:
             break
     return list(found.values())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from ravst_ray.core.scenes import Scene, check_scene
+from ravst_ray.datasets.scenes.kitti import KittiReader
+from ravst_ray.datasets.scenes.ravst import RavstReader
+from ravst_ray.datasets.scenes.scannet import ScannetReader
 from ravst_ray.datasets.scenes.source import SceneReader, SceneRef
+from ravst_ray.datasets.scenes.tao import TaoReader
 from ravst_ray.datasets.scenes.toy import ToyReader
 
-READERS: dict[str, SceneReader] = {reader.format: reader for reader in (ToyReader(),)}
+_ALL: tuple[SceneReader, ...] = (RavstReader(), TaoReader(), KittiReader(), ScannetReader(), ToyReader())
+READERS: dict[str, SceneReader] = {reader.format: reader for reader in _ALL}
 
 
 def read_scene(ref: SceneRef) -> Scene:

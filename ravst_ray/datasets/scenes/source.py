@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ravst_ray.core.scenes import Scene
+from ravst_ray.core.scenes import Scene, Vector
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
@@ -57,6 +58,16 @@ def box_of(numbers: Sequence[float]) -> Box:
     return x1, y1, x2, y2
 
 
+def vector_of(numbers: Sequence[float]) -> Vector:
+    """Three numbers as a point or a direction.
+
+    Raises:
+        ValueError, TypeError: they are not three numbers.
+    """
+    x, y, z = map(float, numbers)
+    return x, y, z
+
+
 def load_json(place: str, name: str = "") -> tuple[Path, Any]:
     """A JSON file, or the file of this name in a folder; with the path that was read.
 
@@ -67,8 +78,16 @@ def load_json(place: str, name: str = "") -> tuple[Path, Any]:
     if name and path.is_dir():
         path = path / name
     try:
-        return path, json.loads(path.read_text(encoding="utf-8"))
+        return path, json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (input.scenes)") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable JSON file: {error} (input.scenes)") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ class ToyReader:
 
     format = "toy"
 
-    def list(self, place: str) -> list[SceneRef]:
+    def list(self, place: str) -> builtins.list[SceneRef]:
         """One reference a video.
 
         Raises:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from ravst_ray.questions.draft import Kind
-from ravst_ray.questions.kinds import boxes, counting, moving, order, position
+from ravst_ray.questions.kinds import boxes, counting, direction, distance, moving, order, position, size
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         counting.COUNTING,
         position.POSITION,
-        position.DISTANCE,
+        *direction.DIRECTIONS,
+        distance.RELATIVE,
+        distance.ABSOLUTE,
+        size.OBJECT,
+        size.ROOM,
         order.APPEARANCE,
         moving.DIRECTION,
+        moving.DISPLACEMENT,
+        moving.SPEED,
         boxes.LOCALIZATION,
         boxes.IN_VIEW,
     )

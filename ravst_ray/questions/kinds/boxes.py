@@ -8,18 +8,16 @@ from random import Random
 from ravst_ray.config.make_str import StrRules
 from ravst_ray.core.intervals import Interval
 from ravst_ray.core.scenes import Entity
-from ravst_ray.questions.draft import Draft, Kind, seconds_text
-from ravst_ray.questions.view import SceneView, box_text
+from ravst_ray.questions.draft import Draft, Kind
+from ravst_ray.questions.view import SceneView, box_text, seconds_text
 
 
 def ask_localization(view: SceneView, rules: StrRules, rng: Random) -> Iterator[Draft | str]:
     """Each thing at its seconds, in random order; one that shares its name is known by its box at another second."""
-    moments = [(entity, time_s) for entity in view.scene.entities for time_s in view.times_of(entity)]
-    rng.shuffle(moments)
-    for entity, time_s in moments:
-        name = view.name(entity, rng, [time_s])
+    for (entity,), time_s in view.groups(1, rng):
+        name = view.name_elsewhere(entity, time_s, rng)
         if name is None:
-            yield "ambiguous_name"
+            yield "seen_once"
             continue
         question = f"Where is the {name} at {seconds_text(time_s)} s? Give its box [x1, y1, x2, y2] in pixels."
         yield Draft("box", question, box_text(view.box(entity, time_s)), (entity,), (time_s,), "2d", unit="px")
@@ -64,4 +62,4 @@ def runs_in_sight(view: SceneView, entity: Entity, gap_s: float) -> list[Interva
 
 
 LOCALIZATION = Kind("localization", ask_localization, lambda view: view.has_boxes)
-IN_VIEW = Kind("temporal_localization", ask_in_view, lambda view: view.has_boxes)
+IN_VIEW = Kind("temporal_localization", ask_in_view, lambda view: view.has_boxes and view.covers_video)

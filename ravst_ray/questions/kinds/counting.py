@@ -7,8 +7,8 @@ from random import Random
 
 from ravst_ray.config.make_str import StrRules
 from ravst_ray.core.scenes import Entity, Space
-from ravst_ray.questions.draft import Draft, Kind, seconds_text
-from ravst_ray.questions.view import SceneView
+from ravst_ray.questions.draft import Draft, Kind
+from ravst_ray.questions.view import SceneView, seconds_text
 
 ALL = "object"  # … of any name, where everything in sight is an entity
 _FRAMES = 4
@@ -16,7 +16,8 @@ _FRAMES = 4
 
 def ask(view: SceneView, rules: StrRules, rng: Random) -> Iterator[Draft | str]:
     """Whole scene and seconds take turns."""
-    whole, moments = list(_whole(view, rules)), list(_moments(view))
+    whole = list(_whole(view, rules)) if view.scene.at_rest or view.covers_video else []
+    moments = _moments(view)
     rng.shuffle(whole)
     rng.shuffle(moments)
     while whole or moments:
@@ -80,4 +81,4 @@ def _spread(view: SceneView, about: tuple[Entity, ...]) -> tuple[float, ...]:
     return tuple(times[round(i * (len(times) - 1) / (_FRAMES - 1))] for i in range(_FRAMES))
 
 
-COUNTING = Kind("object_counting", ask, lambda view: True)
+COUNTING = Kind("object_counting", ask, lambda view: view.scene.counted)

@@ -53,4 +53,6 @@ def _order(view: SceneView, rules: StrRules, rng: Random, first_s: dict[str, flo
     return choice(rng, ", ".join(order), wrong, question, about, times, "2d")
 
 
-APPEARANCE = Kind("appearance_order", ask, lambda view: view.has_boxes and len(_first_times(view)) > 1)
+APPEARANCE = Kind(
+    "appearance_order", ask, lambda view: view.has_boxes and view.covers_video and len(view.scene.entities) > 1
+)
