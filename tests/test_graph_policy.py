@@ -83,7 +83,8 @@ def test_questions_are_of_what_can_be_seen(lessons):
             reply = parse_reply(asked.reply)
             assert not reply.malformed
             for frame in reply.graph.frames:
-                boxes = dict(zip([sprite.name for sprite in scene.sprites], render(scene, frame.time_s).boxes_N, strict=True))
+                names = [sprite.name for sprite in scene.sprites]
+                boxes = dict(zip(names, render(scene, frame.time_s).boxes_N, strict=True))
                 assert {node.label for node in frame.nodes} == {name for name, box in boxes.items() if box}
                 for node in frame.nodes:
                     x1, y1, x2, y2 = boxes[node.label]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from typing import Any
@@ -112,7 +112,7 @@ class Lessons:
         processor: Any,
         seed: int,
         scenes: dict[int, Painted],
-        asked: dict[int, Sequence[Asked]],
+        asked: Mapping[int, Sequence[Asked]],
         rng: np.random.Generator,
     ):
         self.drawer, self.seed, self.scenes, self.asked, self.rng = drawer, seed, scenes, asked, rng

@@ -24,8 +24,21 @@ from ravst_ray.toyworld.training.graph_lessons import Asked
 from ravst_ray.toyworld.training.policy import SIDE_PX
 from ravst_ray.toyworld.training.policy_pool import CHUNK
 
+KINDS = (
+    "object_counting",
+    "relative_position",
+    "relative_distance",
+    "appearance_order",
+    "motion_direction",
+    "localization",
+    "temporal_localization",
+)
+"""The kinds of questions that the policy knows."""
 RULES = StrRules.model_validate(
-    {"questions": {"time_step_s": 1.0, "min_count": 1, "per_kind": 8}, "margins": {"gap_s": 0.6}}
+    {
+        "questions": {"kinds": list(KINDS), "time_step_s": 1.0, "min_count": 1, "per_kind": 8},
+        "margins": {"gap_s": 0.6},
+    }
 )
 _TENTHS = 5
 
@@ -99,7 +112,10 @@ def reply_text(graph: str, answer: str) -> str:
 
 def composed(row: Mapping[str, Any]) -> str:
     """The question with what is expected of the answer."""
-    lines = [str(row["question"]), *(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", row["options"], strict=False))]
+    lines = [
+        str(row["question"]),
+        *(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", row["options"], strict=False)),
+    ]
     lines.append(
         {
             "choice": "Answer with the letter.",
@@ -136,10 +152,7 @@ def fill(folder: str | Path, chunks: Sequence[int], seed: int) -> None:
 
 def load(folder: str | Path, chunk: int) -> list[list[Asked]]:
     """The questions about each scene of a chunk."""
-    return [
-        [Asked(**{**row, "text": row["text"].replace("the second ", "second ")}) for row in rows]
-        for rows in json.loads(_path(folder, chunk).read_text())
-    ]
+    return [[Asked(**row) for row in rows] for rows in json.loads(_path(folder, chunk).read_text())]
 
 
 def _path(folder: str | Path, chunk: int) -> Path:
