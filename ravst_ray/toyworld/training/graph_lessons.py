@@ -29,7 +29,8 @@ from ravst_ray.training.forward import Row, VideoForward
 
 _FRAME = re.compile(r'\{"t":([\d.]+),"nodes":\[((?:\{[^{}]*\},?)*)\]')
 _NODE = re.compile(r'"id":"([^"]+)\.\d+","pos":\[([\d.]+),([\d.]+)\]')
-ANSWER_WEIGHT = 3.0
+ANSWER_WEIGHT = 8.0
+"""Of an answer's tokens together, where any other token of a reply weighs 1."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -150,8 +151,8 @@ class Lessons:
         dense, right = self.drawer.head.loss(torch.cat(hidden), targets, tokens[self._numbers], tokens[self._shares])
         gaze = torch.stack(self.drawer.missed).mean() if self.drawer.missed else torch.zeros(())
         self.drawer.looks = ()
-        answers = (weight == ANSWER_WEIGHT).float()
-        right["answers"] = float(-(logps.detach() * answers).sum() / answers.sum())
+        letters = (weight == ANSWER_WEIGHT).float()  # and numbers of one token
+        right["letters"] = float(-(logps.detach() * letters).sum() / letters.sum())
         return {"replies": -(logps * weight).sum() / weight.sum(), "dense": dense, "gaze": gaze}, right
 
     def some(self, asked: Sequence[Asked], count: int) -> list[int]:
@@ -190,7 +191,7 @@ class Lessons:
             reply = [*self.tokenizer(asked.reply)["input_ids"], self.tokenizer.eos_token_id]
             weights = [1.0] * len(reply)
             start, end = (reply.index(self.tokenizer.convert_tokens_to_ids(tag)) for tag in ("<answer>", "</answer>"))
-            weights[start + 1 : end] = [ANSWER_WEIGHT] * (end - start - 1)
+            weights[start + 1 : end] = [ANSWER_WEIGHT / (end - start - 1)] * (end - start - 1)
             pieces = [self.tokenizer.decode([token]) for token in reply[:-1]]
             self._told[index, number] = Told(prompt, reply, weights, list(mentions(pieces, asked)))
         return self._told[index, number]
