@@ -65,7 +65,10 @@ Let a video-LLM answer the questions of a dataset (vLLM on CPU or GPU, under Ray
   ravst predict --model DIR --annotations test.json --videos videos/ --out answers.jsonl \\
       sampling.max_tokens=2048 prompt.box_step_s=2 actors.llm.max=4
 
+  ravst predict --benchmark vsi-bench --model DIR --annotations test.jsonl --videos VSI-Bench/ --out vsi.jsonl
+
 Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet.
+A benchmark (vsi-bench, sti-bench, v-star) is asked with its own prompts, frames and sampling; key=value changes them.
 Settings: ravst_ray/config/video_llm.py, class PredictConfig.
 """
 _TRAIN = """\
@@ -86,9 +89,11 @@ Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its
 Out: metrics.jsonl and model/ for `ravst train` and `ravst predict`. Settings: ravst_ray/config/sft.py.
 """
 _EVALUATE = """\
-Metrics of predictions on the three tasks, beside trivial baselines and the paper's table.
+Metrics of predictions on the three tasks, beside trivial baselines and the paper's table; or on a benchmark.
 
   ravst evaluate --predictions predictions.jsonl --annotations test.json --out out/eval
+  ravst evaluate --benchmark v-star --predictions v.jsonl --annotations V_STaR_test.json --out out/v-star \\
+      judge.base_url=http://host:8000/v1
 
 In: lines {"id", "prediction"}. Out: metrics.json, tables (Markdown, HTML) and plots.
 """
@@ -163,6 +168,17 @@ def _predict(args: argparse.Namespace) -> None:
     from ravst_ray.evaluation.predict import predict
 
     model = [f"engine.model={args.model}"] if args.model else []
+    if args.benchmark:
+        from functools import partial
+
+        from ravst_ray.evaluation.benchmarks import benchmark_of
+        from ravst_ray.evaluation.benchmarks.files import benchmark_tasks
+
+        benchmark = benchmark_of(args.benchmark)
+        config = load_config(PredictConfig, args.config, [*benchmark.settings, *model, *args.overrides])
+        read = partial(benchmark_tasks, benchmark)
+        predict(args.annotations, args.videos, args.out, config, Console(stderr=True), read)
+        return
     config = load_config(PredictConfig, args.config, [*model, *args.overrides])
     predict(args.annotations, args.videos, args.out, config, Console(stderr=True))
 
@@ -211,18 +227,40 @@ def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ravst_ray.config.base import load_config
+
+    if args.benchmark:
+        return _evaluate_benchmark(args)
     from ravst_ray.config.rewards import EvaluateConfig
     from ravst_ray.evaluation.evaluate import evaluate
+    from ravst_ray.tasks import TASKS
 
     config = load_config(EvaluateConfig, args.config, args.overrides)
     metrics = evaluate(args.predictions, args.annotations, args.out, config)
     console = Console()
-    for task in ("AVTR", "AVSR", "AVSTR"):
+    for task in TASKS:
         if task in metrics:
             shares = {key: value for key, value in metrics[task].items() if isinstance(value, float)}
             line = ", ".join(f"{key} {value:.2f}" for key, value in shares.items())
             console.print(f"{task}: n {metrics[task]['n']}, {line}", highlight=False, soft_wrap=True)
     console.print(f"with baselines and the paper's rows: {args.out}/index.html, {args.out}/table.md", soft_wrap=True)
+
+
+def _evaluate_benchmark(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.benchmarks import BenchmarkConfig
+    from ravst_ray.evaluation.benchmarks import benchmark_of
+    from ravst_ray.evaluation.benchmarks.run import evaluate_benchmark
+
+    benchmark = benchmark_of(args.benchmark)
+    config = load_config(BenchmarkConfig, args.config, args.overrides)
+    metrics = evaluate_benchmark(benchmark, args.predictions, args.annotations, args.out, config)
+    console = Console()
+    for name, values in (("this run", metrics["ours"]), ("by the published code", metrics["official"])):
+        known = [f"{key} {values[key]:.2f}" for key in benchmark.headline if values.get(key) is not None]
+        console.print(f"{benchmark.title}, {name}: {', '.join(known)}", highlight=False, soft_wrap=True)
+    console.print(f"with trivial and published rows: {args.out}/index.html, {args.out}/table.md", soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -268,7 +306,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", required=True, metavar="F.jsonl")
     predict = add("predict", _predict, _PREDICT, config=False)
     predict.add_argument("--model", metavar="DIR", help="directory or hub name; else engine.model of the configuration")
-    predict.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    predict.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
+    predict.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
     train = add("train", _train, _TRAIN, config=True)
@@ -277,7 +316,8 @@ def _parser() -> argparse.ArgumentParser:
     add("train-sft", _train_sft, _TRAIN_SFT, config=True)
     evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
-    evaluate.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
+    evaluate.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")
     evaluate.add_argument("--out", required=True, metavar="DIR")
     return parser
 

@@ -15,8 +15,6 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 Box = tuple[float, float, float, float]
-Task = Literal["AVTR", "AVSR", "AVSTR"]
-TASKS: tuple[Task, ...] = ("AVTR", "AVSR", "AVSTR")
 Status = Literal["accepted", "suspect", "rejected"]
 STATUSES: tuple[Status, ...] = ("accepted", "suspect", "rejected")  # from the best to the worst
 
@@ -129,15 +127,19 @@ class EventAnnotation:
 
 @dataclass(frozen=True)
 class QAPair:
-    """A question with its answer. ``qa_id`` is ``{video}/{event_num}/{task}/{index}``."""
+    """A question with its answer. ``qa_id`` is ``{video}/{event_num}/{task}/{index}``, or as its file has it.
+
+    ``task`` is the name of one (``ravst_ray.tasks``); ``kind`` a finer one that tables are broken down by, or "".
+    """
 
     qa_id: str
     video_id: str
     event_num: int
-    task: Task
+    task: str
     question: str
     answer: str
     status: Status = "accepted"
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,24 @@ class Frames:
     width: int
     height: int
     jpegs: tuple[bytes, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True)
+class VideoView:
+    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels.
+
+    ``heard`` tells, where the model is given the video's own sound, whether the file has any that can be read; if not,
+    it is given silence.
+    """
+
+    frames: int
+    step_s: float
+    width: int
+    height: int
+    duration_s: float
+    video_width: int
+    video_height: int
+    heard: bool | None = None
 
 
 @dataclass(frozen=True)

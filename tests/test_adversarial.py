@@ -6,7 +6,7 @@ and a fifth of the true box in every second (vIoU 0.2). What an attack leaves al
 
 import pytest
 
-from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.tasks.rubric import Rubric
 from tests.published import answer, question, when, where
 
 DOG = "<object>dog</object>"

@@ -169,7 +169,7 @@ def test_the_policy_learns_what_is_rewarded(folder, tmp_path):
         with torch.no_grad():
             logps = forward.score(learner.model, rows).logps[:, 0].tolist()
         likely.append(logps[0])
-        from ravst_ray.rewards.rubric import Reward
+        from ravst_ray.tasks.rubric import Reward
         from ravst_ray.training.groups import Completion, Group
 
         made = tuple(

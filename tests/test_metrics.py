@@ -8,9 +8,10 @@ from ravst_ray.config.rewards import EvaluateConfig, NamesConfig
 from ravst_ray.core.page import HEAD
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.errors import ConfigError
-from ravst_ray.evaluation.baselines import CENTRE_BOX, MIDDLE_HALF, PREVIOUS, WHOLE_VIDEO
+from ravst_ray.evaluation.baselines import PREVIOUS
 from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.evaluation.tables import task_rows
+from ravst_ray.tasks.avst_trivial import CENTRE_BOX, MIDDLE_HALF, WHOLE_VIDEO
 from tests.published import published, question, when, where
 
 A, HALF, NONE = (0, 0, 10, 10), (0, 0, 10, 5), (0, 0, 0, 0)

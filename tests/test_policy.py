@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
-from ravst_ray.media.clips import VideoView
+from ravst_ray.records import VideoView
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.scene import render as paint_moment
 from ravst_ray.toyworld.training.policy import POLICY, SIDE_PX, build_tokenizer, policy_config

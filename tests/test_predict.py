@@ -19,9 +19,9 @@ from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.evaluation.predict import answer_line, predict
 from ravst_ray.policy.families import family_of, fit
-from ravst_ray.policy.prompts import AnswerSpace
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair
+from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.toyworld.training.policy_omni import save_omni
 from tests.broken_videos import Recipe, write_video

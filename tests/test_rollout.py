@@ -14,9 +14,9 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.errors import AbortError, StepError
-from ravst_ray.media.clips import Clip, VideoView
+from ravst_ray.media.clips import Clip
 from ravst_ray.policy.protocols import Completion, Generation
-from ravst_ray.records import QAPair
+from ravst_ray.records import QAPair, VideoView
 from ravst_ray.training import rollout
 from ravst_ray.training.rollout import RolloutManager, Weights
 

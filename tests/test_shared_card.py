@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
-from ravst_ray.media.clips import VideoView
 from ravst_ray.policy.engine import VideoLLM
+from ravst_ray.records import VideoView
 from ravst_ray.training import pool, rollout, rollout_actor
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.rollout import RolloutActor, Weights

@@ -22,7 +22,7 @@ from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.records import QAPair
 from ravst_ray.reports.run_folder import read_run
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training import loop
 from ravst_ray.training.checkpoints import COMPLETE, last_checkpoint
 from ravst_ray.training.groups import Completion, Group

@@ -24,10 +24,10 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.errors import AbortError, ConfigError, StepError, WorkerDiedError
-from ravst_ray.media.clips import Clip, VideoView
-from ravst_ray.records import QAPair
-from ravst_ray.rewards import registry
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.media.clips import Clip
+from ravst_ray.records import QAPair, VideoView
+from ravst_ray.tasks import avst
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training import checkpoints, loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
@@ -110,14 +110,14 @@ def test_a_reward_that_raises_or_is_no_number_is_handed_on_with_its_group(monkey
     truth = render([ObjectAnswer("dog", (0.0, 4.0))])
     assert rubric.score("AVTR", truth, truth).total == 2.0
 
-    def broken(case):
+    def broken(true, predicted):
         raise ZeroDivisionError("division by\n\nzero")
 
-    monkeypatch.setitem(registry.COMPONENTS, "temporal", broken)
+    monkeypatch.setattr(avst, "temporal_score", broken)
     made = [rubric.score("AVTR", truth, truth) for _ in range(2)]
     assert [one.error for one in made] == ["raised ZeroDivisionError: division by zero"] * 2
     assert len({one.total for one in made}) == 2, "they must not look like a group of equal rewards"
-    monkeypatch.setitem(registry.COMPONENTS, "temporal", lambda case: math.inf)
+    monkeypatch.setattr(avst, "temporal_score", lambda true, predicted: math.inf)
     infinite = rubric.score("AVTR", truth, truth)
     assert math.isnan(infinite.total) and infinite.error == "is inf" and infinite.parts["format"] == 1.0
 
@@ -145,14 +145,14 @@ def test_the_manager_finishes_a_step_whose_reward_raises_and_skips_what_cannot_b
             2, 1.0, 28, 28, 2.0, 28, 28
         )
 
-    def broken(case):
-        if "nothing" not in str(case.predicted) and case.predicted.objects:
+    def broken(true, predicted):
+        if "nothing" not in str(predicted) and predicted.objects:
             raise KeyError("no such part")
         return 0.0
 
     monkeypatch.setattr(rollout, "RolloutActor", StubActor)
     monkeypatch.setattr(RolloutManager, "_decode", decode)
-    monkeypatch.setitem(registry.COMPONENTS, "temporal", broken)
+    monkeypatch.setattr(avst, "temporal_score", broken)
     right = render([ObjectAnswer("red ball", (1.0, 3.0))])
     path = tmp_path / "questions.json"
     path.write_text(

@@ -25,7 +25,7 @@ from ravst_ray.reports.curves import Series, chart, ends, shown, tail
 from ravst_ray.reports.run_folder import Sampled, read_run, read_texts
 from ravst_ray.reports.training_charts import phase_seconds
 from ravst_ray.reports.training_report import write_training_report
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord, group_numbers
 from tests.test_report import Page, write_video
@@ -426,8 +426,8 @@ def test_updates_from_the_same_groups_count_once(tmp_path):
 
 
 def test_frames_are_taken_where_there_is_something_to_see():
-    times = completions._times({1.0: 0, 2.0: 0}, {2.0: 0, 9.0: 0}, [], [], 4.0)
+    times = completions._times({1.0: 0, 2.0: 0}, {2.0: 0, 9.0: 0}, [], 4.0)
     assert times == [1.0, 2.0], "not beyond the end"
-    assert all(1.0 <= time_s <= 2.0 for time_s in completions._times({}, {}, [(1.0, 2.0)], [], 4.0))
-    assert completions._times({}, {}, [], [], 4.0) == [0.5, 1.5, 2.5, 3.5]
-    assert completions._times({}, {}, [], [(-5.0, -4.0)], 0.0) == [0.0]
+    assert all(1.0 <= time_s <= 2.0 for time_s in completions._times({}, {}, [(1.0, 2.0)], 4.0))
+    assert completions._times({}, {}, [], 4.0) == [0.5, 1.5, 2.5, 3.5]
+    assert completions._times({}, {}, [(-5.0, -4.0)], 0.0) == [0.0]

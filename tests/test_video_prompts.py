@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import parse, rewrite_where
-from ravst_ray.media.clips import VideoView, view_size, view_times
+from ravst_ray.media.clips import view_size, view_times
 from ravst_ray.policy.families.chat import vl_positions
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.records import VideoView
+from ravst_ray.tasks.spaces import AnswerSpace
 
 VIEW = VideoView(8, 1.0, 112, 56, 8.0, 448, 112)  # the frames are 1/4 as wide and 1/2 as high as the video
 TRUTH = """<answer>
@@ -153,3 +155,10 @@ def test_positions_continue_after_the_largest_of_the_video():
     ]
     with pytest.raises(ValueError, match="8 placeholders of video"):
         vl_positions(ids, 9, (3, 4, 4), 2.0, 2.0)
+
+
+def test_a_verbatim_question_stands_alone_or_before_how_a_task_answers():
+    config = PromptConfig(verbatim=True)
+    assert question_prompt("vsi-bench", "How many?", VIEW, config) == "How many?"
+    tuned = question_prompt("vsi-bench", "How many?", VIEW, config.model_copy(update={"as_task": "AVTR"}))
+    assert tuned.startswith("How many?\nAnswer in exactly this form:\n<answer>")

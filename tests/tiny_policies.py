@@ -12,8 +12,7 @@ import torch
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.protocols import Completion
-from ravst_ray.records import Task
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.groups import Group
@@ -47,7 +46,7 @@ def made_up_group(
     clip: Clip | None,
     rewards: Sequence[float],
     seed: int = 0,
-    task: Task = "AVTR",
+    task: str = "AVTR",
     gap: float = 0.1,
 ) -> Group:
     """A group of random completions of 3 to 9 tokens, with log-probs near those of an untrained model."""

@@ -25,9 +25,10 @@ from ravst_ray.core.intervals import Interval, length
 from ravst_ray.core.names import normal_words
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
 from ravst_ray.datasets.splits import hash_share
-from ravst_ray.records import STATUSES, EventAnnotation, QAPair, Task, VideoItem
+from ravst_ray.records import STATUSES, EventAnnotation, QAPair, VideoItem
+from ravst_ray.tasks import WHEN, WHEN_AND_WHERE, WHERE, task_of
 
-_TEMPORAL_TASKS: dict[Task, str] = {"AVTR": TEMPORAL, "AVSTR": SPATIO_TEMPORAL}
+_TEMPORAL_TASKS = {WHEN.name: TEMPORAL, WHEN_AND_WHERE.name: SPATIO_TEMPORAL}
 _TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 
 
@@ -35,7 +36,7 @@ _TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 class Draft:
     """A question before it has an id. ``rests_on`` are the events (``event_num``) whose claims the answer needs."""
 
-    task: Task
+    task: str
     event_num: int
     question: str
     objects: tuple[ObjectAnswer, ...]
@@ -51,17 +52,22 @@ class MakeQuestions(Step):
         rules: what is asked.
         max_instances: more of one name at once are a crowd, of which no complete answer can be given.
         seed: of the run; decides, with the ids, which questions are kept where ``rules.per_event`` is set.
+
+    Raises:
+        ConfigError: ``rules.per_event`` names a task that there isn't.
     """
 
     stage = "questions"
 
     def __init__(self, rules: QuestionsConfig | None = None, max_instances: int = 13, seed: int = 0):
         self._rules = rules or QuestionsConfig()
+        for task in self._rules.per_event or ():
+            task_of(task)
         self._max_instances = max_instances
         self._seed = seed
 
     def process(self, item: VideoItem) -> VideoItem:
-        """One video; questions come in the order of its events, AVTR before AVSR before AVSTR."""
+        """One video; questions come in the order of its events, there when before where before both."""
         end_s = item.meta.duration_s if item.meta else item.video.duration_s
         pairs, left_out = questions_of(
             item.video.video_id, item.annotations, end_s, self._rules, self._max_instances, self._seed
@@ -89,7 +95,7 @@ def questions_of(
     kept = _balanced(video_id, found, rules, seed)
     left_out["balance"] += len(found) - len(kept)
     status = {one.event.event_num: one.status for one in annotations}
-    asked: Counter[tuple[int, Task]] = Counter()
+    asked: Counter[tuple[int, str]] = Counter()
     pairs: list[QAPair] = []
     for draft in kept:
         worst = max((status[number] for number in draft.rests_on), key=STATUSES.index)
@@ -106,8 +112,8 @@ def drafts(
 ) -> tuple[list[Draft], Counter[str]]:
     """All questions of a video, and how many were left out for which reason (see :func:`questions_of`).
 
-    AVTR and AVSTR: one each per audible name and moment. AVSR: one per event for all that sounds and one for all that
-    is silent. Objects of one name count as one, with several boxes a second.
+    When, and when and where: one each per audible name and moment. Where: one per event for all that sounds and one
+    for all that is silent. Objects of one name count as one, with several boxes a second.
     """
     writer = _Writer(annotations, end_s, rules, max_instances)
     return writer.drafts(), writer.left_out
@@ -145,9 +151,9 @@ class _Writer:
                 self.left_out["no_length"] += 1
                 continue
             temporal = [draft for key, name in heard_here(one).items() for draft in self._temporal(one, key, name)]
-            found += [draft for draft in temporal if draft.task == "AVTR"]
+            found += [draft for draft in temporal if draft.task == WHEN.name]
             found += self._spatial(one)
-            found += [draft for draft in temporal if draft.task == "AVSTR"]
+            found += [draft for draft in temporal if draft.task == WHEN_AND_WHERE.name]
         return [draft for draft in found if self._fits(draft)]
 
     def _within_video(self, interval_s: Interval) -> Interval:
@@ -159,7 +165,7 @@ class _Writer:
         return fits
 
     def _spatial(self, one: EventAnnotation) -> Iterator[Draft]:
-        """AVSR: one question for all that sounds and one for all that is silent, where there is any."""
+        """Where: one question for all that sounds and one for all that is silent, where there is any."""
         start, end = self._within_video(interval_of(one.event))
         for wording, audible in ((SPATIAL_AUDIBLE, True), (SPATIAL_SILENT, False)):
             tracks = tracks_by_name(one, audible)
@@ -169,10 +175,10 @@ class _Writer:
                 objects = tuple(ObjectAnswer(found[0].name, where=lines_of(found)) for found in tracks.values())
                 heard_in = [n for thing in one.objects if normal_words(thing.name) in tracks for n in thing.heard_in]
                 rests_on = tuple(sorted({one.event.event_num, *heard_in}))
-                yield Draft("AVSR", one.event.event_num, wording.format(start=start, end=end), objects, rests_on)
+                yield Draft(WHERE.name, one.event.event_num, wording.format(start=start, end=end), objects, rests_on)
 
     def _temporal(self, one: EventAnnotation, key: NameKey, name: str) -> Iterator[Draft]:
-        """AVTR and AVSTR of the moment of which this is the first event that is asked about."""
+        """When, and when and where, of the moment of which this is the first event that is asked about."""
         moments = self._moments[key]
         moment = next(moment for moment in moments if any(event is one for event in moment.events))
         lines = _lines_of_moment(moment, key)
@@ -187,17 +193,17 @@ class _Writer:
                 self.left_out[reason or "repeated"] += 1
                 continue
             wording, others = asked
-            objects = (ObjectAnswer(name, when=when, where=lines if task == "AVSTR" else None),)
+            objects = (ObjectAnswer(name, when=when, where=lines if task == WHEN_AND_WHERE.name else None),)
             rests_on = tuple(event.event.event_num for other in others for event in other.events)
             yield Draft(task, one.event.event_num, wording.format(name=name), objects, rests_on)
 
-    def _against(self, task: Task, moment: Moment, key: NameKey, when: Interval) -> str | None:
+    def _against(self, task: str, moment: Moment, key: NameKey, when: Interval) -> str | None:
         """Why a moment isn't asked for."""
         if length(when) <= 0:
             return "no_length"
         if is_ambiguous(key, self._moments):
             return "ambiguous_name"
-        if task == "AVTR":
+        if task == WHEN.name:
             return None
         if not all(event.event.asked for event in moment.events):
             return "half_tracked"
@@ -225,7 +231,7 @@ def _balanced(video_id: str, found: Sequence[Draft], rules: QuestionsConfig, see
     """Of each event and task as many drafts as ``per_event`` wants on average, by hash: other videos don't matter."""
     if rules.per_event is None:
         return list(found)
-    groups: defaultdict[tuple[int, Task], list[Draft]] = defaultdict(list)
+    groups: defaultdict[tuple[int, str], list[Draft]] = defaultdict(list)
     for draft in found:
         groups[draft.event_num, draft.task].append(draft)
     kept: set[int] = set()

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ravst_ray.config.base import ClusterConfig, Place, StrictModel
-from ravst_ray.records import Task
 
 
 class InputConfig(StrictModel):
@@ -115,7 +114,7 @@ class QuestionsConfig(StrictModel):
     max_answer_tokens: int = Field(
         8192, ge=64, description="longer answers aren't asked for; a digit, a word and a sign are a token each"
     )
-    per_event: dict[Task, Annotated[float, Field(ge=0)]] | None = Field(
+    per_event: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None, description="how many questions of each task an event gets on average; null: all"
     )
 

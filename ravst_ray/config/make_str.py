@@ -35,7 +35,7 @@ class AskConfig(StrictModel):
     time_step_s: float = Field(0.5, gt=0, description="seconds asked about are multiples of it, where there are any")
     min_count: int = Field(2, ge=1, description="smaller numbers are not asked for (2 in VSI-Bench)")
     refer_by_box: bool = Field(True, description="things that share a name are told apart by a box at another second")
-    max_nodes: int = Field(12, ge=1, description="nodes of a reference graph's frame; those asked about come first")
+    max_nodes: int = Field(12, ge=1, le=64, description="of a reference graph's frame; those asked about come first")
 
     @model_validator(mode="after")
     def _known(self) -> AskConfig:

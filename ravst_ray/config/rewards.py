@@ -1,78 +1,14 @@
-"""Configuration of the reward and of the evaluation. Defaults are the paper's weights (arXiv 2511.16901)."""
+"""Configuration of the reward and of the evaluation. What the parts weigh by default each task says itself."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ravst_ray.config.base import Place, StrictModel
-from ravst_ray.records import Task
 
-
-class TaskWeights(StrictModel):
-    """What each part of the reward weighs; a weight of 0 leaves the part out of the sum, it is still reported."""
-
-    format: float = Field(1.0, ge=0)
-    object: float = Field(0.0, ge=0)
-    temporal: float = Field(0.0, ge=0)
-    spatial: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _something(self) -> TaskWeights:
-        if self.total == 0:
-            raise ValueError("all weights are 0")
-        return self
-
-    @property
-    def total(self) -> float:
-        """The largest reward that can be had."""
-        return self.format + self.object + self.temporal + self.spatial
-
-
-class AVTRWeights(TaskWeights):
-    """Temporal questions: the interval."""
-
-    temporal: float = Field(1.0, ge=0)
-
-
-class AVSRWeights(TaskWeights):
-    """Spatial questions: names and boxes."""
-
-    object: float = Field(0.5, ge=0)
-    spatial: float = Field(0.5, ge=0)
-
-
-class AVSTRWeights(TaskWeights):
-    """Spatio-temporal questions: interval and boxes."""
-
-    temporal: float = Field(0.5, ge=0)
-    spatial: float = Field(0.5, ge=0)
-
-
-class WeightsConfig(StrictModel):
-    """Weights per task."""
-
-    AVTR: TaskWeights = AVTRWeights()
-    AVSR: TaskWeights = AVSRWeights()
-    AVSTR: TaskWeights = AVSTRWeights()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_defaults(cls, data: object) -> object:
-        """A task that is given in part keeps its other defaults."""
-        if not isinstance(data, dict):
-            return data
-        kinds = {"AVTR": AVTRWeights, "AVSR": AVSRWeights, "AVSTR": AVSTRWeights}
-        return {
-            key: kinds[key].model_validate(value) if key in kinds and isinstance(value, dict) else value
-            for key, value in data.items()
-        }
-
-    def of(self, task: Task) -> TaskWeights:
-        """The weights of a task."""
-        weights: TaskWeights = getattr(self, task)
-        return weights
+Weight = Annotated[float, Field(ge=0)]
 
 
 class NamesConfig(StrictModel):
@@ -121,7 +57,9 @@ class RewardConfig(StrictModel):
     profile: Literal["ravst", "paper_compat"] = Field(
         "ravst", description="paper_compat: as the published code scores, for comparison only"
     )
-    weights: WeightsConfig = WeightsConfig()
+    weights: dict[str, dict[str, Weight]] = Field(
+        {}, description="by task and part; those that are not given are the task's own (ravst_ray/tasks/)"
+    )
     names: NamesConfig = NamesConfig()
     spatial_domain: Literal["union", "overlap"] = Field(
         "union", description="seconds that the spatial score is the mean of; overlap is the paper's, and can be gamed"

@@ -15,6 +15,7 @@ class FramesConfig(StrictModel):
 
     step_s: float = Field(1.0, gt=0, description="seconds between frames; longer for videos of over max_frames")
     max_frames: int = Field(64, ge=2)
+    uniform: bool = Field(False, description="max_frames frames of every video, step_s whatever that makes it")
     min_pixels: int = Field(16 * 28 * 28, ge=28 * 28, description="of one frame; smaller ones are scaled up")
     max_pixels: int = Field(768 * 28 * 28, ge=28 * 28, description="of one frame; larger ones are scaled down")
     total_pixels: int = Field(3584 * 28 * 28, ge=28 * 28, description="of all frames of a video together")
@@ -54,7 +55,13 @@ class PromptConfig(StrictModel):
     state_grammar: bool = Field(
         True, description="say in the prompt how the answer is written; off for models tuned on it: shorter prompts"
     )
+    as_task: str | None = Field(
+        None, description="with verbatim: say how this task's answers are written, for models that were tuned on it"
+    )
     think: bool = Field(False, description="ask for reasoning in <think> before the answer")
+    verbatim: bool = Field(
+        False, description="the question's own text alone, as benchmarks ask; the answer is kept as the model wrote it"
+    )
 
     @property
     def space(self) -> Literal["frame", "video", "thousand"]:

@@ -76,10 +76,10 @@ def aligned_pairs(
     Pairs need an alignment and an alignment needs pairs. Where likeness leaves no choice, one Kabsch does. Else each
     way to pair a few points that lie far apart is a hypothesis; those whose sides agree best are tried on all points,
     and from the best four, pairing and aligning take turns until nothing changes; the smallest squared error wins.
-    Nothing in it depends on how the moving points are turned or where they lie. It is exact where one
-    set is the other, moved. With noise the best pairs may be missed: for five points without labels and noise of a
-    tenth of their extent, about once in twenty; and with more than 8 candidates for one point. Points that
-    all lie on a line leave a turn about it open.
+    Nothing in it depends on how the moving points are turned or where they lie. It is exact where one set is the
+    other, moved. With noise the best pairs may be missed: for five points without labels and noise of a tenth of
+    their extent, about once in twenty; so they may with more than 8 candidates for a point. Points that all lie on
+    a line leave a turn about it open.
 
     Args:
         alike_NM: ``[N, M]`` in [0, 1]; 0: never a pair.

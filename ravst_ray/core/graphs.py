@@ -6,9 +6,10 @@
     "edges":[{"s":"drum.1","o":"dog.1","dist":0.57,"angle":-0.82}]}]}
 
 (It is written in one line.) The syntax is our definition, consistent with the published description (arXiv
-2510.10976). Positions are shares of the picture's width and height, y down (2-D), or metres (3-D). Edges say nothing
-that the nodes don't: they are recomputed, and stated ones only compared. ``dist`` is Euclidean in units of ``pos``,
-``angle`` the bearing atan2(dy, dx) in radians, in 2-D alone. Numbers are written with at most two decimals.
+2510.10976). Positions are shares of the picture's width and height, y down (2-D), or metres, the third upwards (3-D).
+Edges say nothing that the nodes don't: they are recomputed, and stated ones only compared. ``dist`` is Euclidean in
+units of ``pos``, ``angle`` the bearing atan2(dy, dx) in radians, in 2-D alone. Numbers are written with at most two
+decimals.
 
 The parser takes any text, never raises, is linear in its length and counts what is malformed by kind.
 """

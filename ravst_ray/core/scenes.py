@@ -18,7 +18,7 @@ from ravst_ray.records import Box
 Vector = tuple[float, float, float]
 Axes = tuple[Vector, Vector, Vector]
 Space = Literal["2d", "3d"]
-_LABEL = re.compile(r"\S(?:[^\n<>]{0,78}\S)?")
+_LABEL = re.compile(r"[^\s<>](?:[^\n<>]{0,78}[^\s<>])?")
 UP: dict[str, Vector] = {"room": (0.0, 0.0, 1.0), "camera": (0.0, -1.0, 0.0)}
 
 

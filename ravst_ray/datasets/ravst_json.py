@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from ravst_ray.errors import ConfigError
-from ravst_ray.records import QAPair, Task
+from ravst_ray.records import QAPair
+from ravst_ray.tasks import TASKS
 
 _MAX_SECONDS = 1e7  # also keeps out NaN and infinities
-TASK_KEYS: dict[Task, str] = {
-    "AVTR": "AV Temporal Reasoning",
-    "AVSR": "AV Spatial Reasoning",
-    "AVSTR": "AV ST Reasoning",
-}
+
+
+def _task_keys() -> dict[str, str]:
+    """What the format calls its tasks, in their order."""
+    return {task.name: task.json_key for task in TASKS.values() if task.json_key is not None}
 
 
 def dump_questions(pairs: Iterable[QAPair], durations_s: Mapping[str, float]) -> str:
     """Questions as published JSON, sorted by video, event and index."""
     videos: dict[str, dict[int, dict[str, Any]]] = {}
-    order = {task: place for place, task in enumerate(TASK_KEYS)}
+    keys = _task_keys()
+    order = {task: place for place, task in enumerate(keys)}
     for pair in sorted(pairs, key=lambda one: (one.video_id, one.event_num, order[one.task], _index(one.qa_id))):
         event = videos.setdefault(pair.video_id, {}).setdefault(pair.event_num, {"event_num": pair.event_num})
-        event.setdefault(TASK_KEYS[pair.task], []).append({"Q": pair.question, "A": pair.answer})
+        event.setdefault(keys[pair.task], []).append({"Q": pair.question, "A": pair.answer})
     entries = [
         {"video_name": name, "duration": durations_s[name], "annotation": list(events.values())}
         for name, events in videos.items()
@@ -45,7 +47,7 @@ def read_questions(path: str | Path) -> tuple[list[QAPair], dict[str, float]]:
     """
     pairs: list[QAPair] = []
     durations: dict[str, float] = {}
-    seen: Counter[tuple[str, int, Task]] = Counter()
+    seen: Counter[tuple[str, int, str]] = Counter()
     for entry in read_entries(path):
         name = entry["video_name"]
         durations[name] = float(entry["duration"])
@@ -86,16 +88,16 @@ def _check(entry: Mapping[str, Any]) -> None:
         raise ValueError("duration is no number of seconds above 0")
     for event in entry["annotation"]:
         int(event["event_num"])
-        for key in TASK_KEYS.values():
+        for key in _task_keys().values():
             for one in event.get(key, []):
                 if not (isinstance(one["Q"], str) and isinstance(one["A"], str)):
                     raise TypeError(f"{key}: Q and A are texts")
                 (one["Q"] + one["A"]).encode()  # lone surrogates can't be written
 
 
-def _event_pairs(name: str, event: Mapping[str, Any], seen: Counter[tuple[str, int, Task]]) -> list[QAPair]:
+def _event_pairs(name: str, event: Mapping[str, Any], seen: Counter[tuple[str, int, str]]) -> list[QAPair]:
     pairs = []
-    for task, key in TASK_KEYS.items():
+    for task, key in _task_keys().items():
         for one in event.get(key, []):
             place = (name, int(event["event_num"]), task)
             qa_id = f"{name}/{place[1]}/{task}/{seen[place]}"

@@ -63,7 +63,7 @@ QA = documented(
     ("qa_id", pa.string(), "{video_id}/{event_num}/{task}/{index}"),
     ("video_id", pa.string(), "as in the input"),
     ("event_num", pa.int32(), "the event asked about"),
-    ("task", pa.string(), "AVTR | AVSR | AVSTR"),
+    ("task", pa.string(), "the task's name"),
     ("question", pa.string(), "in the words of R-AVST"),
     ("answer", pa.string(), "in the answer grammar"),
     ("status", pa.string(), "accepted | suspect | rejected, as its annotation"),
@@ -125,7 +125,7 @@ def annotation_from_row(row: Mapping[str, Any]) -> EventAnnotation:
 
 def qa_from_row(row: Mapping[str, Any]) -> QAPair:
     """A row of ``qa/`` as a record."""
-    return QAPair(**{key: row[key] for key in QAPair.__dataclass_fields__})
+    return QAPair(**{key: row[key] for key in QAPair.__dataclass_fields__ if key in row})
 
 
 def error_from_row(row: Mapping[str, Any]) -> ErrorRow:

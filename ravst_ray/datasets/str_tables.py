@@ -8,7 +8,7 @@ from ravst_ray.datasets.schemas import ERRORS, documented
 
 QUESTIONS = documented(
     ("id", pa.string(), "{scene}/{kind}/{index}"),
-    ("task", pa.string(), "STR"),
+    ("task", pa.string(), "the task's name"),
     ("scene", pa.string(), "as in the input"),
     ("source", pa.string(), "ravst | tao | kitti | scannet | toy"),
     ("video", pa.string(), "stem of the video's file; empty if there is none"),
@@ -23,6 +23,6 @@ QUESTIONS = documented(
     ("unit", pa.string(), "m | cm | m2 | s | px | % | m/s | %/s (% of the picture's width); empty where there is none"),
     ("times_s", pa.list_(pa.float64()), "of the reference graph's frames, seconds"),
     ("graph", pa.string(), "the reference graph as JSON text, as it stands inside <graph>"),
-    ("space", pa.string(), "2d: positions are shares of width and height; 3d: metres"),
+    ("space", pa.string(), "2d: positions are shares of width and height; 3d: metres, z up"),
 )
 STR_TABLES: dict[str, pa.Schema] = {"questions": QUESTIONS, "errors": ERRORS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.datasets.ravst_json import read_questions
+from ravst_ray.datasets.questions import read_questions
 from ravst_ray.datasets.unav import is_safe_id, list_files
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import QAPair
@@ -13,7 +13,10 @@ from ravst_ray.records import QAPair
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One video and its questions, in the file's order; ``path`` may be a file that doesn't exist."""
+    """One video and its questions, in the file's order; ``path`` may be a file that doesn't exist.
+
+    ``duration_s`` is 0 where the dataset doesn't state it: then the file's own counts.
+    """
 
     video_id: str
     path: str
@@ -22,15 +25,15 @@ class VideoTask:
 
 
 def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | None = None) -> list[VideoTask]:
-    """The questions of a file in R-AVST's format, by video.
+    """The questions of a file, by video.
 
     Args:
-        annotations: the file.
+        annotations: the file (:func:`~ravst_ray.datasets.questions.read_questions`).
         videos_dir: folder with ``{video id}.mp4`` (or another ending that videos have).
         limit: only the first so many questions.
 
     Raises:
-        ConfigError: the file isn't readable JSON of this format, a video's name can't be a file's or has several, or
+        ConfigError: the file can't be used, a video's name can't be a file's or has several, or
             the folder isn't there.
     """
     pairs, durations = read_questions(annotations)

@@ -9,8 +9,8 @@ import numpy as np
 from ravst_ray.config.video_llm import PredictConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.models.pretrained import loading, model_source
-from ravst_ray.policy.prompts import AnswerSpace
-from ravst_ray.records import TASKS
+from ravst_ray.tasks import TASKS
+from ravst_ray.tasks.spaces import AnswerSpace
 
 
 def answer_lengths(tasks: Sequence[VideoTask], config: PredictConfig) -> list[str]:
@@ -30,16 +30,16 @@ def answer_lengths(tasks: Sequence[VideoTask], config: PredictConfig) -> list[st
     space = AnswerSpace(1.0, 1.0, config.prompt.integer_boxes, config.prompt.box_step_s)
     limit = config.sampling.max_tokens
     lines, most = [], 0.0
-    for task in TASKS:
-        answers = [pair.answer for video in tasks for pair in video.questions if pair.task == task]
+    for name, task in TASKS.items():
+        answers = [pair.answer for video in tasks for pair in video.questions if pair.task == name]
         if not answers:
             continue
-        encoded = tokenizer([space.to_model(answer) for answer in answers], add_special_tokens=False)["input_ids"]
+        encoded = tokenizer([task.to_model(answer, space) for answer in answers], add_special_tokens=False)["input_ids"]
         lengths = np.array([len(ids) + 1 for ids in encoded])  # and the end token
         share = 100 * float((lengths > limit).mean())
         most = max(most, share)
         lines.append(
-            f"{task}: {share:.1f}% of {len(answers)} true answers are longer than sampling.max_tokens = {limit} "
+            f"{name}: {share:.1f}% of {len(answers)} true answers are longer than sampling.max_tokens = {limit} "
             f"(median {int(np.median(lengths))}, longest {lengths.max()} tokens)"
         )
     if most > 0:

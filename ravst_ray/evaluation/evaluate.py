@@ -17,18 +17,19 @@ from typing import Any
 
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.rewards import EvaluateConfig, RewardConfig
-from ravst_ray.core.answers import ParsedAnswer, parse
 from ravst_ray.core.names import NameMatcher
-from ravst_ray.datasets.ravst_json import read_questions
+from ravst_ray.datasets.questions import read_questions
 from ravst_ray.errors import ConfigError
-from ravst_ray.evaluation.baselines import APPLIES, baseline_answers
+from ravst_ray.evaluation.baselines import baseline_answers
 from ravst_ray.evaluation.groups import GROUPINGS, question_groups, read_labels
 from ravst_ray.evaluation.metrics import QuestionScore, score_question, summarise
 from ravst_ray.evaluation.scoring import read_lines
 from ravst_ray.evaluation.tables import write_tables
 from ravst_ray.logs import get_logger
-from ravst_ray.records import TASKS, QAPair
+from ravst_ray.records import QAPair
 from ravst_ray.rewards.word_vectors import name_matcher
+from ravst_ray.tasks import TASKS, settled, task_of
+from ravst_ray.tasks.protocols import Exam
 
 log = get_logger(__name__)
 
@@ -54,11 +55,12 @@ def evaluate(
     settings = (
         config if isinstance(config, EvaluateConfig) else EvaluateConfig(**(config.model_dump() if config else {}))
     )
+    settings = settled(settings)
     pairs, durations = read_questions(annotations)
     texts = _read_predictions(predictions, pairs)
     names = name_matcher(settings.names)
-    truths = {pair.qa_id: parse(pair.answer) for pair in pairs}
-    given = {qa_id: parse(text) for qa_id, text in texts.items()}
+    truths = {pair.qa_id: task_of(pair.task).parse(pair.answer) for pair in pairs}
+    given = {pair.qa_id: task_of(pair.task).parse(texts[pair.qa_id]) for pair in pairs if pair.qa_id in texts}
     labels = read_labels(settings.event_labels)
     groups = {
         pair.qa_id: question_groups(pair, truths[pair.qa_id], durations[pair.video_id], labels, settings)
@@ -67,7 +69,12 @@ def evaluate(
     scores = _score(pairs, truths, given, names, settings, groups)
     metrics: dict[str, Any] = summarise(scores, TASKS, settings.bootstrap, settings.seed)
     metrics["groups"] = by_group(scores)
-    metrics["baselines"] = _baselines(pairs, truths, durations, names, settings)
+    trivial = {
+        name: _score([pair for pair in pairs if pair.qa_id in answers], truths, answers, names, settings, groups)
+        for name, answers in baseline_answers(Exam(pairs, truths, durations)).items()
+    }
+    metrics["baselines"] = {name: summarise(found, TASKS) for name, found in trivial.items()}
+    metrics["trivial_groups"] = _best_by_group(list(trivial.values()))
     metrics["malformed"] = dict(sum((Counter(answer.malformed) for answer in given.values()), Counter()))
     metrics["names"] = {"vectors": str(getattr(names.vectors, "path", None) or "equality"), "tau": names.tau}
     missing = len(pairs) - len(given)
@@ -83,7 +90,7 @@ def evaluate(
 
 
 def by_group(scores: list[QuestionScore]) -> dict[str, dict[str, Any]]:
-    """Averages for each group of each grouping: ``{"duration": {"short": {"AVTR": {…}}}}``."""
+    """Averages for each group of each grouping: ``{"duration": {"short": {task: {…}}}}``."""
     found: dict[str, dict[str, Any]] = {}
     for grouping in GROUPINGS:
         keys = sorted({score.groups[grouping] for score in scores if grouping in score.groups})
@@ -105,39 +112,29 @@ def _read_predictions(path: str | Path, pairs: list[QAPair]) -> dict[str, str]:
 
 def _score(
     pairs: list[QAPair],
-    truths: Mapping[str, ParsedAnswer],
-    given: Mapping[str, ParsedAnswer],
+    truths: Mapping[str, Any],
+    given: Mapping[str, Any],
     names: NameMatcher,
     config: EvaluateConfig,
-    groups: Mapping[str, Mapping[str, str]] | None = None,
+    groups: Mapping[str, Mapping[str, str]],
 ) -> list[QuestionScore]:
     return [
-        score_question(
-            pair,
-            truths[pair.qa_id],
-            given.get(pair.qa_id),
-            names,
-            config.snap_s,
-            groups[pair.qa_id] if groups else None,
-        )
+        score_question(pair, truths[pair.qa_id], given.get(pair.qa_id), names, config, groups[pair.qa_id])
         for pair in pairs
     ]
 
 
-def _baselines(
-    pairs: list[QAPair],
-    truths: Mapping[str, ParsedAnswer],
-    durations_s: Mapping[str, float],
-    names: NameMatcher,
-    config: EvaluateConfig,
-) -> dict[str, Any]:
-    answers = baseline_answers(pairs, truths, durations_s)
-    return {
-        name: summarise(
-            _score([pair for pair in pairs if pair.task in tasks], truths, answers[name], names, config), tasks
-        )
-        for name, tasks in APPLIES.items()
-    }
+def _best_by_group(trivial: list[list[QuestionScore]]) -> dict[str, dict[str, Any]]:
+    """Of each headline metric what the best trivial answer has: ``{"duration": {"short": {task: {"m_tIoU": …}}}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    for grouping, groups in ((name, groups) for scores in trivial for name, groups in by_group(scores).items()):
+        for key, summary in groups.items():
+            for task, entry in summary.items():
+                best = found.setdefault(grouping, {}).setdefault(key, {}).setdefault(task, {})
+                for metric in TASKS[task].headline:
+                    if entry[metric] is not None:
+                        best[metric] = max(entry[metric], best.get(metric, 0.0))
+    return found
 
 
 def _write(out: Path, metrics: Mapping[str, Any], scores: list[QuestionScore], config: EvaluateConfig) -> None:

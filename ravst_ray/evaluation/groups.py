@@ -1,4 +1,4 @@
-"""By what the results are broken down: duration, number of objects, event category."""
+"""By what the results are broken down: duration, event category, and what tasks and questions say of themselves."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from ravst_ray.config.rewards import EvaluateConfig
-from ravst_ray.core.answers import ParsedAnswer
 from ravst_ray.core.intervals import Interval, interval_iou
 from ravst_ray.errors import ConfigError
-from ravst_ray.evaluation.baselines import asked_interval
 from ravst_ray.records import QAPair
+from ravst_ray.tasks import task_of
 
 Labels = dict[str, list[tuple[Interval, str]]]
-GROUPINGS = ("duration", "objects", "category")
+GROUPINGS = ("duration", "objects", "category", "kind")
 
 
 def question_groups(
-    pair: QAPair, true: ParsedAnswer, duration_s: float, labels: Labels, config: EvaluateConfig
+    pair: QAPair, true: Any, duration_s: float, labels: Labels, config: EvaluateConfig
 ) -> dict[str, str]:
     """The group of a question in each grouping; ``category`` only where event labels are given."""
     limits = ((config.short_s, "short"), (config.medium_s, "medium"))
+    task = task_of(pair.task)
     groups = {
-        "duration": next((name for limit, name in limits if duration_s <= limit), "long"),
-        "objects": str(len(true.objects)) if len(true.objects) < 4 else "4+",
+        **({"duration": next((name for limit, name in limits if duration_s <= limit), "long")} if duration_s else {}),
+        **task.groups(pair, true),
     }
-    interval = asked_interval(pair, true)
+    interval = task.interval(pair, true)
     events = labels.get(pair.video_id)
     if events and interval:
         groups["category"] = max(events, key=lambda event: interval_iou(event[0], interval))[1]

@@ -1,53 +1,28 @@
-"""Metrics of the three tasks: per question, then averaged with bootstrap intervals.
-
-m_tIoU and R1@k are those of moment retrieval; m_vIoU averages over the true seconds, and AP@k is the share of true
-seconds with IoU >= k, both as V-STaR defines them (arXiv 2503.11495); ``vIoU_union`` divides by the union of seconds
-as VidSTG does (arXiv 2001.06891).
-"""
+"""Metrics: per question, as its task has them, then averaged with bootstrap intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ravst_ray.core.answers import ParsedAnswer
+from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.core.names import NameMatcher
-from ravst_ray.records import QAPair, Task
-from ravst_ray.rewards.objects import object_score
-from ravst_ray.rewards.spatial import SpatialMatch, match_boxes
-from ravst_ray.rewards.temporal import temporal_score
-
-RECALL_AT = (0.3, 0.5, 0.7)
-PRECISION_AT = (0.3, 0.5)
-_AT_LEAST = 1e-9  # an IoU that is k but for rounding is k
-
-TEMPORAL = ("m_tIoU", *(f"R1@{k}" for k in RECALL_AT))
-OBJECTS = ("obj_acc", "obj_precision", "obj_recall")
-SPATIAL = (
-    "m_vIoU",
-    *(f"AP@{k}" for k in PRECISION_AT),
-    "m_vIoU_union",
-    *(f"vIoU@{k}" for k in PRECISION_AT),
-)
-METRICS: dict[Task, tuple[str, ...]] = {
-    "AVTR": TEMPORAL,
-    "AVSR": (*OBJECTS, *SPATIAL),
-    "AVSTR": (*TEMPORAL, *OBJECTS, *SPATIAL),
-}
-"""What is reported per task, in this order."""
+from ravst_ray.records import QAPair
+from ravst_ray.tasks import task_of
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionScore:
-    """One question's values in [0, 1], by metric; spatial ones are missing where the truth has no box.
+    """One question's values in [0, 1], by metric; those that say nothing about it are missing.
 
     ``answered`` is False for a missing prediction; ``groups`` says where the question belongs (``{"objects": "1"}``).
     """
 
     qa_id: str
-    task: Task
+    task: str
     values: Mapping[str, float]
     answered: bool = True
     groups: Mapping[str, str] = field(default_factory=dict)
@@ -55,43 +30,21 @@ class QuestionScore:
 
 def score_question(
     pair: QAPair,
-    true: ParsedAnswer,
-    predicted: ParsedAnswer | None,
+    true: Any,
+    predicted: Any,
     names: NameMatcher,
-    snap_s: float = 0.5,
+    config: RewardConfig | None = None,
     groups: Mapping[str, str] | None = None,
 ) -> QuestionScore:
-    """The metrics of one question; a missing prediction (None) counts as an empty answer."""
-    given = predicted or ParsedAnswer(())
-    values: dict[str, float] = {}
-    if pair.task != "AVSR":
-        tiou = temporal_score(true, given)
-        values["m_tIoU"] = tiou
-        values.update({f"R1@{k}": float(tiou >= k - _AT_LEAST) for k in RECALL_AT})
-    if pair.task != "AVTR":
-        match = match_boxes(true.objects, given.objects, names, snap_s)
-        values["obj_acc"] = object_score(true, given, match.pairs)
-        values["obj_precision"] = len(match.pairs) / len(given.objects) if given.objects else 0.0
-        values["obj_recall"] = len(match.pairs) / len(true.objects) if true.objects else 0.0
-        values.update(_spatial(match))
+    """The metrics of one question, by its task; a missing prediction (None) counts as no answer."""
+    task = task_of(pair.task)
+    given = task.nothing() if predicted is None else predicted
+    values = task.measure(true, given, names, config or RewardConfig())
     return QuestionScore(pair.qa_id, pair.task, values, predicted is not None, groups or {})
 
 
-def _spatial(match: SpatialMatch) -> dict[str, float]:
-    """Nothing where the truth has no box."""
-    true_seconds = len(match.both) + match.true_only
-    if not true_seconds:
-        return {}
-    union = true_seconds + match.predicted_only
-    viou = sum(match.both) / true_seconds
-    values = {"m_vIoU": viou, "m_vIoU_union": sum(match.both) / union}
-    values.update({f"AP@{k}": sum(s >= k - _AT_LEAST for s in match.both) / true_seconds for k in PRECISION_AT})
-    values.update({f"vIoU@{k}": float(viou >= k - _AT_LEAST) for k in PRECISION_AT})
-    return values
-
-
 def summarise(
-    scores: Sequence[QuestionScore], tasks: Sequence[Task], bootstrap: int = 0, seed: int = 0
+    scores: Sequence[QuestionScore], tasks: Iterable[str], bootstrap: int = 0, seed: int = 0
 ) -> dict[str, dict[str, object]]:
     """Averages in percent, by task.
 
@@ -102,19 +55,19 @@ def summarise(
         seed: of the resampling.
 
     Returns:
-        ``{"AVTR": {"n", "n_missing", "m_tIoU", …, "ci95": {"m_tIoU": [low, high], …}}}``; spatial tasks also have
-        ``n_no_box``. A metric without any question is None.
+        ``{task: {"n", "n_missing", "m_tIoU", …, "ci95": {"m_tIoU": [low, high], …}}}``, and what the task counts as
+        ``uncounted``. A metric without any question is None.
     """
     summary: dict[str, dict[str, object]] = {}
     for task in tasks:
         own = [score for score in scores if score.task == task]
         if not own:
             continue
-        names = METRICS[task]
+        names = task_of(task).metrics
         table = np.array([[score.values.get(name, np.nan) for name in names] for score in own]) * 100
         entry: dict[str, object] = {"n": len(own), "n_missing": sum(not score.answered for score in own)}
-        if task != "AVTR":
-            entry["n_no_box"] = sum("m_vIoU" not in score.values for score in own)
+        if uncounted := task_of(task).uncounted:
+            entry[uncounted[1]] = sum(uncounted[0] not in score.values for score in own)
         entry.update(zip(names, _percent(_means(table, np.ones((1, len(own))))[0]), strict=True))
         if bootstrap:
             entry["ci95"] = dict(zip(names, _intervals(table, bootstrap, seed), strict=True))

@@ -11,11 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from ravst_ray.config.rewards import RewardConfig
-from ravst_ray.datasets.ravst_json import read_questions
+from ravst_ray.datasets.questions import read_questions
 from ravst_ray.errors import ConfigError
-from ravst_ray.evaluation.metrics import METRICS
 from ravst_ray.evaluation.scoring import make_rubric, read_lines
-from ravst_ray.records import TASKS
+from ravst_ray.tasks import TASKS, task_of, weights_of
 
 RESAMPLES = 10_000
 
@@ -59,9 +58,9 @@ def paired_rise(
         found = dict.fromkeys(questions, (0.0, 0.0))
         for line in read_lines(path, ["prediction"], questions):
             pair = questions[line["id"]]
-            weights = settings.weights.of(pair.task)
+            weights = weights_of(task_of(pair.task), settings)
             scores, _ = rubric.parts(pair.task, line["prediction"], pair.answer)
-            rest = sum(getattr(weights, name) * score for name, score in scores.items() if name != "format")
+            rest = sum(weights[name] * score for name, score in scores.items() if name != "format")
             found[line["id"]] = (scores["format"], rest)
         return np.array(list(found.values()))
 
@@ -89,14 +88,14 @@ def paired_table(before: Mapping[str, Any], after: Mapping[str, Any], rise: Rise
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("reward without format", f"{rise.before:.3f}", f"{rise.after:.3f}", "", style="bold")
     table.add_row("format", f"{rise.format_before:.3f}", f"{rise.format_after:.3f}", "", end_section=True)
-    for task in TASKS:
+    for task, known in TASKS.items():
         if task not in before:
             continue
-        for metric in METRICS[task]:
+        for metric in known.metrics:
             best, name = best_trivial(after["baselines"], task, metric)
             trivial = f"{best:.1f} ({name})" if name else ""
             cells = (_percent(one[task].get(metric)) for one in (before, after))
-            table.add_row(f"{task} {metric}", *cells, trivial, end_section=metric == METRICS[task][-1])
+            table.add_row(f"{task} {metric}", *cells, trivial, end_section=metric == known.metrics[-1])
     low, high = rise.low, rise.high
     table.caption = f"the reward rose by {rise.share:+.0%}; paired 95% interval of the rise [{low:+.3f}, {high:+.3f}]"
     return table

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.core.answers import ParsedAnswer
 from ravst_ray.core.intervals import Interval
 from ravst_ray.evaluation.metrics import QuestionScore
 from ravst_ray.records import QAPair
+from ravst_ray.tasks import task_of
 
 _BLUE, _ORANGE, _GREY = "#2f6fde", "#e8833a", "#c9d1da"
 _STYLE: Any = {
@@ -29,8 +29,8 @@ def write_plots(
     folder: Path,
     scores: Sequence[QuestionScore],
     pairs: Sequence[QAPair],
-    truths: Mapping[str, ParsedAnswer],
-    given: Mapping[str, ParsedAnswer],
+    truths: Mapping[str, Any],
+    given: Mapping[str, Any],
     durations_s: Mapping[str, float],
 ) -> None:
     """Write ``iou.svg``, ``groups.svg`` and ``intervals.svg`` into ``folder``."""
@@ -81,17 +81,17 @@ def _by_group(axes: Any, scores: Sequence[QuestionScore]) -> None:
 def _intervals(
     axis: Any,
     pairs: Sequence[QAPair],
-    truths: Mapping[str, ParsedAnswer],
-    given: Mapping[str, ParsedAnswer],
+    truths: Mapping[str, Any],
+    given: Mapping[str, Any],
     durations_s: Mapping[str, float],
 ) -> None:
     """Each question a line, as shares of its video: the true interval grey, the predicted one a blue bar within."""
     rows: list[tuple[Interval, Interval | None]] = []
     for pair in pairs:
-        true, length_s = _first_when(truths[pair.qa_id]), durations_s[pair.video_id]
+        true, length_s = _first_when(pair, truths[pair.qa_id]), durations_s[pair.video_id]
         if true is None or length_s <= 0:
             continue
-        found = _first_when(given.get(pair.qa_id))
+        found = _first_when(pair, given.get(pair.qa_id))
         guess = (min(found[0] / length_s, 1.0), min(found[1] / length_s, 1.0)) if found else None
         rows.append(((true[0] / length_s, true[1] / length_s), guess))
     rows.sort(key=lambda row: row[0])
@@ -102,5 +102,6 @@ def _intervals(
     axis.set(title="Predicted (blue) and true (grey) intervals", xlabel="share of the video", xlim=(0, 1), yticks=[])
 
 
-def _first_when(answer: ParsedAnswer | None) -> Interval | None:
-    return next((one.when for one in answer.objects if one.when is not None), None) if answer else None
+def _first_when(pair: QAPair, answer: Any) -> Interval | None:
+    intervals = task_of(pair.task).drawing(answer).intervals if answer is not None else ()
+    return intervals[0][1] if intervals else None

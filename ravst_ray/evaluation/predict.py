@@ -17,7 +17,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,17 @@ from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.media.clips import Clip, VideoView, show_video
+from ravst_ray.media.clips import Clip, file_duration_s, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.families import family_of, fit
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.progress import RunProgress
-from ravst_ray.records import QAPair
+from ravst_ray.records import QAPair, VideoView
+from ravst_ray.tasks import task_of
+from ravst_ray.tasks.spaces import AnswerSpace
 
 log = get_logger(__name__)
 ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary()), ("sound", pa.large_binary())])
@@ -62,7 +64,12 @@ class Outcome:
 
 
 def predict(
-    annotations: str | Path, videos: str | Path, out: str | Path, config: PredictConfig, console: Console
+    annotations: str | Path,
+    videos: str | Path,
+    out: str | Path,
+    config: PredictConfig,
+    console: Console,
+    read: Callable[[str | Path, str | Path, int | None], list[VideoTask]] = read_tasks,
 ) -> Outcome:
     """Answer every question that ``out`` has no answer to yet.
 
@@ -70,17 +77,19 @@ def predict(
         annotations: questions in the published format.
         videos: folder of their videos.
         out: lines ``{"id", "prediction", …}``; added to, never rewritten. With several samples a line also holds all
-            of them as ``completions``; ``prediction`` is the first. ``"sound": "missing"`` marks answers of a model
+            of them as ``completions``; ``prediction`` is the first. Verbatim ones have ``box_scale``, the model's units
+            in a pixel of the video. ``"sound": "missing"`` marks answers of a model
             that hears about a file without a sound track, or with a broken one: it was given silence.
         config: model, frames, prompt and sampling.
         console: for progress.
+        read: how questions are read, where they are in another format.
 
     Raises:
         ConfigError: a file or the model can't be used, or ``out`` was begun with other settings.
         AbortError: the run can't go on; the same command goes on from there.
     """
     target = Path(out)
-    tasks = read_tasks(annotations, videos, config.limit)
+    tasks = read(annotations, videos, config.limit)
     check_model(config.engine.model, "engine.model")
     config = _fitted(config)
     done = _begin(target, config)
@@ -156,9 +165,8 @@ class DecodeClips:
 
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         try:
-            clip, view = show_video(
-                self._decoder, task["video_id"], task["path"], task["duration_s"], self._config.frames
-            )
+            duration_s = task["duration_s"] or file_duration_s(self._decoder, task["path"])
+            clip, view = show_video(self._decoder, task["video_id"], task["path"], duration_s, self._config.frames)
         except StepError as error:
             return {"state": json.dumps({**task, "error": [error.reason, error.message]})}
         state = {**task, "view": asdict(view), "shape": clip.frames.shape}
@@ -211,13 +219,16 @@ class AnswerQuestions:
             generation = await self._engine.generate(text, clip, config.sampling)
         except StepError as error:
             return await _failed(pair, error.reason, error.message)
-        line = answer_line(pair, generation, AnswerSpace.of(view, config.prompt))
+        space = AnswerSpace.of(view, config.prompt)
+        line = answer_line(pair, generation, None if config.prompt.verbatim else space)
+        if config.prompt.verbatim:
+            line["box_scale"] = [space.scale_x, space.scale_y]
         return line | ({"sound": "missing"} if view.heard is False else {})
 
 
-def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace) -> dict[str, Any]:
-    """The output line of one question, its answers converted to pixels and seconds of the video."""
-    texts = [space.to_video(one.text) for one in generation.completions]
+def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace | None) -> dict[str, Any]:
+    """The output line of one question, its answers converted to pixels and seconds of the video; None: as they are."""
+    texts = [task_of(pair.task).to_video(one.text, space) if space else one.text for one in generation.completions]
     first = generation.completions[0]
     line = {
         "id": pair.qa_id,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ravst_ray.config.rewards import RewardConfig
-from ravst_ray.datasets.ravst_json import read_questions
+from ravst_ray.datasets.questions import read_questions
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.records import QAPair
-from ravst_ray.rewards.rubric import Rubric
 from ravst_ray.rewards.word_vectors import name_matcher
+from ravst_ray.tasks.rubric import Rubric
 
 log = get_logger(__name__)
 
@@ -29,7 +29,7 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
 
     Args:
         completions: lines ``{"id", "completion"}`` (or ``"prediction"``), several of one id allowed; ``"truncated":
-            true`` marks one that hit the token limit. Other keys are carried along.
+            true`` marks one that hit the token limit, ``"tokens"`` is its length. Other keys are carried along.
         annotations: questions in the published format.
         out: the same lines with ``reward``, the parts, and ``malformations`` (kind to count); replaced if there.
         config: weights and rules.
@@ -47,7 +47,14 @@ def score_file(completions: str | Path, annotations: str | Path, out: str | Path
     with partial.open("w", encoding="utf-8") as sink:
         for line in lines:
             pair = questions[line["id"]]
-            reward = rubric.score(pair.task, line["completion"], pair.answer, bool(line.get("truncated", False)))
+            tokens = line.get("tokens")
+            reward = rubric.score(
+                pair.task,
+                line["completion"],
+                pair.answer,
+                bool(line.get("truncated", False)),
+                tokens if isinstance(tokens, int) else None,
+            )
             row = {**line, "reward": reward.total, **reward.parts, "malformations": dict(reward.malformed)}
             sink.write(json.dumps(row, ensure_ascii=True) + "\n")
             count, total = count + 1, total + reward.total

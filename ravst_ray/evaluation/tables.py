@@ -10,30 +10,26 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ravst_ray.core.page import HEAD
-from ravst_ray.evaluation.metrics import METRICS
-from ravst_ray.evaluation.paper import PAPER
-from ravst_ray.records import TASKS, Task
+from ravst_ray.evaluation.baselines import trivial_names
+from ravst_ray.tasks import TASKS
+from ravst_ray.tasks.protocols import Task
 
-TITLES: dict[Task, str] = {
-    "AVTR": "AVTR · temporal reasoning",
-    "AVSR": "AVSR · spatial reasoning",
-    "AVSTR": "AVSTR · spatio-temporal reasoning",
-}
 Row = tuple[str, str, list[str]]
+_GROUPS = "In brackets the number of questions, and the best of the trivial answers."
 
 
-def task_rows(metrics: Mapping[str, Any], task: Task) -> list[Row]:
+def task_rows(metrics: Mapping[str, Any], name: str) -> list[Row]:
     """Rows ``(kind, name, cells)`` of a task's table: the run, the trivial answers, the paper's models.
 
-    ``kind`` is ``run``, ``baseline`` or ``paper``; the cells follow ``METRICS[task]``, an empty one is unknown.
+    ``kind`` is ``run``, ``baseline`` or ``paper``; the cells follow the task's metrics, an empty one is unknown.
     """
-    own = metrics[task]
-    rows: list[Row] = [("run", "this run", [_with_interval(own, name) for name in METRICS[task]])]
-    for name, by_task in metrics["baselines"].items():
-        if task in by_task:
-            rows.append(("baseline", name, [_cell(by_task[task].get(key)) for key in METRICS[task]]))
-    for name, values in PAPER[task].items():
-        rows.append(("paper", f"{name} (paper)", [_cell(values.get(key)) for key in METRICS[task]]))
+    task = TASKS[name]
+    rows: list[Row] = [("run", "this run", [_with_interval(metrics[name], key) for key in task.metrics])]
+    for trivial in trivial_names(name):
+        if values := metrics["baselines"].get(trivial, {}).get(name):
+            rows.append(("baseline", trivial, [_cell(values.get(key)) for key in task.metrics]))
+    for model, values in task.published.items():
+        rows.append(("paper", f"{model} (paper)", [_cell(values.get(key)) for key in task.metrics]))
     return rows
 
 
@@ -41,12 +37,12 @@ def markdown(metrics: Mapping[str, Any]) -> str:
     """All tables as Markdown."""
     blocks = ["# Evaluation\n\nIn percent; brackets: 95% bootstrap intervals. Trivial answers in italics.\n"]
     for task in _tasks(metrics):
-        blocks.append(f"## {TITLES[task]}\n\n{_counts(metrics[task])}\n")
-        lines = [["", *METRICS[task]], ["---", *("---:" for _ in METRICS[task])]]
+        blocks.append(f"## {task.title}\n\n{_counts(metrics[task.name], task)}\n")
+        lines = [["", *task.metrics], ["---", *("---:" for _ in task.metrics)]]
         marks = {"run": "**{}**", "baseline": "*{}*", "paper": "{}"}
-        lines += [[marks[kind].format(name), *cells] for kind, name, cells in task_rows(metrics, task)]
+        lines += [[marks[kind].format(name), *cells] for kind, name, cells in task_rows(metrics, task.name)]
         blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-    blocks += [f"## By {grouping}\n\n{_group_table(groups)}" for grouping, groups in metrics["groups"].items()]
+    blocks += [f"## By {name}\n\n{_GROUPS}\n\n{_group_table(metrics, name)}" for name in metrics["groups"]]
     return "\n".join(blocks)
 
 
@@ -58,9 +54,11 @@ def write_tables(out: Path, metrics: Mapping[str, Any]) -> None:
     environment.globals["head"] = Markup(HEAD)
     page = environment.get_template("evaluation.html.j2").render(
         tasks=[
-            (TITLES[task], _counts(metrics[task]), METRICS[task], task_rows(metrics, task)) for task in _tasks(metrics)
+            (task.title, _counts(metrics[task.name], task), task.metrics, task_rows(metrics, task.name))
+            for task in _tasks(metrics)
         ],
-        groups={name: _group_rows(groups) for name, groups in metrics["groups"].items()},
+        groups={name: _group_rows(metrics, name) for name in metrics["groups"]},
+        group_note=_GROUPS,
         plots={name: text[text.index("<svg") :] for name, text in plots.items()},
         names=metrics["names"],
         malformed=metrics["malformed"],
@@ -68,14 +66,14 @@ def write_tables(out: Path, metrics: Mapping[str, Any]) -> None:
     (out / "index.html").write_text(page, encoding="utf-8")
 
 
-def _tasks(metrics: Mapping[str, Any]) -> list[Task]:
-    return [task for task in TASKS if task in metrics]
+def _tasks(metrics: Mapping[str, Any]) -> list[Task[Any]]:
+    return [task for name, task in TASKS.items() if name in metrics]
 
 
-def _counts(entry: Mapping[str, Any]) -> str:
+def _counts(entry: Mapping[str, Any], task: Task[Any]) -> str:
     text = f"{entry['n']} questions, {entry['n_missing']} without a prediction (counted 0)"
-    if "n_no_box" in entry:
-        text += f"; {entry['n_no_box']} without any true box are left out of the spatial metrics"
+    if task.uncounted:
+        text += f"; {entry[task.uncounted[1]]} {task.uncounted[2]}"
     return text + "."
 
 
@@ -88,19 +86,22 @@ def _with_interval(entry: Mapping[str, Any], name: str) -> str:
     return _cell(entry[name]) + (f" [{low:.1f}, {high:.1f}]" if low is not None and high is not None else "")
 
 
-def _group_rows(groups: Mapping[str, Any]) -> list[list[str]]:
-    shown = (("AVTR", "m_tIoU"), ("AVSR", "obj_acc"), ("AVSR", "m_vIoU"), ("AVSTR", "m_tIoU"), ("AVSTR", "m_vIoU"))
+def _group_rows(metrics: Mapping[str, Any], grouping: str) -> list[list[str]]:
+    groups, trivial = metrics["groups"][grouping], metrics["trivial_groups"][grouping]
+    there = {task for summary in groups.values() for task in summary}
+    shown = [(name, metric) for name, task in TASKS.items() if name in there for metric in task.headline]
     rows = [["", *(f"{task} {name}" for task, name in shown)]]
     for key, summary in groups.items():
         cells = []
         for task, name in shown:
             entry = summary.get(task)
-            cells.append(f"{_cell(entry[name])} (n={entry['n']})" if entry else "")
+            best = _cell(trivial[key][task].get(name)) if entry else ""
+            cells.append(f"{_cell(entry[name])} (n={entry['n']}{best and f', trivial {best}'})" if entry else "")
         rows.append([key, *cells])
     return rows
 
 
-def _group_table(groups: Mapping[str, Any]) -> str:
-    head, *rows = _group_rows(groups)
+def _group_table(metrics: Mapping[str, Any], grouping: str) -> str:
+    head, *rows = _group_rows(metrics, grouping)
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

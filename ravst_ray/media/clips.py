@@ -12,6 +12,7 @@ from PIL import Image
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media.protocols import Decoder
+from ravst_ray.records import VideoView
 
 SAMPLE_RATE_HZ = 16_000  # of the sound that models hear
 
@@ -34,26 +35,10 @@ class Clip:
     sound: np.ndarray | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class VideoView:
-    """A video as the model sees it: frames at 0, ``step_s``, 2 ``step_s``, … of ``width`` x ``height`` pixels.
-
-    ``heard`` tells, where the model is given the video's own sound, whether the file has any that can be read; if not,
-    it is given silence.
-    """
-
-    frames: int
-    step_s: float
-    width: int
-    height: int
-    duration_s: float
-    video_width: int
-    video_height: int
-    heard: bool | None = None
-
-
 def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[float, ...]]:
     """The step in seconds and the times of the frames: every ``step_s``, or a multiple of it for long videos.
+
+    ``uniform`` frames are ``max_frames`` in number, the first at 0, each ``duration_s / max_frames`` after the last.
 
     Raises:
         StepError: ``step_too_long``, the multiple is longer than ``max_step_s``.
@@ -63,6 +48,8 @@ def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[fl
         (2.0, (0.0, 2.0))
     """
     step_s = config.step_s * max(1, math.ceil(duration_s / config.step_s / config.max_frames - 1e-9))
+    if config.uniform and duration_s > 0:
+        step_s = duration_s / config.max_frames
     if config.max_step_s is not None and step_s > config.max_step_s:
         message = (
             f"{duration_s:g} s in frames.max_frames = {config.max_frames} frames means {step_s:g} s between them, "
@@ -99,6 +86,15 @@ def view_size(width: int, height: int, frames: int, config: FramesConfig) -> tup
 def sound_samples(frames: int, step_s: float, config: FramesConfig) -> int | None:
     """Samples of the sound beside so many frames; None where the model is shown frames alone."""
     return round(frames * step_s * SAMPLE_RATE_HZ) if config.sound in ("own", "silence") else None
+
+
+def file_duration_s(decoder: Decoder, path: str) -> float:
+    """How long a video is by its own account, where the dataset doesn't state it.
+
+    Raises:
+        StepError: the file can't be used.
+    """
+    return decoder.decode(path, (0.0,)).meta.duration_s
 
 
 def show_video(

@@ -15,8 +15,8 @@ def reference_graph(
 ) -> str:
     """The graph of these frames as JSON text: nodes are what is in sight, those asked about first.
 
-    Positions are shares of width and height (2d) or metres (3d), with two decimals. Edges say nothing more and are left
-    out. Ids count from 1 by label, as entities come into the graph; an entity keeps its id over the frames.
+    Positions are shares of width and height (2d) or metres with z up (3d), with two decimals. Edges say nothing more
+    and are left out. Ids count from 1 by label, as entities come into the graph; an entity keeps its id throughout.
     """
     ids: dict[str, str] = {}
     labels: Counter[str] = Counter()
@@ -36,7 +36,8 @@ def reference_graph(
 
 def _position(view: SceneView, entity: Entity, time_s: float, space: Space) -> tuple[float, ...]:
     if space == "3d":
-        return view.centre_m(entity, time_s)
+        x, y, z = view.centre_m(entity, time_s)
+        return (x, y, z) if view.scene.metres_in == "room" else (x, z, -y)
     x, y = view.middle_px(entity, time_s)
     width, height = view.scene.width or 1, view.scene.height or 1
     return min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0)

@@ -12,6 +12,7 @@ from ravst_ray.questions.draft import Draft, Kind
 from ravst_ray.questions.graph import reference_graph
 from ravst_ray.questions.kinds import KINDS
 from ravst_ray.questions.view import SceneView
+from ravst_ray.tasks.video_str import VIDEO_STR
 
 TRIES = 8  # … for each question that is wanted: a scene of which little can be asked costs little
 Row = dict[str, Any]
@@ -57,7 +58,7 @@ def _row(view: SceneView, kind: str, index: int, draft: Draft, rules: StrRules) 
     graph = reference_graph(view, draft.about, draft.times_s, draft.space, rules.questions.max_nodes)
     return {
         "id": f"{scene.scene_id}/{kind}/{index}",
-        "task": "STR",
+        "task": VIDEO_STR.name,
         "scene": scene.scene_id,
         "source": scene.source,
         "video": scene.video,
@@ -70,7 +71,7 @@ def _row(view: SceneView, kind: str, index: int, draft: Draft, rules: StrRules) 
         "options": list(draft.options),
         "answer": draft.answer,
         "unit": draft.unit,
-        "times_s": list(draft.times_s),
+        "times_s": [round(time_s, 2) for time_s in draft.times_s],
         "graph": graph,
         "space": draft.space,
     }

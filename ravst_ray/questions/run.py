@@ -27,7 +27,7 @@ from ravst_ray.config.base import dump_config
 from ravst_ray.config.make_str import MakeStrConfig
 from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.places import insist, is_remote
-from ravst_ray.datasets.scenes import READERS, SceneRef
+from ravst_ray.datasets.scenes import SceneRef, list_scenes
 from ravst_ray.datasets.splits import hash_share
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.datasets.str_tables import QUESTIONS, STR_TABLES
@@ -79,12 +79,7 @@ def make_str(config: MakeStrConfig, console: Console) -> dict[str, Any]:
 
 
 def _select(config: MakeStrConfig, console: Console) -> tuple[list[SceneRef], set[str]]:
-    refs = READERS[config.input.format].list(config.input.scenes)
-    twice = [name for name, count in Counter(ref.scene_id for ref in refs).items() if count > 1]
-    if twice:
-        raise ConfigError(f"{config.input.scenes}: {len(twice)} scene ids are there twice ({twice[0]}, …)")
-    if not refs:
-        raise ConfigError(f"{config.input.scenes}: no scenes in it (input.scenes, format {config.input.format})")
+    refs = list_scenes(config.input.format, config.input.scenes)
     out, strangers = split_excluded([ref.scene_id for ref in refs], read_excluded(config.exclude))
     kept = [ref for ref in refs if ref.scene_id not in out][: config.input.limit]
     note = f" ({strangers} ids of the lists are none of these scenes)" if strangers else ""

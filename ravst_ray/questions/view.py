@@ -9,12 +9,15 @@ from random import Random
 
 from ravst_ray.config.make_str import StrRules
 from ravst_ray.core.cuboids import Cuboid, gap_m
+from ravst_ray.core.geometry import box_iou
 from ravst_ray.core.scenes import Entity, Scene, Vector
 from ravst_ray.records import Box
 
 _ON_GRID_S = 0.02
 _REPEATS = 50
 _EDGE_S = 1.0
+_SAME_BOX = 0.5
+"""Two things of one label whose boxes overlap by this IoU and more aren't told apart by them."""
 
 
 class SceneView:
@@ -28,6 +31,7 @@ class SceneView:
             for entity in scene.entities
         }
         self._labels = Counter(entity.label for entity in scene.entities)
+        self._named: dict[float, tuple[Entity, ...]] = {}
         self._gaps: dict[tuple[str, str, float], float] = {}
 
     # --- what there is -----------------------------------------------------------------------------------------------
@@ -77,27 +81,33 @@ class SceneView:
         """The entities that questions may be about."""
         return tuple(entity for entity in self.scene.entities if self.can_be_named(entity))
 
-    def named_at(self, time_s: float) -> tuple[Entity, ...]:
-        """Those of them that are in sight."""
-        return self._named_at.get(time_s, ())
+    def is_named_at(self, entity: Entity, time_s: float) -> bool:
+        """Whether its label means it alone, or its box at this second does among those of its label."""
+        if self.is_unique(entity):
+            return True
+        if not self.can_be_named(entity):
+            return False
+        own = self.box(entity, time_s)
+        others = (one for one in self.seen(time_s) if one.label == entity.label and one is not entity)
+        return all(box_iou(own, self.box(other, time_s)) < _SAME_BOX for other in others)
 
-    @cached_property
-    def _named_at(self) -> dict[float, tuple[Entity, ...]]:
-        named = set(map(id, self.named))
-        return {time_s: tuple(e for e in seen if id(e) in named) for time_s, seen in self._seen.items()}
+    def _named_at(self, time_s: float) -> tuple[Entity, ...]:
+        if time_s not in self._named:
+            self._named[time_s] = tuple(one for one in self.seen(time_s) if self.is_named_at(one, time_s))
+        return self._named[time_s]
 
     def times_of(self, entity: Entity) -> list[float]:
         """The seconds that may be asked about at which it is in sight."""
         return [time_s for time_s in self.asked_times_s if time_s in self._entry[entity.entity_id]]
 
     def groups(self, size: int, rng: Random) -> Iterator[tuple[tuple[Entity, ...], float]]:
-        """Named entities that are in sight together, and the second of it, drawn until hardly anything new comes."""
-        times = [time_s for time_s in self.asked_times_s if len(self.named_at(time_s)) >= size]
+        """Entities that can be named at a second, and the second, drawn until hardly anything new comes."""
+        times = [time_s for time_s in self.asked_times_s if len(self._named_at(time_s)) >= size]
         drawn: set[tuple[float, tuple[str, ...]]] = set()
         repeats = 0
         while times and repeats < _REPEATS:
             time_s = rng.choice(times)
-            group = tuple(rng.sample(self.named_at(time_s), size))
+            group = tuple(rng.sample(self._named_at(time_s), size))
             key = time_s, tuple(entity.entity_id for entity in group)
             if key in drawn:
                 repeats += 1
@@ -162,16 +172,16 @@ class SceneView:
         return alone and self.scene.counts.get(label, 1) == 1
 
     def name(self, entity: Entity, time_s: float) -> str:
-        """What a question calls a named entity: its label, or its label and its box at this second."""
+        """What a question calls an entity that is named at this second: its label, or its label and its box."""
         if self.is_unique(entity):
             return entity.label
-        return f"{entity.label} in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s"
+        return f"{entity.label} (in the box {box_text(self.box(entity, time_s))} at {seconds_text(time_s)} s)"
 
     def name_elsewhere(self, entity: Entity, time_s: float, rng: Random) -> str | None:
         """As :meth:`name`, by its box at another second, as this one's is the answer; None if there is no other."""
         if self.is_unique(entity):
             return entity.label
-        others = [other for other in self.times_of(entity) if other != time_s]
+        others = [s for s in self.times_of(entity) if s != time_s and self.is_named_at(entity, s)]
         return self.name(entity, rng.choice(others)) if others else None
 
 

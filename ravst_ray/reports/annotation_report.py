@@ -17,12 +17,13 @@ import jinja2
 from markupsafe import Markup
 
 from ravst_ray.core.page import HEAD
-from ravst_ray.records import TASKS, NodeCount
+from ravst_ray.records import NodeCount
 from ravst_ray.reports import figures
 from ravst_ray.reports.cluster_charts import cluster_charts
 from ravst_ray.reports.overlay import text_color
 from ravst_ray.reports.samples import SampleVideo, sample_cards
 from ravst_ray.reports.statistics import DURATION_GROUPS, ReportEvent, Statistics, count_events
+from ravst_ray.tasks import TASKS
 
 __all__ = ["ReportEvent", "SampleVideo", "render_annotation_report", "write_annotation_report"]
 
@@ -98,7 +99,7 @@ def render_annotation_report(
             run=_run_figures(summary, statistics),
             cluster=cluster_charts(nodes),
             split=_split(summary.get("split") or {}),
-            tasks=TASKS,
+            tasks=[task.name for task in TASKS.values() if task.json_key],
             cards=sample_cards(samples),
         )
     )
@@ -120,7 +121,7 @@ def key_figures(summary: Mapping[str, Any], statistics: Statistics) -> list[Tile
         ("Objects", summary.get("objects", objects), "{:,}", ""),
         ("Audible objects", summary.get("share_audible", statistics.share_audible), "{:.1%}", "the others are silent"),
         ("Hours of video", hours, "{:.2f}" if hours < 10 else "{:,.1f}", ""),
-        ("Questions", sum(questions.values()) if questions else None, "{:,}", _listed(questions, TASKS)),
+        ("Questions", sum(questions.values()) if questions else None, "{:,}", _listed(questions, list(TASKS))),
         ("Events accepted", status.get("accepted", 0), "{:,}", _listed(status, STATUSES[1:])),
         ("Videos failed", videos.get("failed"), "{:,}", "reasons below and in errors/"),
         ("Wall time", summary.get("wall_s"), "duration", ""),

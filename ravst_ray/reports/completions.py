@@ -14,20 +14,23 @@ import pyarrow as pa
 from PIL import Image
 
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.core.answers import ObjectAnswer, ParsedAnswer, parse
+from ravst_ray.core.answers import BoxLine
+from ravst_ray.core.intervals import Interval
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
-from ravst_ray.media.clips import VideoView, show_video
+from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.media.protocols import Decoder
-from ravst_ray.policy.prompts import DATA_STEP_S, AnswerSpace
-from ravst_ray.records import TASKS, Box, QAPair, Track
+from ravst_ray.records import Box, QAPair, Track, VideoView
 from ravst_ray.reports.figures import PALETTE, ticks
-from ravst_ray.reports.overlay import TrackBox, draw_frame
+from ravst_ray.reports.overlay import TrackBox, draw_frame, draw_graph
 from ravst_ray.reports.run_folder import Sampled, in_order, read_texts
 from ravst_ray.reports.samples import IMAGE_SIDE_PX, SampleFrame, Span, data_uri, visible_spans
 from ravst_ray.rewards.spatial import real_seconds, snapped_seconds
+from ravst_ray.tasks import TASKS, task_of, weights_of
+from ravst_ray.tasks.protocols import Dots, Drawing
+from ravst_ray.tasks.spaces import DATA_STEP_S, AnswerSpace
 
 log = get_logger(__name__)
 _SPECIAL = re.compile(r"<\|\w+\|>")
@@ -92,7 +95,7 @@ def pick(completions: Iterable[Sampled]) -> dict[str, tuple[list[Sampled], list[
         if math.isfinite(one.reward):
             by_task.setdefault(one.task, []).append(one)
     found = {}
-    for task in in_order(by_task, TASKS):
+    for task in in_order(by_task, list(TASKS)):
         ordered = sorted(by_task[task], key=lambda one: (-one.step, one.question_id, one.place))
         best = _first(sorted(ordered, key=lambda one: -one.reward))
         rest = [one for one in ordered if one not in best]
@@ -120,9 +123,9 @@ def completion_cards(picked: Sequence[Sampled], config: TrainConfig | None) -> l
 
 def task_weights(config: TrainConfig | None, task: str) -> dict[str, float]:
     """What each part of the reward weighs in a task; empty where that isn't known, or has no such parts."""
-    if config is None or config.reward.profile != "ravst":
+    if config is None or config.reward.profile != "ravst" or task not in TASKS:
         return {}
-    return {name: value for kind in TASKS if kind == task for name, value in config.reward.weights.of(kind)}
+    return dict(weights_of(TASKS[task], config.reward))
 
 
 def _first(ordered: Iterable[Sampled]) -> list[Sampled]:
@@ -181,16 +184,17 @@ class _Artist:
         pair, task = known
         axis_s = max(task.duration_s, 0.1)
         bare = replace(_bare(sampled, self._config, pair), axis_s=axis_s)
-        view = self._view(task)
+        view, kind = self._view(task), task_of(pair.task)
         if isinstance(view, RavstError):
             # In which space the model answered depends on the video: intervals can be compared, boxes can't.
-            lanes, more = _lanes(parse(pair.answer), parse(bare.said), axis_s)
+            lanes, more = _lanes(kind.drawing(kind.parse(pair.answer)), kind.drawing(kind.parse(bare.said)), axis_s)
             problem = f"The video can't be shown: {view}."
             return replace(bare, lanes=lanes, more_lanes=more, problem=problem)
         space = AnswerSpace.of(view, self._config.prompt)
-        true, said = parse(pair.answer), parse(space.to_video(bare.said))
+        true = kind.drawing(kind.parse(pair.answer))
+        said = kind.drawing(kind.parse(kind.to_video(bare.said, space)))
         lanes, more = _lanes(true, said, axis_s)
-        card = replace(bare, truth=space.to_model(pair.answer), lanes=lanes, more_lanes=more)
+        card = replace(bare, truth=kind.to_model(pair.answer, space), lanes=lanes, more_lanes=more)
         try:
             return replace(card, frames=self._frames(task, view, true, said))
         except RavstError as error:
@@ -206,17 +210,16 @@ class _Artist:
                 self._views[task.video_id] = error
         return self._views[task.video_id]
 
-    def _frames(
-        self, task: VideoTask, view: VideoView, true: ParsedAnswer, said: ParsedAnswer
-    ) -> tuple[SampleFrame, ...]:
+    def _frames(self, task: VideoTask, view: VideoView, true: Drawing, said: Drawing) -> tuple[SampleFrame, ...]:
         snap_s = self._config.reward.snap_s
         wanted, given = _boxes_at(true, None, snap_s), _boxes_at(said, true, snap_s)
         end_s = min(task.duration_s, view.frames * view.step_s)
-        times = _times(wanted, given, _whens(true), _whens(said), end_s)
+        spans = [span for drawing in (true, said) for _, span in drawing.intervals]
+        times = _times({**wanted, **true.graphs}, {**given, **said.graphs}, spans, end_s)
         decoded = self._decoder.decode(task.path, times).frames
         size = (view.video_width, view.video_height)
         return tuple(
-            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size)
+            _drawn(jpeg, time_s, wanted.get(time_s, []), given.get(time_s, []), size, _dots(time_s, true, said))
             for time_s, jpeg in zip(decoded.times_s, decoded.jpegs, strict=True)
         )
 
@@ -224,39 +227,44 @@ class _Artist:
 _Named = tuple[str, Box]
 
 
-def _boxes_at(answer: ParsedAnswer, true: ParsedAnswer | None, snap_s: float) -> dict[float, list[_Named]]:
+def _boxes_at(answer: Drawing, true: Drawing | None, snap_s: float) -> dict[float, list[_Named]]:
     """Real boxes with their object's name by second; those of a completion at the true seconds, as they are scored."""
-    grid = {time_s for one in (true or answer).objects for time_s, _ in one.where or ()}
+    grid = {time_s for _, lines in (true or answer).tracks for time_s, _ in lines}
     found: dict[float, list[_Named]] = {}
-    for one in answer.objects:
-        seconds = snapped_seconds(one.where, grid, snap_s) if true else real_seconds(one.where)
+    for name, lines in answer.tracks:
+        seconds = snapped_seconds(lines, grid, snap_s) if true else real_seconds(lines)
         for time_s, boxes in seconds.items():
-            found.setdefault(time_s, []).extend((one.name, box) for box in boxes)
+            found.setdefault(time_s, []).extend((name, box) for box in boxes)
     return found
 
 
-def _whens(answer: ParsedAnswer) -> list[tuple[float, float]]:
-    return [one.when for one in answer.objects if one.when is not None]
+def _dots(time_s: float, true: Drawing, said: Drawing) -> tuple[Dots, Dots]:
+    """The nodes of both graphs at a time."""
+    return true.graphs.get(time_s, ()), said.graphs.get(time_s, ())
 
 
 def _times(
     wanted: Mapping[float, object],
     given: Mapping[float, object],
-    true: Sequence[tuple[float, float]],
-    said: Sequence[tuple[float, float]],
+    spans: Sequence[Interval],
     end_s: float,
 ) -> list[float]:
     """At most ``FRAMES`` seconds to look at: where there are boxes, else within the intervals, else anywhere."""
     inside = [time_s for time_s in sorted({*wanted, *given}) if 0 <= time_s < end_s]
     if not inside:
         grid = [round(number * 0.1, 1) for number in range(math.ceil(end_s * 10))] or [0.0]
-        inside = [t for t in grid if any(start <= t <= end for start, end in [*true, *said])] or grid
+        inside = [t for t in grid if any(start <= t <= end for start, end in spans)] or grid
     parts = min(FRAMES, len(inside))
     return [inside[int(len(inside) * (part + 0.5) / parts)] for part in range(parts)]
 
 
 def _drawn(
-    jpeg: bytes, time_s: float, wanted: Sequence[_Named], given: Sequence[_Named], size: tuple[int, int]
+    jpeg: bytes,
+    time_s: float,
+    wanted: Sequence[_Named],
+    given: Sequence[_Named],
+    size: tuple[int, int],
+    dots: tuple[Dots, Dots],
 ) -> SampleFrame:
     image = Image.open(io.BytesIO(jpeg))
     scale = min(2.0, IMAGE_SIDE_PX / max(image.size))
@@ -264,12 +272,15 @@ def _drawn(
     solid = [TrackBox(name, box, True, TRUE) for name, box in wanted[:_MAX_BOXES]]
     dashed = [TrackBox(name, box, False, SAID) for name, box in given[:_MAX_BOXES]]
     picture = draw_frame(draw_frame(image, solid, scale, size, labels=False), dashed, 1.0, size, labels=False)
-    names = [", ".join(name for name, _ in boxes) or "no box" for boxes in (wanted, given)]
+    for nodes, color, rings in zip(dots, (TRUE, SAID), (False, True), strict=True):
+        picture = draw_graph(picture, nodes[:_MAX_BOXES], color, dashed=rings) if nodes else picture
+    shown = zip((wanted, given), dots, strict=True)
+    names = [", ".join(name for name, _ in [*boxes, *nodes]) or "no box" for boxes, nodes in shown]
     alt = f"Frame at {time_s:.1f} s; true: {names[0]}; predicted: {names[1]}"
     return SampleFrame(time_s, None, data_uri(picture), *picture.size, alt)
 
 
-def _lanes(true: ParsedAnswer, said: ParsedAnswer, axis_s: float) -> tuple[tuple[Lane, ...], int]:
+def _lanes(true: Drawing, said: Drawing, axis_s: float) -> tuple[tuple[Lane, ...], int]:
     """Intervals of both sides, then the seconds with boxes; at most ``_MAX_LANES`` of each side and kind.
 
     Returns:
@@ -279,20 +290,25 @@ def _lanes(true: ParsedAnswer, said: ParsedAnswer, axis_s: float) -> tuple[tuple
     more = 0
     for kind in ("interval", "boxes"):
         for side, answer in (("true", true), ("said", said)):
-            made = [Lane(side, one.name, kind, _spans(one, kind, axis_s)) for one in answer.objects]
+            if kind == "interval":
+                named = [(name, [interval]) for name, interval in answer.intervals]
+            else:
+                named = [(name, _seen(lines, axis_s)) for name, lines in answer.tracks]
+            made = [Lane(side, name, kind, _cut(spans, axis_s)) for name, spans in named]
             made = [lane for lane in made if lane.spans]
             lanes += made[:_MAX_LANES]
             more += max(len(made) - _MAX_LANES, 0)
     return tuple(lanes), more
 
 
-def _spans(one: ObjectAnswer, kind: str, axis_s: float) -> tuple[Span, ...]:
-    """Of one object, cut at the ends of the axis."""
-    if kind == "interval":
-        found = [one.when] if one.when is not None else []
-    else:
-        times = tuple(sorted(real_seconds(one.where)))
-        found = visible_spans(Track(0, one.name, True, times, (), ()), DATA_STEP_S, max((*times, axis_s)))
+def _seen(lines: Sequence[BoxLine], axis_s: float) -> list[Interval]:
+    """The spans of time in which there are boxes."""
+    times = tuple(sorted(real_seconds(lines)))
+    return visible_spans(Track(0, "", True, times, (), ()), DATA_STEP_S, max((*times, axis_s)))
+
+
+def _cut(found: Sequence[Interval], axis_s: float) -> tuple[Span, ...]:
+    """The parts of spans that are on the axis."""
     spans = []
     for start_s, end_s in found:
         left, right = (min(max(time_s, 0.0), axis_s) for time_s in (start_s, end_s))

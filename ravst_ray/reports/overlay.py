@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ravst_ray.reports.figures import PALETTE
 _SUPERSAMPLE = 2
 _HALO = (0, 0, 0, 150)
 _TIME_TOLERANCE_S = 0.051
+_MOST_LINKED = 6  # nodes; lines between more would hide the picture
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,31 @@ def draw_frame(
     return Image.alpha_composite(base, layer).convert("RGB")
 
 
+def draw_graph(
+    picture: Image.Image, dots: Sequence[tuple[str, tuple[float, float]]], color: str, dashed: bool
+) -> Image.Image:
+    """The picture with a dot and a name for each node of a graph, and lines between them.
+
+    Args:
+        picture: what to draw on.
+        dots: labels with their places, as shares of width and height; what lies outside is drawn at the rim.
+        color: of dots, lines and names.
+        dashed: rings and dashes in place of dots and lines.
+    """
+    canvas = _Canvas((picture.width * _SUPERSAMPLE, picture.height * _SUPERSAMPLE))
+    width, height = canvas.layer.size
+    places = [(min(max(x, 0.0), 1.0) * width, min(max(y, 0.0), 1.0) * height) for _, (x, y) in dots]
+    for one, other in combinations(places[:_MOST_LINKED], 2):
+        canvas.link(one, other, color, dashed)
+    for place in places:
+        canvas.dot(place, color, dashed)
+    for (label, _), (x, y) in zip(dots, places, strict=True):
+        radius = 3 * canvas.line
+        canvas.chip((x - radius, y - radius, x + radius, y + radius), label, color, audible=False)
+    layer = canvas.layer.resize(picture.size, Image.Resampling.BOX)
+    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+
+
 def text_color(background: str) -> str:
     """Black or white, whichever reads better on ``background`` (WCAG relative luminance)."""
     channels = [value / 255 for value in ImageColor.getrgb(background)[:3]]
@@ -159,6 +186,21 @@ class _Canvas:
             high = (part + 1) / parts - inset * (part < parts - 1)
             dashes.append((x1 + (x2 - x1) * low, y1 + (y2 - y1) * low, x1 + (x2 - x1) * high, y1 + (y2 - y1) * high))
         return dashes
+
+    def dot(self, place: tuple[float, float], color: str, hollow: bool) -> None:
+        """A disc, or a ring, with a dark halo."""
+        x, y = place
+        for radius, fill in ((3 * self.line, _HALO), (2.5 * self.line, color)):
+            self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+        if hollow:
+            radius = 1.4 * self.line
+            self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(0, 0, 0, 0))
+
+    def link(self, one: tuple[float, float], other: tuple[float, float], color: str, dashed: bool) -> None:
+        """A line between two places."""
+        side = (*one, *other)
+        for x1, y1, x2, y2 in self._dashes(side) if dashed else [side]:
+            self.draw.line((x1, y1, x2, y2), fill=color, width=max(2, round(self.line * 0.6)))
 
     def chip(self, box: Box, name: str, color: str, audible: bool) -> None:
         """The name on a coloured plate at the box, where no other plate is, with a loudspeaker when audible."""

@@ -37,7 +37,7 @@ def render_str_report(
         tiles=_tiles(summary),
         kinds=figures.ranked(summary["kinds"]),
         sources=figures.ranked(summary["sources"]),
-        left_out=figures.ranked(summary["left_out"], top=25),
+        left_out=figures.ranked(_tried(summary["left_out"]), top=25),
         letters={kind: figures.bars(counts) for kind, counts in summary["letters"].items()},
         samples={kind: [_sample(row) for row in rows] for kind, rows in samples.items()},
         errors=errors[:_MOST_ERRORS],
@@ -45,6 +45,12 @@ def render_str_report(
         excluded=summary["excluded"],
         width=WIDTH,
     )
+
+
+def _tried(left_out: Mapping[str, int]) -> dict[str, int]:
+    """Without the scenes that a kind doesn't fit, in words."""
+    tried = {name: count for name, count in left_out.items() if not name.endswith("/scene_has_no_such")}
+    return {name.replace("/", ": ").replace("_", " "): count for name, count in tried.items()}
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:

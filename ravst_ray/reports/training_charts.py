@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.records import TASKS
 from ravst_ray.reports.completions import task_weights
 from ravst_ray.reports.curves import COLORS, INK, Chart, Series, chart
 from ravst_ray.reports.run_folder import in_order
+from ravst_ray.tasks import TASKS, part_names
 
 ByKey = Mapping[str, Mapping[int, float]]
-PARTS = ("format", "object", "temporal", "spatial")
 PHASES = ("waiting for rollouts", "forward and backward", "weights to the engines", "optimizer, probe, files")
 _TASK_COLORS: dict[str, str] = dict(zip(TASKS, COLORS, strict=False))
 
 
 def reward_charts(by_key: ByKey, steps: Sequence[int], config: TrainConfig | None) -> list[Chart]:
     """The mean, then each part, both also by task; a part that some tasks don't count is drawn for the others alone."""
-    tasks = in_order((key.partition("/")[0] for key in by_key if "/reward/" in key), TASKS)
-    names = in_order((key.partition("/")[2] for key in by_key if key.startswith("reward/")), ("mean", *PARTS))
+    tasks = in_order((key.partition("/")[0] for key in by_key if "/reward/" in key), list(TASKS))
+    names = in_order((key.partition("/")[2] for key in by_key if key.startswith("reward/")), ("mean", *part_names()))
     found = []
     for name in names:
         counted = [task for task in tasks if name == "mean" or task_weights(config, task).get(name, 1.0) > 0]

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.core.answers import MALFORMATIONS
-from ravst_ray.records import TASKS
 from ravst_ray.reports import figures
 from ravst_ray.reports.annotation_report import Tile, duration, page_environment
 from ravst_ray.reports.completions import SAID, TRUE, CompletionCard, completion_cards, pick, task_weights
 from ravst_ray.reports.curves import SMOOTH_FROM, Unit, ends, mean_over, shown, tail
 from ravst_ray.reports.run_folder import Numbers, RunFolder, Sampled, in_order, read_run
 from ravst_ray.reports.training_charts import (
-    PARTS,
     ByKey,
     phase_seconds,
     reward_charts,
@@ -29,6 +26,7 @@ from ravst_ray.reports.training_charts import (
     time_charts,
     update_charts,
 )
+from ravst_ray.tasks import TASKS, malformations, part_names
 
 NAME = "report.html"
 _EVENTS = {
@@ -83,7 +81,7 @@ def _render(run: RunFolder, name: str) -> str:
         by_task=_by_task(run.completions, run.config),
         sampling=sampling_charts(by_key, steps),
         malformed=_malformed(by_key, steps),
-        meanings=MALFORMATIONS,
+        meanings=malformations(),
         update=update_charts(by_key, steps, run.config),
         kl=run.config.learner.kl if run.config else None,
         time=time_charts(by_key, steps),
@@ -153,7 +151,7 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
     size = tail(len(steps))
     first, last = set(steps[:size]), set(steps[-size:])
     tables = []
-    for task in in_order((one.task for one in completions), TASKS):
+    for task in in_order((one.task for one in completions), list(TASKS)):
         own = [one for one in completions if one.task == task]
         spans = ([one for one in own if one.step in first], [one for one in own if one.step in last], own)
         weights = task_weights(config, task)
@@ -163,7 +161,7 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
             return Row(name, tuple(sum(numbers) / len(numbers) if numbers else None for numbers in found), note)
 
         rows = [row("reward", lambda one: one.reward if math.isfinite(one.reward) else None)]
-        for name in in_order((name for one in own for name in one.parts), PARTS):
+        for name in in_order((name for one in own for name in one.parts), part_names()):
             weight = weights.get(name)
             note = "" if weight is None else f"× {weight:g}"
             rows.append(row(name, lambda one, name=name: one.parts.get(name), note))  # type: ignore[misc]
@@ -177,8 +175,9 @@ def _by_task(completions: Sequence[Sampled], config: TrainConfig | None) -> list
 def _malformed(by_key: ByKey, steps: Sequence[int]) -> list[Row]:
     """Kinds by falling number over the run; columns: a completion in the first, the last and all steps."""
     kinds = {key.partition("/")[2]: values for key, values in by_key.items() if key.startswith("malformed/")}
+    meanings = malformations()
     rows = [
-        Row(kind, (*ends(values, steps), mean_over(values, steps)), MALFORMATIONS.get(kind, ""))
+        Row(kind, (*ends(values, steps), mean_over(values, steps)), meanings.get(kind, ""))
         for kind, values in kinds.items()
     ]
     return sorted(rows, key=lambda row: (-(row.values[2] or 0.0), row.name))

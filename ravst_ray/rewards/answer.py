@@ -27,11 +27,17 @@ def answer_score(true: Value, said: Value | None) -> float:
     return 0.0 if isinstance(true, tuple) or isinstance(said, tuple) else relative_accuracy(true, said)
 
 
-def relative_accuracy(true: float, said: float) -> float:
+def relative_accuracy(true: float, said: float, rounding: float = _ROUNDING) -> float:
     """Mean relative accuracy in [0, 1]: the share of t in 0.50, 0.55, ..., 0.95 with error <= 1 - t.
 
-    The error is abs(said - true) / abs(true). It is VSI-Bench's (arXiv 2412.14171); an error of exactly 10% scores 0.9
-    whatever the rounding. Where the truth is 0: 1 for 0, 0 for all else.
+    The error is abs(said - true) / abs(true). It is VSI-Bench's (arXiv 2412.14171); thresholds built this way, unlike
+    sums of 0.05, let an error of exactly 10% score 0.9. Where the truth is 0, at which it isn't defined: 1 for 0, 0 for
+    all else. NaN and infinities score 0.
+
+    Args:
+        true: the truth.
+        said: the answer.
+        rounding: how much beyond a threshold is still at it; VSI-Bench's own code has none.
 
     Example:
         >>> relative_accuracy(2.0, 2.2), relative_accuracy(3, 5)
@@ -39,4 +45,4 @@ def relative_accuracy(true: float, said: float) -> float:
     """
     if true == 0:
         return float(said == 0)
-    return float((abs(said - true) / abs(true) <= 1 - _THRESHOLDS + _ROUNDING).mean())
+    return float((abs(said - true) / abs(true) <= 1 - _THRESHOLDS + rounding).mean())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from ravst_ray.core.answers import ParsedAnswer
-from ravst_ray.records import Task
-
-PARTS: dict[Task, tuple[bool, bool]] = {"AVTR": (True, False), "AVSR": (False, True), "AVSTR": (True, True)}
-"""Whether every object of a task's answer has ``<when>``, ``<where>``."""
 
 
-def format_score(task: Task, predicted: ParsedAnswer) -> float:
+def format_score(predicted: ParsedAnswer, when: bool, where: bool) -> float:
     """1 for one ``<answer>`` with nothing after it, whose objects each have exactly the asked parts, else 0.
 
     Text before the answer is allowed, the parts of an object may come in either order, an empty ``<where>`` is one.
+
+    Args:
+        predicted: the completion.
+        when: whether every object should have a ``<when>``.
+        where: whether every object should have a ``<where>``.
     """
-    wanted = PARTS[task]
+    wanted = (when, where)
     clean = not predicted.malformed and bool(predicted.objects)
     return float(clean and all((one.when is not None, one.where is not None) == wanted for one in predicted.objects))

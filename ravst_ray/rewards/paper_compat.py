@@ -13,7 +13,7 @@ import re
 from ravst_ray.core.geometry import box_iou
 from ravst_ray.core.intervals import interval_iou
 from ravst_ray.core.names import NameMatcher
-from ravst_ray.records import Box, Task
+from ravst_ray.records import Box
 
 _FORMAT = re.compile(r"\s*<answer>.*?<when>.*?</when>.*?<object>.*?</object>.*?<where>.*?</where>.*?</answer>\s*", re.S)
 _WHEN = re.compile(r"<when>\s*\[\s*([-+\d.]+)\s*,\s*([-+\d.]+)\s*\]\s*</when>")
@@ -31,24 +31,27 @@ def format_score(completion: str) -> float:
     return float(-1 not in places and len(completion) < 100_000 and _FORMAT.fullmatch(completion) is not None)
 
 
-def spatial_temporal_score(task: Task, completion: str, truth: str, names: NameMatcher | None = None) -> float:
-    r"""tIoU (AVTR), the mean of object and spatial (AVSR), or of temporal and spatial score (AVSTR), in [0, 1].
+def spatial_temporal_score(
+    completion: str, truth: str, when: bool, where: bool, names: NameMatcher | None = None
+) -> float:
+    r"""In [0, 1]: tIoU, the mean of object and spatial, or of temporal and spatial score.
 
     Args:
-        task: the kind of question.
         completion: the model's text.
         truth: the true answer.
+        when: whether answers have intervals.
+        where: whether answers have boxes.
         names: how names are compared; by default by equality.
 
     Raises:
         UnicodeDecodeError: the completion holds a broken escape such as a lone ``\x``.
     """
     completion, truth = (_unescape(text) for text in (completion, truth))
-    if task == "AVTR":
+    if not where:
         return _temporal(truth, completion)
     true, predicted = _objects(truth), _objects(completion)
     recall, spatial = _boxes(true, predicted, names or NameMatcher())
-    return ((recall if task == "AVSR" else _temporal(truth, completion)) + spatial) / 2
+    return ((_temporal(truth, completion) if when else recall) + spatial) / 2
 
 
 def _unescape(text: str) -> str:

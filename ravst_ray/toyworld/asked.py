@@ -15,7 +15,7 @@ _ORDINAL = re.compile(rf"When is the ({'|'.join(ORDINALS)}) moment ")
 
 @dataclass(frozen=True)
 class Asked:
-    """A question: AVTR and AVSTR ask for a ``name``, AVSR for what is audible or silent in a ``span``.
+    """A question: either for a moment of a ``name``, or for what is audible or silent in a ``span``.
 
     ``ordinal`` counts the moments of the name from 1 on; ``window`` holds the one that is meant.
     """

@@ -18,8 +18,8 @@ from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.core.intervals import overlap
 from ravst_ray.datasets.ravst_json import dump_questions
-from ravst_ray.media.clips import Clip, VideoView, resized, sound_samples, view_size, view_times
-from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track
+from ravst_ray.media.clips import Clip, resized, sound_samples, view_size, view_times
+from ravst_ray.records import Box, Event, EventAnnotation, QAPair, SceneObject, Track, VideoView
 from ravst_ray.toyworld.audio import heard, soundtrack
 from ravst_ray.toyworld.captions import label
 from ravst_ray.toyworld.scene import SIZE_PX, Scene, random_scene, render

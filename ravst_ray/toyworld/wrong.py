@@ -4,10 +4,10 @@ The *moments* of a name are the events of all its instances, made one where they
 *source* in an interval if one of its events shares time with it. Boxes are those of truth's 0.1 s grid; the *asked
 seconds* are S, S + 1, … of the interval that the answer is about. :data:`REASONS` says what is wrong:
 
-    AVTR, AVSTR   not_sounding, wrong_when, other_moment, several_moments, never_visible
-    AVSR          missing_source, silent_source, sounding_silent, never_visible
-    any <where>   wrong_boxes, wrong_instance, missing_boxes
-    any           unreadable
+    when (and where)   not_sounding, wrong_when, other_moment, several_moments, never_visible
+    where              missing_source, silent_source, sounding_silent, never_visible
+    any <where>        wrong_boxes, wrong_instance, missing_boxes
+    any                unreadable
 
 A question about a source that the picture never shows while it sounds can't be told from one about a visible object
 without listening: it is counted apart, as off screen, right or wrong.
@@ -118,7 +118,7 @@ def judge_question(video: Truth, pair: QAPair, when: When = "event") -> Verdict:
 
 
 def _temporal(video: Truth, asked: Asked, one: ObjectAnswer, when: When) -> tuple[list[str], bool]:
-    """AVTR and AVSTR: reasons, and whether the moment's sources are off screen."""
+    """Of a question for a moment: reasons, and whether the moment's sources are off screen."""
     if one.when is None or asked.name is None or plain_name(one.name) != plain_name(asked.name):
         return ["unreadable"], False
     things = _named(video, asked.name)
@@ -157,7 +157,7 @@ def _fits(given: Interval, moment: Interval, when: When) -> bool:
 
 
 def _spatial(video: Truth, asked: Asked, span: Interval, objects: Sequence[ObjectAnswer]) -> tuple[list[str], bool]:
-    """AVSR: reasons, and whether something that sounds in the interval is off screen."""
+    """Of a question for objects: reasons, and whether something that sounds in the interval is off screen."""
     seconds = event_times(*span)
     sources = _sources(video["objects"], span)
     hidden = any(_off_screen(thing, span) for thing in sources)

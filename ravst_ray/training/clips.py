@@ -12,8 +12,9 @@ import ray
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import StepError
-from ravst_ray.media.clips import Clip, VideoView, show_video
+from ravst_ray.media.clips import Clip, show_video
 from ravst_ray.media.decoding import ChildDecoder
+from ravst_ray.records import VideoView
 
 KEPT = 256
 Shown = tuple[Any, VideoView]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ravst_ray.errors import AbortError, BadBatchError
-from ravst_ray.records import Task
-from ravst_ray.rewards.rubric import Reward, Rubric
+from ravst_ray.tasks.rubric import Reward, Rubric
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import rollout_rows, write_rows
 
@@ -33,11 +32,13 @@ class FailedReward(Reward):
 class GuardedRubric(Rubric):
     """A rubric that hands on what goes wrong in a reward, so that the batch can be saved as a whole."""
 
-    def score(self, task: Task, completion: str, truth: str, truncated: bool = False) -> Reward:
+    def score(
+        self, task: str, completion: str, truth: str, truncated: bool = False, tokens: int | None = None
+    ) -> Reward:
         """The reward of one completion; a :class:`FailedReward` where it raises or isn't a finite number."""
         # A new NaN each time: no two of them are equal, so a group of them isn't taken for one of equal rewards.
         try:
-            reward = super().score(task, completion, truth, truncated)
+            reward = super().score(task, completion, truth, truncated, tokens)
         except Exception as error:  # whatever a reward's author forgot; the learner stops at it
             said = " ".join(f"{type(error).__name__}: {error}".split())
             return FailedReward(float("nan"), {}, error=f"raised {said}")

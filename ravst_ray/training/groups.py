@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.protocols import Completion
-from ravst_ray.records import Task
-from ravst_ray.rewards.rubric import Reward
+from ravst_ray.tasks.rubric import Reward
 
 __all__ = ["Clip", "Completion", "Group"]
 
@@ -17,7 +16,7 @@ class Group:
     """G completions of one prompt, scored; never split."""
 
     question_id: str
-    task: Task
+    task: str
     prompt_ids: tuple[int, ...]
     clip: Clip | None
     completions: tuple[Completion, ...]

@@ -16,12 +16,14 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
-from ravst_ray.media.clips import VideoView, sound_samples, view_size, view_times
+from ravst_ray.media.clips import sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading, model_source
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.records import VideoView
+from ravst_ray.tasks import settled
 from ravst_ray.training.prompts import training_tasks
 
 _NAMED = 5
@@ -70,15 +72,16 @@ def check_cluster(config: TrainConfig, there: Mapping[str, float]) -> None:
 
 
 def fitted(config: TrainConfig) -> TrainConfig:
-    """The configuration with what the model's family decides in it.
+    """The configuration with what the model's family and the tasks decide in it.
 
     Raises:
-        ConfigError: there is no such model, or its family can't be trained, or shown or asked this.
+        ConfigError: there is no such model, or its family can't be trained, or shown or asked this, or the
+            reward has weights for what there isn't.
     """
     family = family_of(config.model)
     family.learner()
     frames, prompt = fit(config.frames, config.prompt, family)
-    return config.model_copy(update={"frames": frames, "prompt": prompt})
+    return config.model_copy(update={"frames": frames, "prompt": prompt, "reward": settled(config.reward)})
 
 
 def load_tokenizer(model: str) -> Any:

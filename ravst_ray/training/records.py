@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ravst_ray.errors import ConfigError
-from ravst_ray.rewards.registry import COMPONENTS
 from ravst_ray.training.groups import Group
 
 
@@ -46,10 +45,9 @@ def group_numbers(groups: Sequence[Group], version: int) -> dict[str, float]:
         for one, reward in zip(group.completions, group.rewards, strict=True):
             add("reward/mean", reward.total)
             add(f"{group.task}/reward/mean", reward.total)
-            for name in COMPONENTS:
-                if name in reward.parts:
-                    add(f"reward/{name}", reward.parts[name])
-                    add(f"{group.task}/reward/{name}", reward.parts[name])
+            for name, score in reward.parts.items():
+                add(f"reward/{name}", score)
+                add(f"{group.task}/reward/{name}", score)
             add("completion/tokens", float(len(one.token_ids)))
             add("completion/truncated", float(one.truncated))
             add("staleness/mean", float(version - min(one.versions, default=version)))

@@ -27,10 +27,12 @@ from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.media.clips import VideoView
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Completion, Generation
+from ravst_ray.records import VideoView
 from ravst_ray.rewards.word_vectors import name_matcher
+from ravst_ray.tasks import task_of
+from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
@@ -305,8 +307,11 @@ class RolloutManager:
     def _scored(self, ask: Ask, view: VideoView, generation: Generation) -> Group:
         space = AnswerSpace.of(view, self._config.prompt)
         pair = ask.pair
+        task = task_of(pair.task)
         rewards = tuple(
-            self._rubric.score(pair.task, space.to_video(one.text), pair.answer, one.truncated)
+            self._rubric.score(
+                pair.task, task.to_video(one.text, space), pair.answer, one.truncated, len(one.token_ids)
+            )
             for one in generation.completions
         )
         return Group(pair.qa_id, pair.task, generation.prompt_ids, None, _versioned(generation.completions), rewards)

@@ -26,13 +26,15 @@ from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.media.clips import VideoView, show_video
+from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading
 from ravst_ray.policy.families import family_of, fit
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
+from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.progress import RunProgress
-from ravst_ray.records import QAPair
+from ravst_ray.records import QAPair, VideoView
+from ravst_ray.tasks import task_of
+from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.prompts import training_tasks
 
@@ -77,7 +79,7 @@ class Examples(Sequence[Row]):
 
         pair, view, reference = self._shown[place]
         prompt = question_prompt(pair.task, pair.question, view, self._config.prompt)
-        answer = AnswerSpace.of(view, self._config.prompt).to_model(pair.answer)
+        answer = task_of(pair.task).to_model(pair.answer, AnswerSpace.of(view, self._config.prompt))
         return example(self._forward, prompt, answer, ray.get(reference))
 
 

@@ -11,9 +11,10 @@ from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.core.names import NameMatcher
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.evaluation.metrics import score_question, summarise
-from ravst_ray.records import TASKS, QAPair
+from ravst_ray.records import QAPair
 from ravst_ray.rewards import paper_compat
-from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.tasks import TASKS
+from ravst_ray.tasks.rubric import Rubric
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ravst_test_annotations.json"
 

@@ -20,13 +20,12 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
 from ravst_ray.evaluation.predict import asked_as_in, predict
-from ravst_ray.records import Task
 from ravst_ray.toyworld.training.policy_omni import HEARING
 from ravst_ray.toyworld.world import write_world
 from ravst_ray.training.loop import train
 
 TRAINED_ON, UNSEEN = (80, 8000), (48, 9000)  # videos and seed of the worlds; no checkpoint was made on either
-SHOWN: tuple[tuple[Task, str], ...] = (
+SHOWN: tuple[tuple[str, str], ...] = (
     ("AVTR", "m_tIoU"),
     ("AVSR", "obj_acc"),
     ("AVSR", "m_vIoU"),

@@ -12,10 +12,9 @@ import ray
 
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.datasets.tasks import VideoTask
-from ravst_ray.media.clips import VideoView
 from ravst_ray.policy.prompts import question_prompt
-from ravst_ray.records import Task
-from ravst_ray.rewards.rubric import Reward, Rubric
+from ravst_ray.records import VideoView
+from ravst_ray.tasks.rubric import Reward, Rubric
 from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.rollout import RolloutManager
 
@@ -79,7 +78,7 @@ def listed_mib(peaks: list[float]) -> str:
 class VariedRubric(Rubric):
     """The real rewards, and a little for each kind of letter: else all answers of a random policy earn the same."""
 
-    def score(self, task: Task, completion: str, truth: str, truncated: bool = False) -> Reward:
+    def score(self, task: str, completion: str, truth: str, truncated: bool = False) -> Reward:
         """The reward of one completion."""
         reward = super().score(task, completion, truth, truncated)
         return replace(reward, total=reward.total + len(set(completion)) / 100)

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from ravst_ray.core.scenes import Axes, Entity, Scene, Vector
-from ravst_ray.datasets.scenes.source import SceneRef
+from ravst_ray.datasets.scenes.source import SceneRef, frames_of
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
@@ -105,7 +105,7 @@ class KittiReader:
             scene_id=ref.scene_id,
             source=self.format,
             entities=tuple(_entities(tracks)),
-            frame_times_s=tuple(frame / FPS for frame in range(last + 1)),
+            frame_times_s=tuple(frame / FPS for frame in frames_of(last + 1)),
             video=ref.scene_id,
             duration_s=(last + 1) / FPS,
             width=width,

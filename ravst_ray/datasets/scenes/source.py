@@ -13,6 +13,8 @@ from ravst_ray.core.scenes import Scene, Vector
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import Box
 
+MOST_FRAMES = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class SceneRef:
@@ -46,6 +48,17 @@ class SceneReader(Protocol):
 def listed(format: str, scenes: Mapping[str, Any]) -> list[SceneRef]:
     """References to the scenes of a mapping, in its order."""
     return [SceneRef(format, scene_id, content) for scene_id, content in scenes.items()]
+
+
+def frames_of(count: float) -> range:
+    """The numbers of a scene's frames.
+
+    Raises:
+        ValueError: there are absurdly many.
+    """
+    if not 0 <= count <= MOST_FRAMES:
+        raise ValueError(f"{count:g} frames; {MOST_FRAMES:,} at most")
+    return range(round(count))
 
 
 def box_of(numbers: Sequence[float]) -> Box:

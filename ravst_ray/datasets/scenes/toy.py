@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ravst_ray.core.scenes import Entity, Scene
-from ravst_ray.datasets.scenes.source import SceneRef, box_of, listed, load_json
+from ravst_ray.datasets.scenes.source import SceneRef, box_of, frames_of, listed, load_json
 from ravst_ray.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class ToyReader:
             KeyError, TypeError, ValueError: the entry isn't as ``ravst toyworld`` writes it.
         """
         truth: Mapping[str, Any] = ref.content
-        frames = round(truth["duration"] * truth["fps"])
+        frames = frames_of(truth["duration"] * truth["fps"])
         entities = tuple(
             Entity(
                 entity_id=str(number),
@@ -51,7 +51,7 @@ class ToyReader:
             scene_id=ref.scene_id,
             source=self.format,
             entities=entities,
-            frame_times_s=tuple(round(index / truth["fps"], 1) for index in range(frames)),
+            frame_times_s=tuple(round(index / truth["fps"], 1) for index in frames),
             video=ref.scene_id,
             duration_s=truth["duration"],
             width=truth["width"],

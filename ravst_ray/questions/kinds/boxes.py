@@ -11,6 +11,8 @@ from ravst_ray.core.scenes import Entity
 from ravst_ray.questions.draft import Draft, Kind
 from ravst_ray.questions.view import SceneView, box_text, seconds_text
 
+_STEPS = 3  # between two frames nobody looked, so an interval has at least so many steps
+
 
 def ask_localization(view: SceneView, rules: StrRules, rng: Random) -> Iterator[Draft | str]:
     """Each thing at its seconds, in random order; one that shares its name is known by its box at another second."""
@@ -38,7 +40,8 @@ def _in_view(view: SceneView, rules: StrRules, entity: Entity) -> Draft | str:
     start_s, end_s = runs[0]
     if len(runs) > 1:
         return "several_times"
-    if end_s - start_s < rules.margins.visible_s:
+    step_s = view.scene.duration_s / len(view.scene.frame_times_s)
+    if end_s - start_s < max(rules.margins.visible_s, _STEPS * step_s - 1e-6):
         return "too_short"
     if end_s - start_s > rules.margins.visible_share * view.scene.duration_s:
         return "nearly_always"

@@ -74,8 +74,8 @@ def _space(view: SceneView) -> Space:
 
 def _spread(view: SceneView, about: tuple[Entity, ...]) -> tuple[float, ...]:
     """At most four seconds, evenly spread over those at which any of these is in sight."""
-    wanted = set(about)
-    times = [time_s for time_s in view.asked_times_s if wanted & set(view.seen(time_s))] or view.asked_times_s[:1]
+    wanted = {time_s for entity in about for time_s in entity.times_s}
+    times = [time_s for time_s in view.asked_times_s if time_s in wanted] or view.asked_times_s[:1]
     if len(times) <= _FRAMES:
         return tuple(times)
     return tuple(times[round(i * (len(times) - 1) / (_FRAMES - 1))] for i in range(_FRAMES))

@@ -80,7 +80,7 @@ def _others(view: SceneView, entity: Entity, time_s: float) -> dict[str, Sequenc
             continue
         if view.scene.at_rest and (everyone := view.all_of(other.label)):
             others[other.label] = everyone
-        elif view.is_unique(other) or (view.has_metres and view.can_be_named(other)):
+        elif view.is_unique(other) or (view.has_metres and view.is_named_at(other, time_s)):
             others[view.name(other, time_s)] = (other,)
     return others
 

@@ -28,7 +28,10 @@ def spans(view: SceneView, rules: StrRules, rng: Random) -> Iterator[tuple[Entit
         for entity in entities:
             times = view.times_of(entity)
             start_s, end_s = sorted(rng.sample(times, 2)) if len(times) > 1 else (0.0, 0.0)
-            yield (entity, start_s, end_s) if end_s - start_s >= rules.margins.motion_s else "too_short"
+            if end_s - start_s < rules.margins.motion_s:
+                yield "too_short"
+            else:
+                yield (entity, start_s, end_s) if view.is_named_at(entity, start_s) else "ambiguous_name"
 
 
 def _from_to(start_s: float, end_s: float) -> str:

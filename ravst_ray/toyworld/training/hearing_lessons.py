@@ -24,8 +24,8 @@ from ravst_ray.core.answers import render
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Shape
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
-from ravst_ray.records import Task
+from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.toyworld.asked import read_question
 from ravst_ray.toyworld.questions import SceneQuestions, scene_questions
 from ravst_ray.toyworld.scene import NAMES, Scene, random_scene
@@ -52,7 +52,7 @@ class Segment:
     (-1: none).
     """
 
-    task: Task
+    task: str
     prompt: np.ndarray
     true: np.ndarray
     careless: np.ndarray

@@ -21,7 +21,7 @@ import torch
 from ravst_ray.evaluation.paired import paired_interval
 from ravst_ray.policy.families.protocols import Family
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
-from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.tasks.rubric import Rubric
 from ravst_ray.toyworld.training.policy_annotators import CARELESS_SHARE, LARGER, LONGER
 from ravst_ray.toyworld.training.policy_measure import greedy_answers
 from ravst_ray.toyworld.training.policy_omni import HEARING

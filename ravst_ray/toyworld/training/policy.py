@@ -16,10 +16,9 @@ from typing import Any
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
-from ravst_ray.media.clips import VideoView
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.prompts import question_prompt
-from ravst_ray.records import Task
+from ravst_ray.records import VideoView
 from ravst_ray.toyworld.checkpoints import DETECTOR
 from ravst_ray.toyworld.scene import NAMES
 
@@ -39,7 +38,7 @@ _SPECIAL = (
 )
 _TAGS = tuple(f"<{slash}{tag}>" for tag in ("answer", "object", "when", "where", "think") for slash in ("", "/"))
 _NUMBERS = tuple(str(number) for number in range(10, SIDE_PX + 1))
-_ASKED: tuple[tuple[Task, str], ...] = (
+_ASKED: tuple[tuple[str, str], ...] = (
     ("AVTR", TEMPORAL),
     ("AVSR", SPATIAL_AUDIBLE),
     ("AVSR", SPATIAL_SILENT),

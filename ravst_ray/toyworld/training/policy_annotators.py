@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
-from ravst_ray.media.clips import VideoView
-from ravst_ray.records import Box
+from ravst_ray.records import Box, VideoView
 
 CARELESS_SHARE = 0.58
 LONGER, LARGER = 3.0, 2.2

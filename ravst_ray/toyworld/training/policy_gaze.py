@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ravst_ray.media.clips import VideoView
+from ravst_ray.records import VideoView
 from ravst_ray.toyworld.scene import NAMES
 from ravst_ray.toyworld.training.policy_targets import Targets
 

@@ -11,7 +11,8 @@ import torch
 
 from ravst_ray.core.answers import ObjectAnswer, parse, render
 from ravst_ray.policy.families.protocols import Family
-from ravst_ray.rewards.rubric import Rubric
+from ravst_ray.tasks import task_of, weights_of
+from ravst_ray.tasks.rubric import Rubric
 from ravst_ray.toyworld.training.policy_annotators import CARELESS_SHARE, LARGER, LONGER
 from ravst_ray.toyworld.training.policy_pool import Painted, Question
 from ravst_ray.training.forward import Row, VideoForward
@@ -79,9 +80,9 @@ def measure(model: Any, processor: Any, family: Family, scenes: Sequence[Painted
         parts = rubric.score(question.task, answer, question.answer).parts
         trivial = rubric.score(question.task, render(_trivial(scene, question)), question.answer).parts
         found["format"].append(parts["format"])
-        weights = rubric.config.weights.of(question.task)
+        weights = weights_of(task_of(question.task), rubric.config)
         for part in ("object", "temporal", "spatial"):
-            if getattr(weights, part):
+            if weights[part]:
                 found[f"{question.task}/{part}"].append(parts[part])
                 found[f"{question.task}/{part}, trivial"].append(trivial[part])
     means = {key: float(np.mean(values)) for key, values in sorted(found.items())}

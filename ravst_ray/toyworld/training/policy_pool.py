@@ -14,9 +14,10 @@ import numpy as np
 
 from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.core.answers import render
-from ravst_ray.media.clips import Clip, VideoView
-from ravst_ray.policy.prompts import AnswerSpace, question_prompt
-from ravst_ray.records import Task
+from ravst_ray.media.clips import Clip
+from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.records import VideoView
+from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.toyworld.questions import scene_questions
 from ravst_ray.toyworld.training.policy import SIDE_PX
 
@@ -29,7 +30,7 @@ ASKED = PromptConfig(box_step_s=4.0, state_grammar=False)
 class Question:
     """A question with its true answer in the dataset's space."""
 
-    task: Task
+    task: str
     text: str
     answer: str
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ravst_ray.media.clips import VideoView
 from ravst_ray.policy.families.qwen2_5_vl import FRAME_MULTIPLE, TEMPORAL_PATCH
+from ravst_ray.records import VideoView
 from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene
 from ravst_ray.toyworld.training.policy import SIDE_PX
 

@@ -1,4 +1,4 @@
-"""The reward as TRL calls it: ``(prompts, completions, **columns) -> list[float]``."""
+"""The reward as TRL calls it: ``(prompts, completions, **columns) -> list[float | None]``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ravst_ray.rewards.registry import COMPONENTS
-from ravst_ray.rewards.rubric import Reward, Rubric
+from ravst_ray.tasks import part_names
+from ravst_ray.tasks.rubric import Reward, Rubric
 
-RewardFunction = Callable[..., list[float]]
+RewardFunction = Callable[..., list[float | None]]
 
 
 def total_reward(rubric: Rubric) -> RewardFunction:
@@ -21,12 +21,15 @@ def total_reward(rubric: Rubric) -> RewardFunction:
 
 
 def component_rewards(rubric: Rubric) -> dict[str, RewardFunction]:
-    """One reward function per part, each unweighted in [0, 1]; their weights belong to the trainer."""
-    return {name: _function(rubric, f"{name}_reward", partial(_part, name)) for name in COMPONENTS}
+    """One reward function per part of any task, each unweighted in [0, 1]; their weights belong to the trainer.
+
+    A part that a task doesn't have is None for its completions, which TRL leaves out.
+    """
+    return {name: _function(rubric, f"{name}_reward", partial(_part, name)) for name in part_names()}
 
 
-def _part(name: str, reward: Reward) -> float:
-    return reward.parts[name]
+def _part(name: str, reward: Reward) -> float | None:
+    return reward.parts.get(name)
 
 
 def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
@@ -36,8 +39,8 @@ def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
     return "".join(message["content"] for message in completion if isinstance(message.get("content"), str))
 
 
-def _function(rubric: Rubric, name: str, pick: Callable[[Reward], float]) -> RewardFunction:
-    def reward_function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+def _function(rubric: Rubric, name: str, pick: Callable[[Reward], float | None]) -> RewardFunction:
+    def reward_function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         truncated = columns.get("truncated") or [False] * len(completions)
         rows = zip(completions, columns["task"], columns["answer"], truncated, strict=True)
         return [pick(rubric.score(task, completion_text(text), answer, cut)) for text, task, answer, cut in rows]
