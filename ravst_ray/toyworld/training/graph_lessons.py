@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ravst_ray.media.clips import VideoView
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.prompts import question_prompt
+from ravst_ray.records import VideoView
+from ravst_ray.tasks.video_str import VIDEO_STR
 from ravst_ray.toyworld.scene import NAMES, random_scene
 from ravst_ray.toyworld.training.policy import SIDE_PX
 from ravst_ray.toyworld.training.policy_gaze import WHEN, WHERE
@@ -43,7 +44,6 @@ class Asked:
     reply: str
     about: str = ""
     time_s: float = 0.0
-    question_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,4 +212,4 @@ def _in_common(prompts: Sequence[Sequence[int]]) -> int:
 
 def question_text(text: str, view: VideoView) -> str:
     """What stands beside the frames."""
-    return question_prompt("AVTR", text, view, ASKED)
+    return question_prompt(VIDEO_STR.name, text, view, ASKED)

@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ravst_ray.core.graph_replies import parse_reply
+from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.core.names import NameMatcher
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
-from ravst_ray.rewards.answer import answer_score
-from ravst_ray.rewards.edge import edge_score
-from ravst_ray.rewards.graph_match import match_graphs
-from ravst_ray.rewards.node import node_score
+from ravst_ray.tasks.video_str import VIDEO_STR
 from ravst_ray.toyworld.training.graph_lessons import Asked, question_text
 from ravst_ray.toyworld.training.policy import POLICY
 from ravst_ray.toyworld.training.policy_graph import GRAPHS
@@ -44,16 +41,8 @@ def greedy_replies(model: Any, processor: Any, pairs: Sequence[tuple[Painted, As
 
 
 def scores(reply: str, truth: str) -> dict[str, float]:
-    """Parts of the reward, each in [0, 1]."""
-    said, true = parse_reply(reply), parse_reply(truth)
-    assert true.graph is not None and true.value is not None
-    match = match_graphs(true.graph, said.graph, NameMatcher())
-    return {
-        "answer": answer_score(true.value, said.value),
-        "format": float(not said.malformed),
-        "node": node_score(match),
-        "edge": edge_score(match),
-    }
+    """Metrics of a reply beside the true one, each in [0, 1]; boxes in pixels of the policy's frames."""
+    return VIDEO_STR.measure(VIDEO_STR.parse(truth), VIDEO_STR.parse(reply), NameMatcher(), RewardConfig())
 
 
 def measure(model: Any, processor: Any, pairs: Sequence[tuple[Painted, Asked]]) -> dict[str, float]:
@@ -63,7 +52,7 @@ def measure(model: Any, processor: Any, pairs: Sequence[tuple[Painted, Asked]]) 
         parts = scores(reply, asked.reply)
         for key, value in parts.items():
             found[key].append(value)
-        found[f"answer/{asked.kind}"].append(parts["answer"])
+        found[f"answer/{asked.kind}"].append(parts["score"])
     return {"questions": float(len(pairs)), **{key: float(np.mean(values)) for key, values in sorted(found.items())}}
 
 
@@ -95,7 +84,7 @@ pixels, one a second.
 - **Training**: {steps[0]} steps in {minutes[0]:g} min on graphs and counting, then {steps[1]} steps in {minutes[1]:g}
   min on all kinds, on one (busy) CPU core: `python -m ravst_ray.toyworld.training.train_graph`
 - **Accuracy** of greedy replies to {numbers["questions"]:.0f} questions about unseen scenes: answer
-  {numbers["answer"]:.3f}, format {numbers["format"]:.3f}, node {numbers["node"]:.3f}, edge {numbers["edge"]:.3f}, and
+  {numbers["score"]:.3f}, format {numbers["format"]:.3f}, node {numbers["node"]:.3f}, edge {numbers["edge"]:.3f}, and
 
 {table}
 """

@@ -7,18 +7,21 @@ is looked at every half second, and every tenth where something comes or goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ravst_ray.config.make_str import StrRules
+from ravst_ray.core.graph_replies import parse_reply, render_reply
+from ravst_ray.core.graphs import Graph
 from ravst_ray.core.scenes import Entity
 from ravst_ray.core.scenes import Scene as SceneRecord
 from ravst_ray.questions.make import questions_of
 from ravst_ray.records import Box
+from ravst_ray.tasks.spaces import AnswerSpace
+from ravst_ray.tasks.video_str import VIDEO_STR
 from ravst_ray.toyworld.scene import NAMES, SIZE_PX, Scene, random_scene, render
 from ravst_ray.toyworld.training.graph_lessons import Asked
 from ravst_ray.toyworld.training.policy import SIDE_PX
@@ -41,6 +44,8 @@ RULES = StrRules.model_validate(
     }
 )
 _TENTHS = 5
+_OF_ONE = ("box", "interval")  # what is asked of one object alone
+_SPACE = AnswerSpace(SIDE_PX / SIZE_PX, SIDE_PX / SIZE_PX, integer=True, step_s=1.0)
 
 
 def scene_record(scene: Scene, scene_id: str) -> SceneRecord:
@@ -75,64 +80,23 @@ def scene_record(scene: Scene, scene_id: str) -> SceneRecord:
 def asked_of(scene: SceneRecord, rules: StrRules = RULES) -> Iterator[Asked]:
     """The questions as the policy is asked, with the replies that it should give."""
     for row in questions_of(scene, rules)[0]:
-        times = row["times_s"]
-        yield Asked(
-            row["kind"],
-            composed(row),
-            reply_text(sorted_graph(row["graph"]), model_answer(row)),
-            next((name for name in NAMES if name in row["question"]), "") if row["form"] in ("box", "interval") else "",
-            times[0] if times else 0.0,
-            row["id"],
-        )
+        question, truth = VIDEO_STR.asked(row)
+        about = next((name for name in NAMES if name in row["question"]), "") if row["form"] in _OF_ONE else ""
+        yield Asked(row["kind"], question, reply_text(truth), about, row["times_s"][0])
 
 
-def model_answer(row: Mapping[str, Any]) -> str:
-    """The answer as the model gives it: boxes in whole pixels of its frames."""
-    if row["form"] != "box":
-        return str(row["answer"])
-    return str([round(value * SIDE_PX / SIZE_PX) for value in json.loads(row["answer"])])
+def reply_text(truth: str) -> str:
+    """A true reply as the policy should give it: without edges, the box of an answer in pixels of its frames.
 
-
-def sorted_graph(graph: str) -> str:
-    """The graph with each frame's nodes in the order of their names: one order is easier to learn than many."""
-    frames = json.loads(graph)["frames"]
-    for frame in frames:
-        frame["t"] = float(frame["t"])
-        frame["nodes"] = [
-            {"id": node["id"], "pos": [float(np.clip(share, 0.01, 0.99)) for share in node["pos"]]}
-            for node in sorted(frame["nodes"], key=lambda node: NAMES.index(node["id"].rpartition(".")[0]))
-        ]
-    return json.dumps({"frames": frames}, separators=(",", ":"))
-
-
-def reply_text(graph: str, answer: str) -> str:
-    """What the policy should say."""
-    return f"<think>\n<graph>{graph}</graph>\n</think>\n<answer>{answer}</answer>"
-
-
-def composed(row: Mapping[str, Any]) -> str:
-    """The question with what is expected of the answer."""
-    lines = [
-        str(row["question"]),
-        *(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", row["options"], strict=False)),
-    ]
-    lines.append(
-        {
-            "choice": "Answer with the letter.",
-            "number": f"Answer with a number in {row['unit']}." if row["unit"] else "Answer with a number.",
-            "box": "Answer with a box [x1, y1, x2, y2].",
-            "interval": "Answer with an interval [start, end] in seconds.",
-        }[row["form"]]
-    )
-    return "\n".join([*lines, seconds_line(row["times_s"])])
-
-
-def seconds_line(times_s: Sequence[float]) -> str:
-    """Which seconds the graph is of."""
-    said = [f"{time_s:g}" for time_s in times_s]
-    if len(said) == 1:
-        return f"Graph of second {said[0]}."
-    return f"Graph of the seconds {', '.join(said[:-1])} and {said[-1]}."
+    Nodes stand in the order of their names, as one order is easier to learn than many, and no share is 0 or 1.
+    """
+    reply = parse_reply(truth)
+    assert reply.graph is not None and reply.value is not None
+    frames = []
+    for frame in reply.graph.frames:
+        nodes = [replace(node, pos=tuple(min(max(share, 0.01), 0.99) for share in node.pos)) for node in frame.nodes]
+        frames.append(replace(frame, nodes=tuple(sorted(nodes, key=lambda node: NAMES.index(node.label)))))
+    return VIDEO_STR.to_model(render_reply(reply.value, Graph(tuple(frames)), edges=False), _SPACE)
 
 
 def fill(folder: str | Path, chunks: Sequence[int], seed: int) -> None:
