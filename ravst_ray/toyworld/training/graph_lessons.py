@@ -79,12 +79,12 @@ def mentions(pieces: Sequence[str], asked: Asked) -> Iterator[Mention]:
                 yield Mention(WHERE, token, 1 + NAMES.index(node.group(1)), float(frame.group(1)))
     if asked.about:
         said = whole.index("<answer>")
-        for number in _NUMBER.finditer(whole, said):
-            token, name = bisect_left(starts, number.start()), 1 + NAMES.index(asked.about)
+        for found in _NUMBER.finditer(whole, said):
+            token, name = bisect_left(starts, found.start()), 1 + NAMES.index(asked.about)
             if asked.kind == "localization":
                 yield Mention(WHERE, token, name, asked.time_s)
             elif asked.kind == "temporal_localization":
-                yield Mention(WHEN, token, name, float(number.group()))
+                yield Mention(WHEN, token, name, float(found.group()))
 
 
 def _seen_at(mention: Mention, targets: Targets, view: VideoView) -> tuple[int, ...]:
