@@ -92,6 +92,15 @@ def test_questions_are_of_what_can_be_seen(lessons):
     assert {"object_counting", "localization"} <= kinds
 
 
+def test_a_choice_is_thought_in_words_before_its_letter(lessons):
+    choices = [asked for those in lessons.asked.values() for asked in those if "Answer with the letter." in asked.text]
+    assert choices
+    for asked in choices:
+        letter = parse_reply(asked.reply).value
+        words = next(line[3:] for line in asked.text.splitlines() if line.startswith(f"{letter}. "))
+        assert asked.reply.endswith(f"]}}</graph>\n{words}: {letter}\n</think>\n<answer>{letter}</answer>")
+
+
 def test_numbers_of_a_reply_are_looked_for_where_they_are_seen(tokenizer):
     reply = (
         '<think>\n<graph>{"frames":[{"t":3.0,"nodes":[{"id":"red ball.1","pos":[0.3,0.62]}]},'

@@ -31,7 +31,8 @@ from ravst_ray.training.forward import Row, VideoForward
 _FRAME = re.compile(r'\{"t":([\d.]+),"nodes":\[((?:\{[^{}]*\},?)*)\]')
 _NODE = re.compile(r'"id":"([^"]+)\.\d+","pos":\[([\d.]+),([\d.]+)\]')
 ANSWER_WEIGHT = 8.0
-"""Of an answer's tokens together, where any other token of a reply weighs 1."""
+WORD_WEIGHT = 4.0
+"""Of an answer's tokens together, and of each of those between graph and answer, where any other token of a reply weighs 1."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -121,8 +122,9 @@ class Lessons:
         self.tokenizer = processor.tokenizer
         ids = self.tokenizer.convert_tokens_to_ids
         self._numbers, self._shares = ids([str(number) for number in range(SIDE_PX + 1)]), ids(list(SHARES))
+        self._tags = ids(["</graph>", "</think>", "<answer>", "</answer>"])
         self._targets: dict[int, Targets] = {}
-        self._told: dict[tuple[int, int], Told] = {}
+        self._told: dict[tuple[int, int, bool], Told] = {}
         self.by_length = sorted(scenes, key=lambda index: scenes[index].view.frames)
 
     def losses(self, clips: int, each: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -155,6 +157,24 @@ class Lessons:
         right["letters"] = float(-(logps.detach() * letters).sum() / letters.sum())
         return {"replies": -(logps * weight).sum() / weight.sum(), "dense": dense, "gaze": gaze}, right
 
+    def reading(self, rows: int) -> torch.Tensor:
+        """The loss of what follows a true graph, without the video: what can be read off it is learned soon."""
+        told = []
+        while len(told) < rows:
+            index = self.by_length[int(self.rng.integers(len(self.by_length)))]
+            choices = [place for place, one in enumerate(self.asked[index]) if self._is_choice(one)]
+            told += [self.told(index, int(place), shown=False) for place in self.rng.permutation(choices)[:6]]
+        logps = self.forward.score(self.drawer.model, [Row(one.prompt, one.reply) for one in told]).logps
+        weight = torch.zeros_like(logps)
+        for row, one in enumerate(told):
+            first = one.reply.index(self._tags[0]) + 1
+            weight[row, first : len(one.reply)] = torch.tensor(one.weights[first:])
+        return -(logps * weight).sum() / weight.sum()
+
+    @staticmethod
+    def _is_choice(asked: Asked) -> bool:
+        return "\nAnswer with the letter." in asked.text
+
     def some(self, asked: Sequence[Asked], count: int) -> list[int]:
         """Places of questions, kinds in turn."""
         kinds: dict[str, list[int]] = {}
@@ -183,18 +203,19 @@ class Lessons:
         token = self.drawer.model.config.video_token_id
         return before - len(prompt) + list(prompt).index(token), list(prompt).count(token)
 
-    def told(self, index: int, number: int) -> Told:
-        """A question and the reply to imitate, as tokens."""
-        if (index, number) not in self._told:
+    def told(self, index: int, number: int, shown: bool = True) -> Told:
+        """A question and the reply to imitate, as tokens; not ``shown``: without the video."""
+        if (index, number, shown) not in self._told:
             scene, asked = self.scenes[index], self.asked[index][number]
-            prompt = self.forward.prompt_ids(question_text(asked.text, scene.view), scene.clip)
+            prompt = self.forward.prompt_ids(question_text(asked.text, scene.view), scene.clip if shown else None)
             reply = [*self.tokenizer(asked.reply)["input_ids"], self.tokenizer.eos_token_id]
             weights = [1.0] * len(reply)
-            start, end = (reply.index(self.tokenizer.convert_tokens_to_ids(tag)) for tag in ("<answer>", "</answer>"))
+            graph, thought, start, end = (reply.index(tag) for tag in self._tags)
+            weights[graph + 1 : thought] = [WORD_WEIGHT] * (thought - graph - 1)
             weights[start + 1 : end] = [ANSWER_WEIGHT / (end - start - 1)] * (end - start - 1)
             pieces = [self.tokenizer.decode([token]) for token in reply[:-1]]
-            self._told[index, number] = Told(prompt, reply, weights, list(mentions(pieces, asked)))
-        return self._told[index, number]
+            self._told[index, number, shown] = Told(prompt, reply, weights, list(mentions(pieces, asked)))
+        return self._told[index, number, shown]
 
     def targets(self, index: int) -> Targets:
         """What the video tokens of a scene should know."""

@@ -18,6 +18,7 @@ from ravst_ray.core.graph_replies import parse_reply, render_reply
 from ravst_ray.core.graphs import Graph
 from ravst_ray.core.scenes import Entity
 from ravst_ray.core.scenes import Scene as SceneRecord
+from ravst_ray.questions.draft import LETTERS
 from ravst_ray.questions.make import questions_of
 from ravst_ray.records import Box
 from ravst_ray.tasks.spaces import AnswerSpace
@@ -82,13 +83,15 @@ def asked_of(scene: SceneRecord, rules: StrRules = RULES) -> Iterator[Asked]:
     for row in questions_of(scene, rules)[0]:
         question, truth = VIDEO_STR.asked(row)
         about = next((name for name in NAMES if name in row["question"]), "") if row["form"] in _OF_ONE else ""
-        yield Asked(row["kind"], question, reply_text(truth), about, row["times_s"][0])
+        yield Asked(row["kind"], question, reply_text(truth, row["options"]), about, row["times_s"][0])
 
 
-def reply_text(truth: str) -> str:
+def reply_text(truth: str, options: Sequence[str] = ()) -> str:
     """A true reply as the policy should give it: without edges, the box of an answer in pixels of its frames.
 
-    Nodes stand in the order of their names, as one order is easier to learn than many, and no share is 0 or 1.
+    Nodes stand in the order of their names, as one order is easier to learn than many, and no share is 0 or 1. Behind
+    the graph the right option is thought in its own words: what the graph says is one step, which letter that has
+    another.
     """
     reply = parse_reply(truth)
     assert reply.graph is not None and reply.value is not None
@@ -96,7 +99,10 @@ def reply_text(truth: str) -> str:
     for frame in reply.graph.frames:
         nodes = [replace(node, pos=tuple(min(max(share, 0.01), 0.99) for share in node.pos)) for node in frame.nodes]
         frames.append(replace(frame, nodes=tuple(sorted(nodes, key=lambda node: NAMES.index(node.label)))))
-    return VIDEO_STR.to_model(render_reply(reply.value, Graph(tuple(frames)), edges=False), _SPACE)
+    text = VIDEO_STR.to_model(render_reply(reply.value, Graph(tuple(frames)), edges=False), _SPACE)
+    if isinstance(reply.value, str):
+        text = text.replace("\n</think>", f"\n{options[LETTERS.index(reply.value)]}: {reply.value}\n</think>")
+    return text
 
 
 def fill(folder: str | Path, chunks: Sequence[int], seed: int) -> None:
