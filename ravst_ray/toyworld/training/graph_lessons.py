@@ -32,7 +32,7 @@ _FRAME = re.compile(r'\{"t":([\d.]+),"nodes":\[((?:\{[^{}]*\},?)*)\]')
 _NODE = re.compile(r'"id":"([^"]+)\.\d+","pos":\[([\d.]+),([\d.]+)\]')
 ANSWER_WEIGHT = 8.0
 WORD_WEIGHT = 4.0
-"""Of an answer's tokens together, and of each of those between graph and answer, where any other token of a reply weighs 1."""
+"""Of an answer's tokens together, and of each between graph and answer, where any other token of a reply weighs 1."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 

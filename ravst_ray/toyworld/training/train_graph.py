@@ -32,18 +32,22 @@ UNSEEN = 60
 STAGES = {"drawing": ("object_counting",), "answering": None}
 RATES = (1.5e-3, 1.2e-3)
 _DENSE_WEIGHT, _GAZE_WEIGHT = 0.3, 0.3
-_CLIPS, _EACH = 5, 10
+_CLIPS, _EACH, _READ = 5, 10, 40
 
 
-def stage(drawer: Drawer, lessons: Lessons, out: Path, minutes: float, rate: float, resume: bool) -> Trainer:
-    """Train by the clock, and leave the averaged weights in the model."""
+def stage(
+    drawer: Drawer, lessons: Lessons, out: Path, minutes: float, rate: float, resume: bool, read: bool
+) -> Trainer:
+    """Train by the clock, and leave the averaged weights in the model; ``read``: with lessons without videos."""
     trainer = Trainer(drawer, out, minutes, rate, decay=0.997, resume=resume)
     # The output layer is the embedding: its average must be the same tensor too, or the stale one would be loaded.
     trainer.average["model.lm_head.weight"] = trainer.average["model.model.language_model.embed_tokens.weight"]
     sums: dict[str, list[float]] = {}
     while not trainer.done:
         losses, right = lessons.losses(_CLIPS, _EACH)
-        trainer.update(losses["replies"] + _DENSE_WEIGHT * losses["dense"] + _GAZE_WEIGHT * losses["gaze"])
+        losses["reading"] = lessons.reading(_READ) if read else torch.zeros(())
+        seen = _DENSE_WEIGHT * losses["dense"] + _GAZE_WEIGHT * losses["gaze"]
+        trainer.update(losses["replies"] + seen + losses["reading"])
         for key, value in {**{key: float(one.detach()) for key, one in losses.items()}, **right}.items():
             sums.setdefault(key, []).append(value)
         if trainer.step % 25 == 0:
@@ -86,7 +90,7 @@ def train(out: Path, export: Path, minutes: Sequence[float], scenes: int, resume
         wanted = {index: [one for one in asked[index] if kinds is None or one.kind in kinds] for index in range(scenes)}
         shown = {index: painted[index] for index, those in wanted.items() if index >= UNSEEN and len(those) > 1}
         lessons = Lessons(drawer, processor, SEED, shown, wanted, np.random.default_rng())
-        steps.append(stage(drawer, lessons, out / name, budget, rate, resume).step)
+        steps.append(stage(drawer, lessons, out / name, budget, rate, resume, kinds is None).step)
     write(drawer.model, processor, export, unseen_questions(painted[:UNSEEN], asked[:UNSEEN]), steps, minutes)
 
 
