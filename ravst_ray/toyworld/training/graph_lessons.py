@@ -159,7 +159,7 @@ class Lessons:
 
     def reading(self, rows: int) -> torch.Tensor:
         """The loss of what follows a true graph, without the video: what can be read off it is learned soon."""
-        told = []
+        told: list[Told] = []
         while len(told) < rows:
             index = self.by_length[int(self.rng.integers(len(self.by_length)))]
             choices = [place for place, one in enumerate(self.asked[index]) if self._is_choice(one)]

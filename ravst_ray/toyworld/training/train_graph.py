@@ -3,8 +3,9 @@
     python -m ravst_ray.toyworld.training.train_graph --out out/graph --resume
 
 Made for one CPU core. It goes on from the trained toy policy, in two stages by the clock: graphs and how many objects
-are in them; then all kinds of questions. What the tokens of the video should know and where attention should look are
-further losses (``policy_graph.py``). It ends early on purpose: reinforcement learning goes on from there.
+are in them; then all kinds of questions, and, without videos, what to read off a true graph. What the tokens of the
+video should know and where attention should look are further losses (``policy_graph.py``). It ends early on purpose:
+reinforcement learning goes on from there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ UNSEEN = 60
 STAGES = {"drawing": ("object_counting",), "answering": None}
 RATES = (1.5e-3, 1.2e-3)
 _DENSE_WEIGHT, _GAZE_WEIGHT = 0.3, 0.3
-_CLIPS, _EACH, _READ = 5, 10, 40
+_CLIPS, _EACH = 5, 10
+_READ, _READINGS = 40, 2
 
 
 def stage(
@@ -42,12 +44,14 @@ def stage(
     trainer = Trainer(drawer, out, minutes, rate, decay=0.997, resume=resume)
     # The output layer is the embedding: its average must be the same tensor too, or the stale one would be loaded.
     trainer.average["model.lm_head.weight"] = trainer.average["model.model.language_model.embed_tokens.weight"]
+    reader = torch.optim.AdamW(drawer.model.model.language_model.parameters(), betas=(0.9, 0.98))
     sums: dict[str, list[float]] = {}
     while not trainer.done:
         losses, right = lessons.losses(_CLIPS, _EACH)
-        losses["reading"] = lessons.reading(_READ) if read else torch.zeros(())
-        seen = _DENSE_WEIGHT * losses["dense"] + _GAZE_WEIGHT * losses["gaze"]
-        trainer.update(losses["replies"] + seen + losses["reading"])
+        trainer.update(losses["replies"] + _DENSE_WEIGHT * losses["dense"] + _GAZE_WEIGHT * losses["gaze"])
+        for _ in range(_READINGS if read else 0):
+            losses["reading"] = lessons.reading(_READ)
+            _read(reader, losses["reading"], rate * (1 - trainer.progress))
         for key, value in {**{key: float(one.detach()) for key, one in losses.items()}, **right}.items():
             sums.setdefault(key, []).append(value)
         if trainer.step % 25 == 0:
@@ -58,6 +62,16 @@ def stage(
     trainer.save()
     drawer.load_state_dict(trainer.average)
     return trainer
+
+
+def _read(reader: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """A step of an optimizer of its own: beside gradients of positions, those of letters are lost in Adam's scale."""
+    reader.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in reader.param_groups:
+        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        group["lr"] = rate
+    reader.step()
 
 
 def unseen_questions(scenes: Sequence[Painted], asked: Sequence[Sequence[Asked]]) -> list[tuple[Painted, Asked]]:
