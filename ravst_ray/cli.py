@@ -9,108 +9,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ravst_ray import cli_help
 from ravst_ray.errors import ConfigError, RavstError
 
 Run = Callable[[argparse.Namespace], None]
 EXIT_OK, EXIT_ABORTED, EXIT_BAD_CONFIG = 0, 1, 2
-
-_ANNOTATE = """\
-Turn videos and event labels into a dataset of objects, box tracks and questions.
-
-  ravst annotate --config jobs/configs/annotate_laptop.yaml \\
-      input.annotations=labels.json input.videos=videos/ output=out/run1
-
-The same command again goes on where the last one ended, and repeats only errors that may pass.
-Exit status: 0 the run completed (even with errors rows), 1 it was aborted, 2 the configuration is bad.
-"""
-_STATUS = """\
-Tell how an annotation run stands, while it runs and after it: done, failed by reason, rate, expected finish.
-
-  ravst status out/run1
-  ravst status s3://bucket/run1 --json
-
-State: running, finished, stopped (Ctrl-C, ray job stop), aborted (with the error), died (killed, or its node was lost).
-"""
-_RETRY = """\
-Do failed videos of an annotation run again, with the configuration in its output directory.
-
-  ravst retry out/run1
-  ravst retry out/run1 decode.deadline_s=600 --reason decode_deadline llm_unreachable
-
-`ravst status` lists the reasons. An errors row stays until the new result of its video is committed.
-Exit status: as of ravst annotate.
-"""
-_TOYWORLD = """\
-Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
-
-  ravst toyworld --out out/world --videos 12 --seed 1
-  ravst toyworld --out out/hard --videos 24 --hard
-  ravst toyworld --out out/heard --videos 24 --no-cues
-
-Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
-seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
-Without cues the pictures are those of a world at rest: when and which object sounds, only its sound tells.
-"""
-_SCORE = """\
-Score completions with the four-part reward.
-
-  ravst score --completions completions.jsonl --annotations test.json --out scored.jsonl
-
-In: lines {"id", "completion"}. Out: the same with "reward", its four parts and the malformations.
-"""
-_PREDICT = """\
-Let a video-LLM answer the questions of a dataset (vLLM on CPU or GPU, under Ray Data).
-
-  ravst predict --model Qwen/Qwen2.5-VL-7B-Instruct --annotations test.json --videos videos/ --out answers.jsonl
-  ravst predict --model DIR --annotations test.json --videos videos/ --out answers.jsonl \\
-      sampling.max_tokens=2048 prompt.box_step_s=2 actors.llm.max=4
-
-  ravst predict --benchmark vsi-bench --model DIR --annotations test.jsonl --videos VSI-Bench/ --out vsi.jsonl
-
-Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet.
-A benchmark (vsi-bench, sti-bench, v-star) is asked with its own prompts, frames and sampling; key=value changes them.
-Settings: ravst_ray/config/video_llm.py, class PredictConfig.
-"""
-_TRAIN = """\
-Tune a video-LLM by GRPO: vLLM actors sample groups, a TRL learner under Ray Train updates the policy.
-
-  ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train
-  ravst train --config jobs/configs/train_laptop.yaml max_steps=20 output=out/train --resume
-  ravst train --config jobs/configs/train_laptop.yaml --dry-run
-
-Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict` and
-report.html. Settings: ravst_ray/config/train.py, class TrainConfig.
-"""
-_TRAIN_SFT = """\
-Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its start.
-
-  ravst train-sft --config jobs/configs/sft_laptop.yaml sft.epochs=3 output=out/sft
-
-Out: metrics.jsonl and model/ for `ravst train` and `ravst predict`. Settings: ravst_ray/config/sft.py.
-"""
-_EVALUATE = """\
-Metrics of predictions on the three tasks, beside trivial baselines and the paper's table; or on a benchmark.
-
-  ravst evaluate --predictions predictions.jsonl --annotations test.json --out out/eval
-  ravst evaluate --benchmark v-star --predictions v.jsonl --annotations V_STaR_test.json --out out/v-star \\
-      judge.base_url=http://host:8000/v1
-
-In: lines {"id", "prediction"}. Out: metrics.json, tables (Markdown, HTML) and plots.
-"""
-
-_MAKE_STR = """\
-Make questions by rule, with their answers and reference graphs, from scenes whose objects are tracked or measured.
-
-  ravst make-str input.scenes=out/world input.format=toy output=out/str
-  ravst make-str input.scenes=train.json input.format=tao output=out/str_tao exclude=[sti_bench.txt]
-  ravst make-str --config jobs/configs/make_str.yaml input.scenes=training/ input.format=kitti output=out/str_kitti
-
-Formats: toy (ravst toyworld), ravst (output of ravst annotate), tao (its JSON file), kitti (folder with label_02/ and
-calib/), scannet (JSON of VSI-Bench's meta data). Files in exclude list ids of scenes, one a line.
-Out: questions.parquet, questions.jsonl, vsi_bench.jsonl (VSI-Bench's kinds, in its format), summary.json, README.md,
-index.html. The same command again goes on where the last one ended. Settings: ravst_ray/config/make_str.py, class
-MakeStrConfig.
-"""
 
 _AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | {
     "train": "the same command with --resume goes on from its last checkpoint",
@@ -284,15 +187,15 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that override it")
         return command
 
-    add("annotate", _annotate, _ANNOTATE, config=True)
-    status = add("status", _status, _STATUS, config=None)
+    add("annotate", _annotate, cli_help.ANNOTATE, config=True)
+    status = add("status", _status, cli_help.STATUS, config=None)
     status.add_argument("output", metavar="OUT", help="output directory of a run, here or in an object store")
     status.add_argument("--json", action="store_true", help="for programs")
-    retry = add("retry", _retry, _RETRY, config=None)
+    retry = add("retry", _retry, cli_help.RETRY, config=None)
     retry.add_argument("output", metavar="OUT", help="output directory of a run")
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
-    toyworld = add("toyworld", _toyworld, _TOYWORLD, config=None)
+    toyworld = add("toyworld", _toyworld, cli_help.TOYWORLD, config=None)
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
     toyworld.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default 0)")
@@ -300,22 +203,22 @@ def _parser() -> argparse.ArgumentParser:
     toyworld.add_argument(
         "--no-cues", dest="cues", action="store_false", help="what sounds doesn't pulse: it must be heard"
     )
-    add("make-str", _make_str, _MAKE_STR, config=False)
-    score = add("score", _score, _SCORE, config=False)
+    add("make-str", _make_str, cli_help.MAKE_STR, config=False)
+    score = add("score", _score, cli_help.SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
     score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
     score.add_argument("--out", required=True, metavar="F.jsonl")
-    predict = add("predict", _predict, _PREDICT, config=False)
+    predict = add("predict", _predict, cli_help.PREDICT, config=False)
     predict.add_argument("--model", metavar="DIR", help="directory or hub name; else engine.model of the configuration")
     predict.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
     predict.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
-    train = add("train", _train, _TRAIN, config=True)
+    train = add("train", _train, cli_help.TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
-    add("train-sft", _train_sft, _TRAIN_SFT, config=True)
-    evaluate = add("evaluate", _evaluate, _EVALUATE, config=False)
+    add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
+    evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
     evaluate.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")

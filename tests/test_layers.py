@@ -49,6 +49,7 @@ LEVELS = {
     "ravst_ray.toyworld.world": 7,
     "ravst_ray.toyworld.training": 7,  # scripts that train the tiny checkpoints
     "ravst_ray.cli": 8,
+    "ravst_ray.cli_help": 0,
     "jobs": 9,  # the top: some only hand over to the command line
 }
 MAY_IMPORT_RAY = {
