@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     add("make-str", _make_str, cli_help.MAKE_STR, config=False)
     score = add("score", _score, cli_help.SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
-    score.add_argument("--annotations", required=True, metavar="F.json", help="published R-AVST format")
+    score.add_argument("--annotations", required=True, metavar="F.json", help="questions: R-AVST's JSON, or rows (.jsonl, .parquet)")
     score.add_argument("--out", required=True, metavar="F.jsonl")
     predict = add("predict", _predict, cli_help.PREDICT, config=False)
     predict.add_argument("--model", metavar="DIR", help="directory or hub name; else engine.model of the configuration")

@@ -20,7 +20,7 @@ def ask_localization(view: SceneView, rules: StrRules, rng: Random) -> Iterator[
         if name is None:
             yield "not_seen_elsewhere"
             continue
-        question = f"Where is the {name} at {seconds_text(time_s)} s? Give its box [x1, y1, x2, y2] in pixels."
+        question = f"Where is the {name} at {seconds_text(time_s)} s? Give its box [x1, y1, x2, y2]."
         yield Draft("box", question, box_text(view.box(entity, time_s)), (entity,), (time_s,), "2d", unit="px")
 
 

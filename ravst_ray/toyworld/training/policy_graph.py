@@ -67,7 +67,7 @@ _WORDS = (
     " moved left, right, up or down in the picture?",
     "Where is the ",
     " at ",
-    ".0 s? Give its box [x1, y1, x2, y2] in pixels.",
+    ".0 s? Give its box [x1, y1, x2, y2].",
     "When is the ",
     " in the picture? Give [start, end] in seconds.",
     "left",
