@@ -14,6 +14,7 @@ from ravst_ray.errors import ConfigError, RavstError
 
 Run = Callable[[argparse.Namespace], None]
 EXIT_OK, EXIT_ABORTED, EXIT_BAD_CONFIG = 0, 1, 2
+_QUESTIONS = "questions: R-AVST's JSON, or rows (.jsonl, .parquet)"
 
 _AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | {
     "train": "the same command with --resume goes on from its last checkpoint",
@@ -206,12 +207,12 @@ def _parser() -> argparse.ArgumentParser:
     add("make-str", _make_str, cli_help.MAKE_STR, config=False)
     score = add("score", _score, cli_help.SCORE, config=False)
     score.add_argument("--completions", required=True, metavar="F.jsonl")
-    score.add_argument("--annotations", required=True, metavar="F.json", help="questions: R-AVST's JSON, or rows (.jsonl, .parquet)")
+    score.add_argument("--annotations", required=True, metavar="F", help=_QUESTIONS)
     score.add_argument("--out", required=True, metavar="F.jsonl")
     predict = add("predict", _predict, cli_help.PREDICT, config=False)
     predict.add_argument("--model", metavar="DIR", help="directory or hub name; else engine.model of the configuration")
     predict.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
-    predict.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")
+    predict.add_argument("--annotations", required=True, metavar="F", help=f"{_QUESTIONS}; or the benchmark's file")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
     train = add("train", _train, cli_help.TRAIN, config=True)
@@ -221,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")
-    evaluate.add_argument("--annotations", required=True, metavar="F", help="R-AVST's JSON, or the benchmark's file")
+    evaluate.add_argument("--annotations", required=True, metavar="F", help=f"{_QUESTIONS}; or the benchmark's file")
     evaluate.add_argument("--out", required=True, metavar="DIR")
     return parser
 
