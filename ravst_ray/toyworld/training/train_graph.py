@@ -65,7 +65,7 @@ def stage(
 
 
 def _read(reader: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
-    """A step of an optimizer of its own: beside gradients of positions, those of letters are lost in Adam's scale."""
+    """A step of an optimizer of its own; in one loss with positions, letters were not learned at all."""
     reader.zero_grad(set_to_none=True)
     loss.backward()
     for group in reader.param_groups:
