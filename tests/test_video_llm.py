@@ -153,6 +153,15 @@ def test_padding_and_media_are_never_sampled(served):
     assert not sampled & set(banned)
 
 
+def test_pictures_that_the_engine_forgot_are_sent_again(served):
+    """As when new weights come while a prompt is on its way; vLLM then ends the prompt without a token."""
+    clip = served.case.clip("shown", 8, seed=11)
+    drawn = [served.generate(clip, n=3, temperature=1.0, seed=1)]
+    served.run(served.engine.engine.engine_core.reset_mm_cache_async())
+    drawn.append(served.generate(clip, n=3, temperature=1.0, seed=1))
+    assert drawn[0] == drawn[1] and all(one.token_ids for one in drawn[1].completions)
+
+
 def test_a_prompt_that_is_too_long_harms_no_other(served):
     with pytest.raises(StepError) as error:
         served.generate(None, text="red ball " * 2000)

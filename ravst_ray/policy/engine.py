@@ -33,6 +33,8 @@ log = get_logger(__name__)
 _ENGINES = itertools.count()
 BAN = -100.0  # vLLM's lowest logit bias
 _QUOTED = 400  # characters of an error's start and of its end
+_ASKED = 5  # times, a prompt that the engine breaks off
+_BROKEN_OFF = ("error", "abort")
 
 
 class VideoLLM:
@@ -134,7 +136,7 @@ class VideoLLM:
             seed: replaces ``sampling.seed``.
 
         Raises:
-            StepError: ``prompt_too_long`` or ``bad_prompt``; other prompts are unharmed.
+            StepError: ``prompt_too_long``, ``bad_prompt`` or ``engine_error``; other prompts are unharmed.
             AbortError: the engine is dead.
         """
         from vllm.exceptions import VLLMValidationError
@@ -154,18 +156,24 @@ class VideoLLM:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = self.family.request(self.tokenizer, text, clip)
-        final: Any = None
-        try:
-            with self._living():
-                async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
-                    final = output
-        except (ValueError, VLLMValidationError) as error:
-            raise _refusal(error) from None
-        except EngineGenerateError as error:  # what the media are refused for comes wrapped up
-            if not isinstance(error.__cause__, (ValueError, VLLMValidationError)):
-                raise
-            raise _refusal(error.__cause__) from None
-        return Generation(tuple(final.prompt_token_ids), tuple(_completion(one, logprobs) for one in final.outputs))
+        for _ in range(_ASKED):
+            final: Any = None
+            try:
+                with self._living():
+                    async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
+                        final = output
+            except (ValueError, VLLMValidationError) as error:
+                raise _refusal(error) from None
+            except EngineGenerateError as error:  # what the media are refused for comes wrapped up
+                if not isinstance(error.__cause__, (ValueError, VLLMValidationError)):
+                    raise
+                raise _refusal(error.__cause__) from None
+            # A request that comes while the caches are emptied may name pictures that the engine has no more; vLLM ends
+            # it without a token, and sends them with the next one.
+            if all(one.finish_reason not in _BROKEN_OFF for one in final.outputs):
+                completions = tuple(_completion(one, logprobs) for one in final.outputs)
+                return Generation(tuple(final.prompt_token_ids), completions)
+        raise StepError("engine_error", f"vLLM gave up on the prompt {_ASKED} times; {self.log_path} says why")
 
     async def set_weights(self, path: str, version: int) -> float:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.
