@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from ravst_ray.config.annotate import AnnotateConfig, FilterConfig, GroundingConfig, PoolConfig
-from ravst_ray.config.base import dump_config, load_config
+from ravst_ray.config.base import StrictModel, dump_config, load_config
+from ravst_ray.config.make_str import MakeStrConfig
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig
@@ -185,6 +186,40 @@ def test_the_saved_copy_gives_the_same_configuration(load, tmp_path):
     config = load(MINIMAL, "grounding.detector=some/dir", "actors.llm.num_cpus=0.25", "filter.balance=true")
     (tmp_path / "saved.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(AnnotateConfig, tmp_path / "saved.yaml") == config
+
+
+TOP = {
+    AnnotateConfig: {"input": {"annotations": "a", "videos": "v"}, "output": "o"},
+    TrainConfig: {"data": {"annotations": "a", "videos": "v"}, "output": "o"},
+    SftRunConfig: {"data": {"annotations": "a", "videos": "v"}, "output": "o"},
+    PredictConfig: {},
+    MakeStrConfig: {"input": {"scenes": "s", "format": "toy"}, "output": "o"},
+}
+
+
+def settings_of(section, path=()):
+    """Every setting of every section: its path and its value."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        yield (*path, name), value
+        if isinstance(value, StrictModel):
+            yield from settings_of(value, (*path, name))
+
+
+@pytest.mark.parametrize("kind", TOP, ids=lambda kind: kind.__name__)
+def test_a_section_that_is_given_in_part_keeps_the_defaults_of_the_whole(kind):
+    whole = kind.model_validate(TOP[kind])
+    for path, value in settings_of(whole):
+        given = value
+        for name in reversed(path[1:]):
+            given = {name: given}
+        if path[0] not in TOP[kind]:
+            assert kind.model_validate({**TOP[kind], path[0]: given}) == whole, path
+
+
+def test_the_defaults_of_a_section_that_are_not_those_of_its_class():
+    config = load_config(TrainConfig, None, ["data.annotations=a", "data.videos=v", "output=o", "frames.max_frames=32"])
+    assert (config.frames.step_s, config.frames.max_frames, config.engine.max_num_seqs) == (4.0, 32, 64)
 
 
 def test_a_configuration_is_frozen():

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ravst_ray.errors import ConfigError
 
@@ -31,15 +31,38 @@ Place = Annotated[str, AfterValidator(_at_home)]
 
 
 class StrictModel(BaseModel):
-    """A section of a configuration: frozen, and closed to unknown keys."""
+    """A section of a configuration: frozen, and closed to unknown keys.
+
+    Of a section within it that is given in part, the rest is as that section's default here has it, which may differ
+    from the defaults of its class.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return given | {
+            name: _completed(field.default, given[name])
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, StrictModel) and name in given
+        }
 
 
 class ClusterConfig(StrictModel):
     """Joining the cluster that ``$RAY_ADDRESS`` names; without one, Ray is started on this machine."""
 
     wait_s: float = Field(120.0, gt=0, description="how long the cluster may take to answer")
+
+
+def _completed(default: Any, given: Any) -> Any:
+    """A section as it is given, with what its default sets beyond the defaults of its class."""
+    if not isinstance(default, StrictModel) or not isinstance(given, dict):
+        return given
+    kept = {name: getattr(default, name) for name in default.model_fields_set}
+    return {**kept, **{name: _completed(kept.get(name), value) for name, value in given.items()}}
 
 
 def load_config(kind: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
