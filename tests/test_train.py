@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow.parquet as pq
@@ -255,6 +256,33 @@ def test_what_a_later_step_wrote_is_dropped_on_resume(tmp_path, resumed):
     # TensorBoard forgets what an earlier try wrote from the step on at which a session starts.
     assert [event.step for event in tensorboard_events(events) if event.session_log.status == 1] == [resumed + 1]
     assert [event.summary.value[0].tag for event in tensorboard_events(events) if event.summary.value] == ["loss"]
+
+
+def test_wandb_and_mlflow_go_on_with_the_same_run_after_a_restart(tmp_path, monkeypatch):
+    """Stand-ins with the signatures of the two packages' functions: neither is a dependency."""
+    begun, told = [], []
+
+    def init(*, project, dir, config, id, resume):
+        begun.append(("wandb", id, resume))
+        log = lambda numbers, step: told.append(("wandb", step, numbers))  # noqa: E731
+        return SimpleNamespace(id=id or "w1", log=log, finish=lambda: None)
+
+    def start_run(run_id=None, run_name=None):
+        begun.append(("mlflow", run_id))
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "m1"))
+
+    def log_metrics(metrics, step):
+        told.append(("mlflow", step, metrics))
+
+    mlflow = SimpleNamespace(start_run=start_run, log_metrics=log_metrics, end_run=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    for resumed in (0, 2):
+        record = RunRecord(tmp_path, ["wandb", "mlflow"], resumed=resumed, settings={})
+        record.write(resumed + 1, {"loss": 0.5})
+        record.close()
+    assert begun == [("wandb", None, "allow"), ("mlflow", None), ("wandb", "w1", "allow"), ("mlflow", "m1")]
+    assert told == [(name, step, {"loss": 0.5}) for step in (1, 3) for name in ("wandb", "mlflow")]
 
 
 def tensorboard_events(path):

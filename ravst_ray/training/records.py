@@ -161,17 +161,26 @@ def _tensorboard(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     return Sink(write, writer.close)
 
 
+def _read(path: Path) -> str | None:
+    """The id under which an earlier start of this run told its numbers; None at the first."""
+    return path.read_text().strip() if path.exists() else None
+
+
 def _wandb(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     import wandb
 
-    run = wandb.init(project="ravst_ray", dir=str(output), config=settings, resume="allow")
+    known = output / "wandb_run"
+    run = wandb.init(project="ravst_ray", dir=str(output), config=settings, id=_read(known), resume="allow")
+    known.write_text(run.id)
     return Sink(lambda step, numbers: run.log(numbers, step=step), run.finish)
 
 
 def _mlflow(output: Path, resumed: int, settings: dict[str, Any]) -> Sink:
     import mlflow
 
-    mlflow.start_run(run_name=output.name)
+    known = output / "mlflow_run"
+    run = mlflow.start_run(run_id=_read(known), run_name=output.name)
+    known.write_text(run.info.run_id)
     return Sink(lambda step, numbers: mlflow.log_metrics(dict(numbers), step=step), mlflow.end_run)
 
 
