@@ -13,11 +13,13 @@ from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
+from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, StepError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair, VideoView
 from ravst_ray.training import rollout
+from ravst_ray.training.clips import Clips
 from ravst_ray.training.rollout import RolloutManager, Weights
 
 RIGHT = render([ObjectAnswer("red ball", (1.0, 3.0))])
@@ -271,3 +273,23 @@ def test_groups_of_equal_rewards_can_be_sampled_anew(manager):
     steps = run(work())
     assert sum(step.numbers["rollout/resampled_groups"] for step in steps) >= 1
     assert all(step.numbers["group/zero_variance"] == 0 for step in steps)
+
+
+def test_clips_are_kept_up_to_a_size_and_those_shown_longest_ago_go():
+    decoded = []
+
+    async def decode(task):
+        decoded.append(task.video_id)
+        frames = {"large": 16}.get(task.video_id, 4)
+        return task.video_id, VideoView(frames, 1.0, 32, 32, 2.0, 32, 32)
+
+    async def work():
+        clips = Clips(decode, gib=12 * 32 * 32 * 3 / 2**30)  # three clips of four frames
+        for names in ("abc", "a", "d", "acd", "b"):
+            for name in names:
+                assert (await clips.shown(VideoTask(name, "", 2.0, ())))[0] == name
+        await asyncio.gather(*(clips.shown(VideoTask("large", "", 2.0, ())) for _ in range(3)))
+        return await clips.shown(VideoTask("b", "", 2.0, ()))
+
+    assert run(work())[0] == "b"
+    assert decoded == ["a", "b", "c", "d", "b", "large", "b"]

@@ -12,11 +12,10 @@ import ray
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import StepError
-from ravst_ray.media.clips import Clip, show_video
+from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.records import VideoView
 
-KEPT = 256
 Shown = tuple[Any, VideoView]
 """A reference to a clip in the object store, and how it is shown."""
 
@@ -26,12 +25,13 @@ class Clips:
 
     Args:
         decode: gives a video's clip; None where it can't be shown.
-        kept: how many are kept.
+        gib: how much of the object store they may take; the one that was shown last stays, however large.
     """
 
-    def __init__(self, decode: Callable[[VideoTask], Awaitable[Shown | None]], kept: int = KEPT):
-        self._decode, self._kept = decode, kept
+    def __init__(self, decode: Callable[[VideoTask], Awaitable[Shown | None]], gib: float):
+        self._decode, self._most_bytes = decode, gib * 2**30
         self._found: OrderedDict[str, asyncio.Future[Shown | None]] = OrderedDict()
+        self._bytes: dict[str, int] = {}
 
     async def shown(self, task: VideoTask) -> Shown | None:
         """The clip of a video; who asks while it is being decoded waits for the same one."""
@@ -40,9 +40,23 @@ class Clips:
             self._found[name] = asyncio.ensure_future(self._decode(task))
         self._found.move_to_end(name)
         found = await self._found[name]
-        while len(self._found) > self._kept:
-            self._found.popitem(last=False)
+        if name in self._found and name not in self._bytes:
+            self._bytes[name] = clip_bytes(found[1]) if found else 0
+            self._make_room(name)
         return found
+
+    def _make_room(self, last: str) -> None:
+        """Let those go that were shown longest ago; who has a reference keeps the clip."""
+        for name in [name for name in self._found if name in self._bytes and name != last]:
+            if sum(self._bytes.values()) <= self._most_bytes:
+                break
+            del self._found[name], self._bytes[name]
+
+
+def clip_bytes(view: VideoView) -> int:
+    """How large a clip is: its frames, and its sound where the model is given some."""
+    sound = 0 if view.heard is None else round(view.frames * view.step_s * SAMPLE_RATE_HZ) * 4
+    return view.frames * view.height * view.width * 3 + sound
 
 
 async def decode(task: VideoTask, config: TrainConfig) -> Shown:
