@@ -42,6 +42,7 @@ class RolloutConfig(StrictModel):
     resample_equal: bool = Field(False, description="ask other prompts in place of groups whose rewards are all equal")
     max_resamples: int = Field(4, ge=1, description="… at most so many for one group")
     timeout_s: float = Field(600.0, gt=0, description="a group that takes longer is asked of another actor")
+    clips_gib: float = Field(8.0, gt=0, description="of Ray's object store for clips that may be asked about again")
     max_restarts: int = Field(3, ge=0, description="how often a dead actor is started again")
 
     @property
@@ -115,6 +116,18 @@ class SyncConfig(StrictModel):
     max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
 
 
+class ValidationConfig(StrictModel):
+    """Held-out questions, which the engines answer greedily every ``eval_every`` steps."""
+
+    annotations: Place | None = Field(None, description="the questions, in the format of data.annotations")
+    videos: Place | None = Field(None, description="folder of their videos; null: data.videos")
+    limit: int | None = Field(None, ge=1, description="only so many of the questions, by hash")
+    metric: str = Field(
+        "reward", description="by which the best checkpoint is kept: reward, or TASK/metric as ravst evaluate has it"
+    )
+    patience: int | None = Field(None, ge=1, description="end after so many validations without a better one")
+
+
 class TrainConfig(StrictModel):
     """Everything that ``ravst train`` does."""
 
@@ -125,6 +138,7 @@ class TrainConfig(StrictModel):
     seed: int = 0
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
+    eval_every: int = Field(0, ge=0, description="steps between answers to the questions of validation; 0: never")
     engine: EngineConfig = EngineConfig(max_num_seqs=64)
     frames: FramesConfig = FramesConfig(step_s=4.0)
     prompt: PromptConfig = PromptConfig()
@@ -133,6 +147,7 @@ class TrainConfig(StrictModel):
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
+    validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()
     sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
@@ -163,6 +178,10 @@ class TrainConfig(StrictModel):
             )
         if self.save_every % self.learner.iterations:
             raise ValueError("save_every is no multiple of learner.iterations; a checkpoint is between groups")
+        if self.eval_every % self.learner.iterations:
+            raise ValueError("eval_every is no multiple of learner.iterations; engines get new weights between groups")
+        if self.eval_every and self.validation.annotations is None:
+            raise ValueError("eval_every needs validation.annotations: questions that are not trained on")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What a training run left in its output folder, read with patience: whatever is missing or torn is told, not raised.
 
 OUT/metrics.jsonl        -> :attr:`RunFolder.steps`, a mapping of numbers for each step
+OUT/validation.jsonl     -> :attr:`RunFolder.validations`, likewise
 OUT/rollouts/*.parquet   -> :attr:`RunFolder.completions`, without their texts, which :func:`read_texts` gets
 OUT/config.yaml          -> :attr:`RunFolder.config`
 """
@@ -43,12 +44,16 @@ class Sampled:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run; ``steps`` are in order, each with its number under ``"step"``; ``problems`` say what couldn't be read."""
+    """A run; ``steps`` and ``validations`` are in order, each with its number under ``"step"``.
+
+    ``problems`` say what couldn't be read.
+    """
 
     steps: list[Numbers]
     completions: list[Sampled]
     config: TrainConfig | None
     problems: list[str] = field(default_factory=list)
+    validations: list[Numbers] = field(default_factory=list)
 
 
 def read_run(output: Path) -> RunFolder:
@@ -63,7 +68,8 @@ def read_run(output: Path) -> RunFolder:
     completions = _completions(output, problems)
     if config is not None:  # each of several updates from the same groups writes them once more
         completions = [one for one in completions if (one.step - 1) % config.learner.iterations == 0]
-    return RunFolder(_steps(output / "metrics.jsonl", problems), completions, config, problems)
+    steps, validations = (_steps(output / f"{name}.jsonl", problems) for name in ("metrics", "validation"))
+    return RunFolder(steps, completions, config, problems, validations)
 
 
 def read_texts(sampled: Sampled) -> tuple[str, str]:

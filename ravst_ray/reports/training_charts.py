@@ -11,7 +11,14 @@ from ravst_ray.reports.run_folder import in_order
 from ravst_ray.tasks import TASKS, part_names
 
 ByKey = Mapping[str, Mapping[int, float]]
-PHASES = ("waiting for rollouts", "forward and backward", "weights to the engines", "optimizer, probe, files")
+HELD_OUT = "held-out questions"
+PHASES = (
+    "waiting for rollouts",
+    "forward and backward",
+    "weights to the engines",
+    HELD_OUT,
+    "optimizer, probe, files",
+)
 _TASK_COLORS: dict[str, str] = dict(zip(TASKS, COLORS, strict=False))
 
 
@@ -109,12 +116,15 @@ def phase_seconds(by_key: ByKey) -> dict[str, dict[int, float]]:
     """Seconds of the learner by phase and step; they add up to the seconds of the step."""
     found: dict[str, dict[int, float]] = {phase: {} for phase in PHASES}
     for step, whole in by_key.get("seconds/step", {}).items():
-        waiting, sync = (by_key.get(f"seconds/{name}", {}).get(step, 0.0) for name in ("waiting", "sync"))
+        names = ("waiting", "sync", "validation")
+        waiting, sync, asking = (by_key.get(f"seconds/{name}", {}).get(step, 0.0) for name in names)
         # TRL's time of a step holds the waiting for its groups, not what comes after the last backward.
         learning = max(by_key.get("step_time", {}).get(step, waiting) - waiting, 0.0)
-        rest = max(whole - waiting - learning - sync, 0.0)
-        for phase, seconds in zip(PHASES, (waiting, learning, sync, rest), strict=True):
+        rest = max(whole - waiting - learning - sync - asking, 0.0)
+        for phase, seconds in zip(PHASES, (waiting, learning, sync, asking, rest), strict=True):
             found[phase][step] = seconds
+    if not any(found[HELD_OUT].values()):  # most runs ask none
+        del found[HELD_OUT]
     return found
 
 

@@ -26,6 +26,7 @@ from ravst_ray.reports.training_charts import (
     time_charts,
     update_charts,
 )
+from ravst_ray.reports.validation import best_step, held_out_charts, held_out_tables
 from ravst_ray.tasks import TASKS, malformations, part_names
 
 NAME = "report.html"
@@ -68,6 +69,8 @@ def write_training_report(output: str | Path) -> Path:
 def _render(run: RunFolder, name: str) -> str:
     steps = [int(numbers["step"]) for numbers in run.steps]
     by_key = _by_key(run.steps)
+    metric = run.config.validation.metric if run.config else "reward"
+    best = best_step(run.validations, metric)
     environment = page_environment()
     environment.filters.update(shown=shown, printable=_printable)
     return environment.get_template("training_report.html.j2").render(
@@ -77,6 +80,10 @@ def _render(run: RunFolder, name: str) -> str:
         tail=tail(len(steps)),
         tiles=_tiles(run, by_key, steps),
         rewards=reward_charts(by_key, steps, run.config),
+        held_out=held_out_charts(run.validations),
+        held_out_tables=held_out_tables(run.validations, best),
+        best_step=best,
+        best_by=metric,
         smooth=len(steps) >= SMOOTH_FROM,
         by_task=_by_task(run.completions, run.config),
         sampling=sampling_charts(by_key, steps),

@@ -41,9 +41,11 @@ from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, prompt_tokens
-from ravst_ray.training.prompts import training_tasks
+from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
+from ravst_ray.training.validation import NAME as VALIDATIONS
+from ravst_ray.training.validation import Validation, read_rows
 from ravst_ray.training.worker import work
 
 log = get_logger(__name__)
@@ -72,7 +74,12 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     check_sinks(config.sinks)
     config = fitted(config)
     tasks = training_tasks(config.data)
-    check_prompts(prompt_tokens(tasks, config, load_tokenizer(config.model)), config)
+    tokenizer = load_tokenizer(config.model)
+    check_prompts(prompt_tokens(tasks, config, tokenizer), config)
+    if (examiner := _examiner(config, 0)) is not None:
+        check_prompts(prompt_tokens(examiner.tasks, config, tokenizer), config)
+        if learned := learned_from(examiner.tasks, tasks):
+            log.warning("validation: %d of its videos are trained on as well", learned)
     checkpoint = _begin(output, config, resume)
     start_ray(wait_s=config.cluster.wait_s)
     check_cluster(config, cluster_capacity())
@@ -123,8 +130,10 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
     discard_torn(Path(config.output))
     start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
     place = place_of(checkpoint) if checkpoint else 0
+    examiner = _examiner(config, step_of(checkpoint) if checkpoint else 0)
     group = reserve(config)
-    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place, group)
+    actor = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000)
+    manager = actor.remote(config, start, place, group, examiner)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()
@@ -144,6 +153,15 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
         release(group)
 
 
+def _examiner(config: TrainConfig, done: int) -> Validation | None:
+    """Who marks held-out questions, with what was marked up to the step that the run goes on from."""
+    if not config.eval_every:
+        return None
+    path = Path(config.output) / VALIDATIONS
+    rows = read_rows(path.read_text(encoding="utf-8"), done) if done and path.exists() else []
+    return Validation(config, held_out_tasks(config), rows)
+
+
 def _told(manager: Any, known: int) -> list[dict[str, float]]:
     """The records of steps that aren't known yet; none once the manager is gone, of which others tell."""
     try:
@@ -157,6 +175,8 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     """With places that hold in every process."""
     places = {key: os.path.abspath(getattr(config.data, key)) for key in ("annotations", "videos")}
     model = os.path.abspath(config.model) if os.path.isdir(config.model) else config.model
+    rules = config.validation
+    held_out = {key: os.path.abspath(getattr(rules, key)) for key in ("annotations", "videos") if getattr(rules, key)}
     names = config.reward.names
     if names.vectors and os.path.exists(names.vectors):
         names = names.model_copy(update={"vectors": os.path.abspath(names.vectors)})
@@ -164,6 +184,7 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         update={
             "output": os.path.abspath(config.output),
             "data": config.data.model_copy(update=places),
+            "validation": rules.model_copy(update=held_out),
             "model": model,
             "reward": config.reward.model_copy(update={"names": names}),
         }

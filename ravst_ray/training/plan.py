@@ -24,7 +24,7 @@ from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import VideoView
 from ravst_ray.tasks import settled
-from ravst_ray.training.prompts import training_tasks
+from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 
 _NAMED = 5
 
@@ -194,6 +194,14 @@ def _lines(config: TrainConfig) -> list[str]:
     lines.append(f"data: {count} questions ({by_task}) on {len(tasks)} videos, {missing} of them without a file")
     epoch = math.ceil(count / rollouts.prompts_per_step)
     epochs = samplings * rollouts.prompts_per_step / max(count, 1)
+    if config.eval_every:
+        held_out = held_out_tasks(config)
+        learned = learned_from(held_out, tasks)
+        lines.append(
+            f"validation: {sum(len(task.questions) for task in held_out)} held-out questions on {len(held_out)} videos "
+            f"every {config.eval_every} steps"
+            + (f"; {learned} of the videos are trained on as well" if learned else "")
+        )
     lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
     try:
         check_model(config.model, "model")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ravst_ray.config.train import TrainDataConfig
+from ravst_ray.config.train import TrainConfig, TrainDataConfig
+from ravst_ray.datasets.splits import hash_share
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.logs import get_logger
@@ -39,6 +40,30 @@ def training_tasks(data: TrainDataConfig, tell: bool = True) -> list[VideoTask]:
         log.warning("%s; they are left out", message)
     kept = [replace(task, questions=tuple(pair for pair in task.questions if pair.qa_id not in bad)) for task in tasks]
     return [task for task in kept if task.questions]
+
+
+def held_out_tasks(config: TrainConfig) -> list[VideoTask]:
+    """The questions of a run's validation; those with the lowest hashes of seed and id where it has a limit.
+
+    Raises:
+        ConfigError: as :func:`training_tasks`, of ``validation``.
+    """
+    rules = config.validation
+    assert rules.annotations is not None
+    held_out = TrainDataConfig(annotations=rules.annotations, videos=rules.videos or config.data.videos)
+    try:
+        tasks = training_tasks(held_out, tell=False)
+    except ConfigError as error:
+        raise ConfigError(f"validation: {error}") from None
+    by_hash = sorted((hash_share(config.seed, q.qa_id, "validation"), q.qa_id) for t in tasks for q in t.questions)
+    chosen = {name for _, name in by_hash[: rules.limit]}
+    kept = [replace(task, questions=tuple(q for q in task.questions if q.qa_id in chosen)) for task in tasks]
+    return [task for task in kept if task.questions]
+
+
+def learned_from(held_out: Sequence[VideoTask], tasks: Sequence[VideoTask]) -> int:
+    """How many of the held-out videos are files that are trained on."""
+    return len({task.path for task in held_out} & {task.path for task in tasks})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,12 @@ class RunRecord:
     """
 
     def __init__(self, output: Path, sinks: Sequence[str], resumed: int, settings: dict[str, Any]):
-        self._path = output / "metrics.jsonl"
+        self._path, self._validation = output / "metrics.jsonl", output / "validation.jsonl"
         self._rollouts = output / "rollouts"
         self._rollouts.mkdir(parents=True, exist_ok=True)
-        self._drop_after(resumed)
+        for path in (self._path, self._validation):
+            _drop_after(path, resumed)
         self._sinks = [_SINKS[name](output, resumed, settings) for name in sinks]
-
-    def _drop_after(self, step: int) -> None:
-        if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-            partial = self._path.with_suffix(".partial")  # a full disk must not cost the lines that there are
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(self._path)
 
     def write(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
         """One step's record; gives it as it stands in ``metrics.jsonl``."""
@@ -91,6 +85,14 @@ class RunRecord:
             sink.write(step, numbers)
         return row
 
+    def validated(self, row: Mapping[str, Any]) -> None:
+        """A line of ``validation.jsonl``; the sinks get what comes before the first step, which has no record."""
+        with self._validation.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if not row["step"]:
+            for sink in self._sinks:
+                sink.write(0, {f"validation/{key}": value for key, value in row.items() if key != "step"})
+
     def close(self) -> None:
         """End of the run, for now or for good."""
         for sink in self._sinks:
@@ -99,6 +101,15 @@ class RunRecord:
     def rollouts(self, step: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
         """Completions and rewards of a step as Parquet; ``texts`` are the prompts of the groups."""
         write_rows(rollout_rows(step, groups, texts), self._rollouts / f"step_{step:06d}.parquet")
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Leave the lines up to a step; none before the first, at which the run begins anew."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if step and _step_of(line) <= step]
+        partial = path.with_suffix(".partial")  # a full disk must not cost the lines that there are
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(path)
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
+from ravst_ray.training.held_out import Examiner, HeldOut
 from ravst_ray.training.pool import RolloutPool
 from ravst_ray.training.prompts import Ask, PromptOrder, training_tasks
 from ravst_ray.training.records import group_numbers
@@ -79,15 +81,18 @@ class RolloutManager:
         start: the step to begin with; above 0 its weights must be published before it is sampled.
         place: the place in the order of questions at which that step begins.
         group: the placement group of the rollout actors.
+        examiner: holds the questions of the run's validation.
     """
 
-    def __init__(self, config: TrainConfig, start: int = 0, place: int = 0, group: Any = None):
+    def __init__(
+        self, config: TrainConfig, start: int = 0, place: int = 0, group: Any = None, examiner: Examiner | None = None
+    ):
         setup_logging()
         self._config = config
         self._order = PromptOrder(training_tasks(config.data, tell=False), config.seed)  # the driver has told
         self._rubric = GuardedRubric(config.reward, name_matcher(config.reward.names))
         self._pool = RolloutPool(config, RolloutActor, group)
-        self._clips = Clips(self._decode)
+        self._clips = Clips(self._decode, config.rollouts.clips_gib)
         self._bad: dict[str, StepError] = {}
         self._steps: dict[int, asyncio.Task[StepRollouts]] = {}
         self._places = {start: place}
@@ -96,6 +101,9 @@ class RolloutManager:
         self._published = asyncio.Condition()
         self._stopping, self._asked, self._stop_at = False, 0, 0
         self._probe: tuple[int, asyncio.Task[Sampled]] | None = None
+        self._examiner = examiner
+        self._held_out = HeldOut(config, examiner.tasks if examiner else (), self._pool, partial(decode, config=config))
+        self._validated: tuple[int, asyncio.Task[Any]] | None = None
         self._steps_in_all = -(-config.max_steps // config.learner.iterations)
         self._told: list[dict[str, float]] = []
 
@@ -201,6 +209,22 @@ class RolloutManager:
             if await self._usable(place, Counter()):
                 break
         return await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS), turn=version)
+
+    async def validated(self, step: int, version: int) -> Any:
+        """What greedy answers to the held-out questions are worth after an optimizer step, with its weights.
+
+        Every worker that asks gets the same.
+        """
+        if self._validated is None or self._validated[0] != step:
+            self._validated = step, asyncio.create_task(self._validate(step, version))
+        return await asyncio.shield(self._validated[1])
+
+    async def _validate(self, step: int, version: int) -> Any:
+        assert self._examiner is not None
+        async with self._published:
+            await self._published.wait_for(lambda: self._version >= version)
+        said = await self._held_out.answers()
+        return await asyncio.to_thread(self._examiner.mark, step, said)
 
     async def _sample_step(self, step: int) -> StepRollouts:
         rollouts = self._config.rollouts

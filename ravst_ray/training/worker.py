@@ -82,6 +82,7 @@ class Worker:
         self.rollouts = StepRollouts([], [])
         self.numbers: dict[str, float] = {}
         self.stepped_at = time.monotonic()
+        self.ended = False
         self.metrics = TrainingMetrics()
         self.record: RunRecord | None = None
         if self.rank == 0:
@@ -98,7 +99,7 @@ class Worker:
         finally:
             if self.record is not None:
                 self.record.close()
-        if self.learner.state.global_step >= self.config.max_steps:
+        if self.ended or self.learner.state.global_step >= self.config.max_steps:
             target = Path(self.config.output) / "model"
             with writing(target):
                 save_policy_model(self.learner.model, self.learner.processing_class, target, self.rank)
@@ -158,6 +159,22 @@ class Worker:
         engine = min((min(one.versions) for one in probe.completions if one.versions), default=0)
         check_gap(gap, self.config.sync.max_gap, engine, version)
 
+    def validate(self, step: int) -> Any:
+        """What held-out questions say of the policy after a step; None where they aren't asked then."""
+        every = self.config.eval_every
+        if not every or step % every:
+            return None
+        started = time.monotonic()
+        found = ray.get(self.manager.validated.remote(step, step // self.config.learner.iterations))
+        if step:  # what comes before the first step has no record of a step
+            self.numbers |= {f"validation/{key}": value for key, value in found.row.items() if key != "step"}
+            self.numbers["seconds/validation"] = time.monotonic() - started
+        if self.record is not None:
+            with writing(self.config.output):
+                self.record.validated(found.row)
+        self.ended = found.stop
+        return found
+
     def _waited(self, seconds: float) -> None:
         self.numbers["seconds/waiting"] = self.numbers.get("seconds/waiting", 0.0) + seconds
 
@@ -203,10 +220,15 @@ def _publishing(worker: Worker) -> Any:
             worker.stepped_at = time.monotonic()
             if state.global_step:
                 worker.publish(state.global_step // worker.config.learner.iterations)
+            else:
+                worker.validate(0)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step % worker.config.learner.iterations == 0:
                 worker.publish(state.global_step // worker.config.learner.iterations)
+            if found := worker.validate(state.global_step):
+                control.should_save |= found.best
+                control.should_training_stop |= found.stop
             if ray.get(worker.manager.stopping.remote(state.global_step)):
                 log.warning("asked to stop: saving a checkpoint after step %d", state.global_step)
                 control.should_save = control.should_training_stop = True
