@@ -240,6 +240,17 @@ def test_a_probe_takes_what_can_be_shown_and_each_version_asks_another_engine(ma
     assert first.prompt_ids != second.prompt_ids
 
 
+def test_long_completions_lose_reward(manager):
+    async def work():
+        one = manager(["a"], "rollouts.prompts_per_step=1", "rollouts.max_tokens=3", "rollouts.overlong_tokens=2")
+        await one.start()
+        return await one.groups(0, 0)
+
+    step = run(work())
+    assert step.groups[0].totals == (0.0 - 0.5, 2.0 - 0.5)  # 2 of 3 tokens: 1 of the last 2
+    assert step.numbers["reward/overlong"] == -0.5 and step.numbers["reward/mean"] == 0.5
+
+
 def test_all_workers_stop_after_the_same_step(manager):
     one = manager(["a"])
     assert not one.stopping(3)  # says one worker …

@@ -335,7 +335,9 @@ from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.training.checkpoints import last_checkpoint, mark_whole
 from ravst_ray.training.forward import VideoForward
-from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.arguments import trainer_arguments
+from ravst_ray.training.learner import GRPOLearner
+from ravst_ray.training.policy_loading import load_policy
 from tests.tiny_policies import made_up_group
 
 model, out = sys.argv[1], Path(sys.argv[2])
@@ -351,7 +353,8 @@ for limit in ("model.safetensors", "optimizer.pt", None):
             size = (folder / limit).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
 
-    args = trainer_arguments(config, out / "checkpoints", rows=4, group_size=4, max_steps=4, seed=0, save_every=1)
+    sizes = {"rows": 4, "group_size": 4, "max_tokens": 16, "max_steps": 4}
+    args = trainer_arguments(config, out / "checkpoints", **sizes, seed=0, save_every=1)
     learner = GRPOLearner(
         policy, args, processor, family, lambda step: groups, temperature=1.0, frozen_vision=True, after_save=after_save
     )

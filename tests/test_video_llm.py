@@ -20,7 +20,7 @@ from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.learner import load_policy
+from ravst_ray.training.policy_loading import load_policy
 from ravst_ray.training.weights import policy_state, save_policy_model
 from tests.families import FAMILY_CASES, FamilyCase, picked
 

@@ -30,8 +30,10 @@ from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import VideoView
+from ravst_ray.rewards.length import overlong_penalty
 from ravst_ray.rewards.word_vectors import name_matcher
 from ravst_ray.tasks import task_of
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
@@ -309,12 +311,23 @@ class RolloutManager:
         pair = ask.pair
         task = task_of(pair.task)
         rewards = tuple(
-            self._rubric.score(
-                pair.task, task.to_video(one.text, space), pair.answer, one.truncated, len(one.token_ids)
+            self._shortened(
+                self._rubric.score(
+                    pair.task, task.to_video(one.text, space), pair.answer, one.truncated, len(one.token_ids)
+                ),
+                len(one.token_ids),
             )
             for one in generation.completions
         )
         return Group(pair.qa_id, pair.task, generation.prompt_ids, None, _versioned(generation.completions), rewards)
+
+    def _shortened(self, reward: Reward, tokens: int) -> Reward:
+        """A reward after what its completion's length costs; the cost is shown as the part ``overlong``."""
+        rollouts = self._config.rollouts
+        if not rollouts.overlong_tokens:
+            return reward
+        penalty = overlong_penalty(tokens, rollouts.max_tokens, rollouts.overlong_tokens)
+        return replace(reward, total=reward.total + penalty, parts={**reward.parts, "overlong": penalty})
 
 
 def _versioned(completions: tuple[Completion, ...]) -> tuple[Completion, ...]:

@@ -40,13 +40,9 @@ class Worker:
     """One learner worker: takes its groups from the manager, hands weights back, keeps the record (rank 0)."""
 
     def __init__(self, config: TrainConfig, manager: Any, checkpoint: str | None):
-        from ravst_ray.training.learner import (
-            GRPOLearner,
-            layers_to_shard,
-            load_policy,
-            load_reference,
-            trainer_arguments,
-        )
+        from ravst_ray.training.arguments import trainer_arguments
+        from ravst_ray.training.learner import GRPOLearner
+        from ravst_ray.training.policy_loading import layers_to_shard, load_policy, load_reference
 
         self.config, self.manager, self.checkpoint = config, manager, checkpoint
         self.rank: int = ray.train.get_context().get_world_rank()
@@ -57,6 +53,7 @@ class Worker:
             Path(config.output) / "checkpoints",
             rows=rollouts.prompts_per_step * rollouts.group_size // config.learner.workers,
             group_size=rollouts.group_size,
+            max_tokens=rollouts.max_tokens,
             max_steps=config.max_steps,
             seed=config.seed,
             save_every=config.save_every,
