@@ -20,7 +20,8 @@ from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.learner import GRPOLearner
 from ravst_ray.training.policy_loading import layers_to_shard, load_policy
-from ravst_ray.training.weights import logprob_gap, policy_state
+from ravst_ray.training.sync_proof import logprob_gap
+from ravst_ray.training.weights import policy_state
 from tests.tiny_policies import made_up_group, noise_clip
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0), (0.5, 0.5, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]

@@ -28,7 +28,7 @@ from ravst_ray.training.checkpoints import COMPLETE, last_checkpoint
 from ravst_ray.training.groups import Completion, Group
 from ravst_ray.training.prompts import PromptOrder
 from ravst_ray.training.records import RunRecord, group_numbers
-from ravst_ray.training.weights import check_gap, check_prompt
+from ravst_ray.training.weights import check_prompt
 from tests.tiny_policies import tiny_policy
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
@@ -148,7 +148,7 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[-1]["rollout/restarts"] == 1
     assert lines[-1]["rollout/skipped_videos"] == 1
-    assert all(line["sync/logprob_gap_mean"] < 1e-3 and line["staleness/mean"] == 0 for line in lines)
+    assert all(line["sync/logprob_gap"] < 1e-3 and line["staleness/mean"] == 0 for line in lines)
     assert any(line["grad_norm"] > 0 for line in lines)
     assert {"reward/mean", "reward/format", "reward/object", "reward/temporal", "reward/spatial"} <= lines[0].keys()
     assert {step: len(rows) for step, rows in whole.items()} == {1: 8, 2: 8, 3: 8}
@@ -226,13 +226,6 @@ def test_the_numbers_of_a_step_by_hand():
     assert numbers["staleness/mean"] == 0.25  # one of four is one version old
     assert numbers["group/zero_variance"] == 0.5 and numbers["group/std"] == 0.25
     assert numbers["malformed/no_answer"] == 0.75
-
-
-@pytest.mark.parametrize(("engine", "message"), [(2, "the engine is stale: it has version 2"), (3, "did not take")])
-def test_a_gap_stops_the_run_and_says_who_is_behind(engine, message):
-    check_gap(0.04, 0.05, engine, 3)
-    with pytest.raises(AbortError, match=message):
-        check_gap(0.06, 0.05, engine, 3)
 
 
 def test_a_learner_that_sees_another_prompt_stops_the_run():

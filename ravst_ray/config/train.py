@@ -136,7 +136,11 @@ class SyncConfig(StrictModel):
         description="auto: ipc on a shared card, nccl between whole cards, else by way of Ray's object store",
     )
     probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
-    max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
+    max_gap: float | None = Field(
+        None,
+        gt=0,
+        description="median difference of log-probs that stops the run; null: 4 times that before the first update",
+    )
 
 
 class TrainConfig(StrictModel):

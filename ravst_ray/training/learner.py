@@ -227,6 +227,12 @@ class GRPOLearner(GRPOTrainer):
         self._check_finite("norm of the gradient", float(whole))  # clipping would make every weight NaN by it
         return norm
 
+    def largest(self, value: float) -> float:
+        """The largest of all ranks' values, where the model is sharded and they must decide alike; else this one's."""
+        if not self.is_fsdp_enabled:
+            return value
+        return float(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).max())
+
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise BadBatchError(f"the {what} is {value} in step {self.state.global_step + 1}; no update was made of it")

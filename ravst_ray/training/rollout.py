@@ -46,7 +46,10 @@ from ravst_ray.training.rollout_actor import RolloutActor, Weights
 __all__ = ["RolloutActor", "RolloutManager", "StepRollouts", "Weights"]
 
 log = get_logger(__name__)
-PROBE_TOKENS = 24
+PROBE_PROMPTS, PROBE_GROUP, PROBE_LENGTH = 4, 4, 32
+"""A probe's prompts at once, completions of each, and their tokens at most."""
+PROBE_TOKENS, PROBE_MOST = 256, 16
+"""Prompts are added until there are so many tokens, or so many prompts."""
 
 
 @dataclass
@@ -97,7 +100,8 @@ class RolloutManager:
         self._version = -1 if start else 0
         self._published = asyncio.Condition()
         self._stopping, self._asked, self._stop_at = False, 0, 0
-        self._probe: tuple[int, asyncio.Task[Sampled]] | None = None
+        self._probe: tuple[tuple[int, int], asyncio.Task[list[Sampled]]] | None = None
+        self._probed_to = 0
         self._steps_in_all = -(-config.max_steps // config.learner.iterations)
         self._told: list[dict[str, float]] = []
 
@@ -187,22 +191,31 @@ class RolloutManager:
             self._version = version
             self._published.notify_all()
 
-    async def probe(self, version: int) -> Sampled:
-        """A few tokens on the first usable question with these weights, for comparing prompts and log-probs.
+    async def probe(self, version: int, look: int = 0) -> list[Sampled]:
+        """Short answers to usable questions with these weights, for comparing prompts and log-probs.
 
-        Every worker that asks gets the same; each version asks another engine.
+        Every worker that asks gets the same; each version asks another engine, each ``look`` other questions.
         """
-        if self._probe is None or self._probe[0] != version:
-            self._probe = version, asyncio.create_task(self._probed(version))
+        if self._probe is None or self._probe[0] != (version, look):
+            self._probe = (version, look), asyncio.create_task(self._probed(version, look))
         return await asyncio.shield(self._probe[1])
 
-    async def _probed(self, version: int) -> Sampled:
+    async def _probed(self, version: int, look: int) -> list[Sampled]:
         async with self._published:
             await self._published.wait_for(lambda: self._version >= version)
-        for place in range(len(self._order)):
-            if await self._usable(place, Counter()):
-                break
-        return await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS), turn=version)
+        sampling = SamplingConfig(temperature=1.0, n=PROBE_GROUP, max_tokens=PROBE_LENGTH)
+        made: list[Sampled] = []
+        place, tokens = self._probed_to if look else 0, 0
+        while tokens < PROBE_TOKENS and len(made) < PROBE_MOST:
+            asks: list[int] = []
+            while len(asks) < PROBE_PROMPTS:
+                if await self._usable(place, Counter()):
+                    asks.append(place)
+                place += 1
+            made += await asyncio.gather(*(self._group(version, one, sampling, turn=version) for one in asks))
+            tokens = sum(len(one.token_ids) for sampled in made for one in sampled.group.completions)
+        self._probed_to = place
+        return made
 
     async def _sample_step(self, step: int) -> StepRollouts:
         rollouts = self._config.rollouts
