@@ -19,6 +19,7 @@ from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair, VideoView
 from ravst_ray.training import rollout
 from ravst_ray.training.rollout import RolloutManager, Weights
+from ravst_ray.training.weight_check import Held
 
 RIGHT = render([ObjectAnswer("red ball", (1.0, 3.0))])
 LAPTOP = Path(__file__).parents[1] / "jobs" / "configs" / "train_laptop.yaml"
@@ -40,6 +41,9 @@ class StubActor:
 
     async def busy_s(self):
         return 0.5
+
+    async def weights(self):
+        return Held(self._version, (f"sum of {self._version}",))
 
     async def sample(self, text, clip, sampling):
         for word, harm in (("deadly", lambda: os._exit(1)), ("stuck", None)):

@@ -11,9 +11,11 @@ import torch
 import ravst_ray.toyworld
 from ravst_ray.errors import AbortError
 from ravst_ray.policy.protocols import Completion
+from ravst_ray.policy.weight_checksum import weight_checksum
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.sync_proof import GapLimit, logprob_gap, typical_gap
+from ravst_ray.training.weight_check import Held, behind
 from tests.tiny_policies import FAMILY, load_tiny
 
 TRAINED = Path(ravst_ray.toyworld.__file__).parent / "checkpoints" / "qwen2_5_vl-tiny-toy"
@@ -110,3 +112,31 @@ def test_the_limit_follows_the_first_gap():
         fixed.check(0.6, 3, 3)
     with pytest.raises(AbortError, match="the engine is stale: it has version 2, the learner 3"):
         fixed.check(0.0, 2, 3)
+
+
+def test_engines_that_lack_a_version_are_named():
+    def held(*sums, version=2):
+        return {name: Held(version, (one,)) for name, one in enumerate(sums)}
+
+    before = held("a", "a", "a", version=1)
+    assert behind(held("b", "b", "b"), before, 2) == set()
+    assert behind(held("a", "a", "a"), before, 2) == set()  # the step changed nothing
+    assert behind(held("a", "a", "b"), before, 2) == {0, 1}  # two are stale, though they are more
+    assert behind(held("b", "c", "b"), before, 2) == {1}
+    assert behind(held("b", "c", "b"), {}, 2) == {1}
+    assert behind(held("b", "b") | {5: Held(1, ("b",))}, before, 2) == {5}
+    assert behind({}, before, 2) == set()
+    with pytest.raises(AbortError, match=r"version 2 differ between engines \(2 kinds among 2\)"):
+        behind(held("b", "c"), before, 2)
+
+
+def test_a_checksum_is_of_names_and_bits():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)).bfloat16()
+    first = weight_checksum(model)
+    kept = model[0].weight[1, 2].item()
+    with torch.no_grad():
+        model[0].weight[1, 2] = math.nextafter(1.0, 2.0) if kept == 1.0 else kept * (1 + 2**-7)
+    assert weight_checksum(model) != first
+    with torch.no_grad():
+        model[0].weight[1, 2] = kept
+    assert weight_checksum(model) == first

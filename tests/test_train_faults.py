@@ -70,6 +70,7 @@ def serving(groups, workers=1):
         "groups": share,
         "publish": lambda weights: 0.5,
         "drained_s": lambda: 0.0,
+        "changed": lambda: 1.0,
         "stopping": lambda step: False,
         "place": lambda step: 7,
         "tell": lambda record: None,

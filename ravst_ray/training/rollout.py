@@ -172,6 +172,10 @@ class RolloutManager:
         """How long the last weights waited for groups that were being sampled."""
         return self._pool.drained_s
 
+    def changed(self) -> float:
+        """The share of engines whose weights the last ones changed."""
+        return self._pool.changed
+
     async def party(self) -> list[int]:
         """Who takes part in a transfer from the learner's card; :meth:`transfer` and :meth:`published` follow."""
         return await self._pool.party()
@@ -182,7 +186,7 @@ class RolloutManager:
 
     async def published(self, version: int) -> float:
         """A transfer has ended; gives what :meth:`publish` gives."""
-        share = await self._pool.transferred()
+        share = await self._pool.transferred(version)
         await self._reached(version)
         return share
 

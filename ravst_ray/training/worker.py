@@ -135,9 +135,10 @@ class Worker:
             free_card()  # the engine wakes up now
         share = self.transport.publish(self.learner.model, version)
         if self.rank == 0:
-            drained_s = ray.get(self.manager.drained_s.remote())
+            drained_s, changed = ray.get([self.manager.drained_s.remote(), self.manager.changed.remote()])
             self._waited(drained_s)
             self.numbers["rollout/busy_share"] = share
+            self.numbers["sync/changed_engines"] = changed
             self.numbers["seconds/sync"] = max(time.monotonic() - started - drained_s, 0.0)
         self.prove_if_due(version)
 
