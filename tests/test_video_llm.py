@@ -192,7 +192,6 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
     try:
         served.send(adapted, tmp_path / "adapter.safetensors", frozen_vision=True)
         assert served.gap(short, served.learners(adapted)) < 1e-4
-        print("ADAPTER", served.engine.weights, held[-1])
         with adapted.disable_adapter():
             assert served.gap(short, served.learners(adapted)) > 0.05
     finally:

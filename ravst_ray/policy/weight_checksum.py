@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORD = 8
 
 
 class ChecksumExtension:
@@ -25,12 +25,22 @@ class ChecksumExtension:
 
 
 def weight_checksum(model: torch.nn.Module) -> str:
-    """A hash of the names of all parameters and, for each, the sum of its values' bits read as integers.
+    """A hash of the names of all parameters and, for each, the sum (modulo 2^64) of its bits, read as integers.
 
     Weights that a CPU engine has packed away (their parameters are empty) aren't in it.
     """
-    named = [(name, value.detach()) for name, value in model.named_parameters() if value.numel()]
-    sums = [value.view(_INTEGERS[value.element_size()]).sum(dtype=torch.int64) for _, value in named]
+    named = {name: value for name, value in model.named_parameters() if value.numel()}
+    sums = [_bit_sum(value.detach()) for value in named.values()]
     numbers = torch.stack(sums).tolist() if sums else []  # one wait for the card, not one a tensor
-    told = "\n".join(f"{name} {number}" for (name, _), number in zip(named, numbers, strict=True))
+    told = "\n".join(f"{name} {number}" for name, number in zip(named, numbers, strict=True))
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _bit_sum(value: torch.Tensor) -> torch.Tensor:
+    """Eight bytes at a time where they come out even: several times as fast as to widen each value."""
+    flat = value.reshape(-1)
+    if value.nbytes % _WORD:
+        return flat.view(torch.uint8).sum(dtype=torch.int64)
+    if flat.storage_offset() * flat.element_size() % _WORD:
+        flat = flat.clone()
+    return flat.view(torch.int64).sum()
