@@ -75,7 +75,7 @@ def main() -> None:
     if shard == "shard":
         assert all(isinstance(value, DTensor) for value in learner.model.parameters()), "nothing was sharded"
     with torch.no_grad():
-        gap = logprob_gap(learner.model.eval(), learner.forward_pass, groups[:1])
+        gap = learner.largest(logprob_gap(learner.model.eval(), learner.forward_pass, groups[1:2]))
     state = policy_state(learner.model, frozen_vision=False, keep=rank == 0)
     if rank == 0:
         state["gap"] = np.array([gap], np.float32)

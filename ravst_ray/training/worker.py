@@ -151,12 +151,14 @@ class Worker:
 
     def prove(self, version: int) -> None:
         """Compare prompts and log-probs with an engine's; a gap above the limit on two probes ends the run."""
+        started = time.monotonic()
         gap, engine = self.look(version, 0)
         if gap > self.limit.value and engine == version:
             log.warning("log-probs differ by %.4f (limit %.4f): another look", gap, self.limit.value)
             self.numbers["sync/second_looks"] = 1.0
             gap, engine = self.look(version, 1)
         self.numbers |= {"sync/logprob_gap": gap, "sync/gap_limit": self.limit.value}
+        self.numbers["seconds/probe"] = time.monotonic() - started
         self.limit.check(gap, engine, version)
 
     def look(self, version: int, look: int) -> tuple[float, int]:
