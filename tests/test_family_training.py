@@ -7,8 +7,10 @@ import torch
 
 from ravst_ray.config.sft import SftConfig
 from ravst_ray.config.train import LearnerConfig, LoraConfig
+from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.forward import Row, VideoForward, unwrapped
-from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.learner import GRPOLearner
+from ravst_ray.training.policy_loading import load_policy
 from ravst_ray.training.sft import build_sft, example
 from tests.families import FAMILY_CASES, picked
 from tests.tiny_policies import made_up_group
@@ -41,7 +43,7 @@ def build(case, folder, tmp_path, **more):
     told = []
     learner = GRPOLearner(
         policy.model,
-        trainer_arguments(config, tmp_path, rows=8, group_size=4, max_steps=2, seed=0),
+        trainer_arguments(config, tmp_path, rows=8, group_size=4, max_tokens=16, max_steps=2, seed=0),
         policy.processor,
         policy.family,
         lambda step: given,

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from trl import GRPOTrainer
 
 from ravst_ray.config.train import LearnerConfig, LoraConfig
 from ravst_ray.errors import AbortError
+from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.forward import Row, VideoForward, unwrapped
-from ravst_ray.training.learner import GRPOLearner, load_policy, load_reference, trainer_arguments
+from ravst_ray.training.learner import GRPOLearner
+from ravst_ray.training.policy_loading import load_policy, load_reference
 from ravst_ray.training.weights import policy_state, save_policy_model
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, noise_clip, tiny_policy
 
@@ -30,7 +33,7 @@ def settings(**more):
 
 def build(folder, tmp_path, config, source, steps=1, on_step=None, rows=8):
     model, processor, adapter, family = load_policy(str(folder), config)
-    args = trainer_arguments(config, tmp_path, rows=rows, group_size=4, max_steps=steps, seed=0)
+    args = trainer_arguments(config, tmp_path, rows=rows, group_size=4, max_tokens=16, max_steps=steps, seed=0)
     return GRPOLearner(
         model,
         args,
@@ -97,34 +100,97 @@ def test_text_only_loss_and_gradients_are_trls_own(folder, tmp_path, loss, monke
     assert abs(ours[0] - unbanned[0]) < 0.05
 
 
-def plain_grpo(model, forward, given, kind, cap, clip=0.2):
-    """GRPO as in its papers (2402.03300 eq. 3; DAPO 2503.14476 eq. 8), a row at a time, ratio 1 to the old policy."""
+def plain_grpo(model, forward, given, config, most, cap=1.05):
+    """The losses as in their papers, a row at a time, ratio 1 to the old policy.
+
+    GRPO: 2402.03300 eq. 3; DAPO: 2503.14476 eq. 8; Dr. GRPO: 2503.20783; CISPO: 2506.13585 eq. 4; GSPO: 2507.18071.
+    """
     parts = []
     for group in given:
         rewards = torch.tensor(group.totals)
         advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
         for one, advantage in zip(group.completions, advantages, strict=True):
             logps = forward.score(model, [Row(group.prompt_ids, one.token_ids, group.clip)]).logps[0]
-            ratio = torch.exp(logps - logps.detach())
-            weight = torch.exp(logps.detach() - torch.tensor(one.logprobs)).clamp(max=cap)
-            clipped = ratio.clamp(1 - clip, 1 + clip)
-            parts.append(-torch.min(ratio * advantage, clipped * advantage) * weight)
-    if kind == "grpo":
-        return torch.stack([part.mean() for part in parts]).mean()
-    return torch.cat(parts).sum() / sum(len(part) for part in parts)
+            known = torch.isfinite(torch.tensor(one.logprobs))
+            if config.mask_truncated and one.truncated:
+                known[:] = False
+            logps, sampled = logps[known], torch.tensor(one.logprobs)[known]
+            behind = logps.detach() - sampled
+            weight = torch.exp(behind.sum() if "sequence" in config.importance_mode else behind)
+            weight = weight.clamp(max=cap) if "truncate" in config.importance_mode else weight * (weight <= cap)
+            moved = logps - logps.detach()
+            ratio = torch.exp(moved.mean() if config.importance_level == "sequence" else moved)
+            if config.loss == "cispo":
+                parts.append(-ratio.detach().clamp(max=5.0) * advantage * logps * weight)
+                continue
+            clipped = ratio.clamp(1 - 0.2, 1 + 0.2)
+            parts.append(-torch.min(ratio * advantage, clipped * advantage) * weight * torch.ones_like(logps))
+    if config.loss == "grpo":
+        return torch.stack([part.sum() / max(len(part), 1) for part in parts]).mean()
+    tokens = sum(len(part) for part in parts)
+    return torch.cat(parts).sum() / (len(parts) * most if config.loss == "dr_grpo" else tokens)
 
 
-@pytest.mark.parametrize("kind", ["dapo", "grpo"])
-def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, kind):
-    learner = build(folder, tmp_path, settings(loss=kind, importance_cap=1.05), lambda step: [])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"loss": "dapo"},
+        {"loss": "grpo"},
+        {"loss": "dr_grpo"},
+        {"loss": "cispo"},
+        {"loss": "grpo", "importance_level": "sequence", "importance_mode": "sequence_truncate"},
+        {"loss": "dapo", "importance_mode": "token_mask", "mask_truncated": True},
+        {"loss": "dapo", "importance_mode": "sequence_mask"},
+    ],
+    ids=lambda more: "-".join(str(value) for value in more.values()),
+)
+def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, more):
+    """Where a completion was cut off, and of two tokens the sampler knows no log-prob."""
+    config = settings(importance_cap=1.05, **more)
+    learner = build(folder, tmp_path, config, lambda step: [])
     given = groups(learner.processing_class)
-    ours = gradients(learner, learner.micro_batches(given))
+    (first, second, *rest), others = given[0].completions, given[1].completions
+    second = replace(second, truncated=True, logprobs=(math.nan, *second.logprobs[1:]))
+    first = replace(first, logprobs=(first.logprobs[0], -math.inf, *first.logprobs[2:]))
+    given[0] = replace(given[0], completions=(first, second, *rest))
+    given[1] = replace(given[1], completions=(replace(others[0], truncated=True), *others[1:]))
+    inputs = learner.micro_batches(given)
+    ours = gradients(learner, inputs)
     learner.model.zero_grad()
-    loss = plain_grpo(learner.model, VideoForward(learner.processing_class, FAMILY), given, kind, 1.05)
+    loss = plain_grpo(learner.model, VideoForward(learner.processing_class, FAMILY), given, config, most=16)
     loss.backward()
     wanted = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
-    assert_same(ours, (float(loss), wanted))
+    assert_same(ours, (float(loss.detach()), wanted))
     assert wanted["model.visual.patch_embed.proj.weight"].abs().sum() > 0
+    told = learner._metrics["train"]
+    assert told["importance/masked_tokens"] == [2.0]
+    if not config.mask_truncated:
+        ratios = torch.cat([torch.exp(one["log_ratio"][one["completion_mask"].bool()]) for one in inputs])
+        tokens = sum(len(one.token_ids) for group in given for one in group.completions)
+        assert len(ratios) == tokens - 2
+        assert told["importance/ratio_mean"] == pytest.approx([float(ratios.mean())], abs=1e-5)
+        assert told["importance/ratio_max"] == pytest.approx([float(ratios.max())], abs=1e-5)
+        assert told["importance/gap_mean"] == pytest.approx([float(ratios.log().abs().mean())], abs=1e-5)
+
+
+def test_a_step_of_completions_that_were_all_cut_off_changes_nothing(folder, tmp_path):
+    told = []
+    learner = build(
+        folder,
+        tmp_path,
+        settings(mask_truncated=True),
+        lambda step: cut,
+        on_step=lambda _, numbers: told.append(numbers),
+    )
+    cut = [
+        replace(one, completions=tuple(replace(c, truncated=True) for c in one.completions))
+        for one in groups(learner.processing_class, video=False)
+    ]
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    learner.train()
+    assert all((before[name] == value).all() for name, value in learner.model.state_dict().items())
+    assert told[0]["loss"] == told[0]["grad_norm"] == 0.0
+    assert all(math.isfinite(value) for value in told[0].values())
 
 
 def test_advantages_by_hand(folder, tmp_path):
@@ -248,7 +314,9 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
     config = settings(lora=lora, freeze_vision=True)
     for checkpoint in (None, str(tmp_path / "checkpoint-2")):
         model, processor, adapter, family = load_policy(str(folder), config)
-        args = trainer_arguments(config, tmp_path, rows=8, group_size=4, max_steps=4, seed=0, save_every=2)
+        args = trainer_arguments(
+            config, tmp_path, rows=8, group_size=4, max_tokens=16, max_steps=4, seed=0, save_every=2
+        )
         asked = []
 
         def source(step, asked=asked, processor=processor):

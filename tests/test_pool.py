@@ -11,6 +11,7 @@ import ray
 from ravst_ray.errors import ConfigError, WorkerDiedError
 from ravst_ray.training import pool, rollout
 from ravst_ray.training.rollout import Weights
+from ravst_ray.training.weight_check import Held
 from tests.test_rollout import StubActor, ids, run
 from tests.test_rollout import manager as plain_manager
 
@@ -172,6 +173,37 @@ async def transfer(one, version):
     await one.transfer("end_transfer", [version] * len(party))
     await one.published(version)
     return party
+
+
+@pytest.mark.parametrize("way", ["publish", "transfer"])
+def test_an_engine_that_kept_its_old_weights_is_replaced(slow, monkeypatch, tmp_path, way):
+    """It says that it has version 1, and so do its answers; the checksum of its weights is still that of version 0."""
+
+    class Keeping(SlowActor):
+        async def weights(self):
+            mark = self._marks / "keeps"
+            if self._version == 1 and (not mark.exists() or mark.read_text() == str(os.getpid())):
+                mark.write_text(str(os.getpid()))
+                return Held(1, ("sum of 0",))
+            return await super().weights()
+
+    monkeypatch.setattr(rollout, "RolloutActor", Keeping)
+
+    async def work():
+        one = slow("rollouts.max_staleness=0", "rollouts.actors=3")
+        await one.start()
+        await one.groups(0, 0)
+        if way == "publish":
+            await one.publish(Weights(1, [None]))
+        else:
+            await transfer(one, 1)
+        share = one.changed()
+        return share, await one.groups(1, 0)
+
+    share, step = run(work())
+    assert share == pytest.approx(2 / 3)
+    assert step.numbers["rollout/restarts"] == 1
+    assert (tmp_path / "keeps").read_text() not in {process for _, process, _ in slow.asked()[4:]}
 
 
 def test_weights_that_nobody_keeps_reach_a_new_actor_with_the_next_transfer(slow):

@@ -12,6 +12,7 @@ from ravst_ray.core.names import NameMatcher
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.scoring import score_file
+from ravst_ray.rewards.length import overlong_penalty
 from ravst_ray.rewards.spatial import match_boxes, spatial_score
 from ravst_ray.rewards.word_vectors import FileVectors, calibrate, labelled_pairs, match_share, name_matcher
 from ravst_ray.tasks import TASKS
@@ -313,3 +314,9 @@ def test_no_name_matches_more_than_a_tenth_of_the_others():
     assert match_share(sorted(names), matcher) <= 0.1
     pairs, _ = read_questions(published("ravst_test_annotations.json"))
     assert match_share(sorted({one.name for pair in pairs for one in parse(pair.answer).objects}), matcher) <= 0.1
+
+
+def test_the_overlong_penalty_is_dapos():
+    """Eq. 13 of 2503.14476: 0, then (L_max - L_cache - length) / L_cache, then -1."""
+    assert [overlong_penalty(tokens, 100, 20) for tokens in (0, 80, 85, 100, 120)] == [0, 0, -0.25, -1, -1]
+    assert overlong_penalty(100, 100, 0) == 0

@@ -21,6 +21,7 @@ from ravst_ray.records import QAPair, VideoView
 from ravst_ray.training import rollout
 from ravst_ray.training.clips import Clips
 from ravst_ray.training.rollout import RolloutManager, Weights
+from ravst_ray.training.weight_check import Held
 
 RIGHT = render([ObjectAnswer("red ball", (1.0, 3.0))])
 LAPTOP = Path(__file__).parents[1] / "jobs" / "configs" / "train_laptop.yaml"
@@ -42,6 +43,9 @@ class StubActor:
 
     async def busy_s(self):
         return 0.5
+
+    async def weights(self):
+        return Held(self._version, (f"sum of {self._version}",))
 
     async def sample(self, text, clip, sampling):
         for word, harm in (("deadly", lambda: os._exit(1)), ("stuck", None)):
@@ -220,12 +224,12 @@ def test_an_actor_that_dies_or_hangs_as_it_loads_is_replaced(manager, monkeypatc
 def test_a_probe_takes_what_can_be_shown_and_each_version_asks_another_engine(manager, monkeypatch):
     class Named(StubActor):
         async def sample(self, text, clip, sampling):
-            return replace(await super().sample(text, clip, sampling), prompt_ids=(os.getpid(),))
+            return replace(await super().sample(text, clip, sampling), prompt_ids=(os.getpid(), sampling.seed))
 
     monkeypatch.setattr(rollout, "RolloutActor", Named)
 
     async def work():
-        one = manager(["bad1", "bad2", "a"], "rollouts.actors=2", start=4)  # resumed: nothing was decoded yet
+        one = manager(["bad1", "bad2", "a", "b"], "rollouts.actors=2", start=4)  # resumed: nothing was decoded yet
         await one.start()
         early = asyncio.create_task(one.probe(4))  # of a worker that only gathers: it is there first
         await asyncio.sleep(0.3)
@@ -234,12 +238,28 @@ def test_a_probe_takes_what_can_be_shown_and_each_version_asks_another_engine(ma
         found = [await early, await one.probe(4)]
         assert one.drained_s() == 0.125
         await one.publish(Weights(5, [None]))
-        return [made.group for made in [*found, await one.probe(5)]]
+        return [*found, await one.probe(5), await one.probe(5, 1)]
 
-    first, same, second = run(work())
-    assert first is same and first.question_id == second.question_id == "a/1/AVTR/0"
-    assert [{c.versions[0] for c in group.completions} for group in (first, second)] == [{4}, {5}]
-    assert first.prompt_ids != second.prompt_ids
+    first, same, second, another = run(work())
+    assert first is same
+    assert all(len(made) == 16 for made in (first, second, another))  # of 4 times 2 tokens: 256 would be enough
+    assert {made.group.question_id for made in first + second + another} == {"a/1/AVTR/0", "b/1/AVTR/0"}
+    for probe, version in ((first, 4), (second, 5), (another, 5)):
+        assert {c.versions[0] for made in probe for c in made.group.completions} == {version}
+        assert len({made.group.prompt_ids[0] for made in probe}) == 1
+    assert first[0].group.prompt_ids[0] != second[0].group.prompt_ids[0]
+    assert {made.group.prompt_ids[1] for made in second}.isdisjoint(made.group.prompt_ids[1] for made in another)
+
+
+def test_long_completions_lose_reward(manager):
+    async def work():
+        one = manager(["a"], "rollouts.prompts_per_step=1", "rollouts.max_tokens=3", "rollouts.overlong_tokens=2")
+        await one.start()
+        return await one.groups(0, 0)
+
+    step = run(work())
+    assert step.groups[0].totals == (0.0 - 0.5, 2.0 - 0.5)  # 2 of 3 tokens: 1 of the last 2
+    assert step.numbers["reward/overlong"] == -0.5 and step.numbers["reward/mean"] == 0.5
 
 
 def test_all_workers_stop_after_the_same_step(manager):

@@ -7,6 +7,7 @@ import math
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,8 +32,8 @@ from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training import checkpoints, loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
-from ravst_ray.training.forward import VideoForward
-from ravst_ray.training.rollout import RolloutManager, StepRollouts
+from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.rollout import RolloutManager, Sampled, StepRollouts
 from tests.test_rollout import StubActor
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, tiny_policy
 
@@ -69,6 +70,7 @@ def serving(groups, workers=1):
         "groups": share,
         "publish": lambda weights: 0.5,
         "drained_s": lambda: 0.0,
+        "changed": lambda: 1.0,
         "stopping": lambda step: False,
         "place": lambda step: 7,
         "tell": lambda record: None,
@@ -185,6 +187,47 @@ def test_a_sharded_model_is_compared_with_an_engine_on_all_ranks(worker, forward
     for version in (1, 2):
         one.publish(version)
     assert proved == ([2] if proves else [])
+
+
+def answering_probes(made, forward, off):
+    """Let a worker's engine be ``off[version, look]`` away from its model in each log-prob; gives what was asked."""
+    asked = []
+
+    def probe(version, look):
+        asked.append((version, look))
+        group = made_up_group(forward, "probe", None, (0.0,) * 4)
+        with torch.no_grad():
+            scores = forward.score(made.learner.model, [Row(group.prompt_ids, c.token_ids) for c in group.completions])
+        shifted = [
+            (logps[mask] + off[version, look]).tolist() for logps, mask in zip(scores.logps, scores.mask, strict=True)
+        ]
+        answers = [
+            replace(one, logprobs=tuple(logps), versions=(version,) * len(logps))
+            for one, logps in zip(group.completions, shifted, strict=True)
+        ]
+        return [Sampled(replace(group, completions=tuple(answers)), ray.put(None), text="probe")]
+
+    made.manager.probe = Remote(probe)
+    return asked
+
+
+def test_a_gap_is_looked_at_twice_and_its_limit_outlives_a_restart(worker, forward, tmp_path):
+    """Before the first update 0.03: the limit is 0.12, and a resumed run that finds 0.2 at first stops by it."""
+    made = worker(two_groups(forward), "max_steps=2", "save_every=2", "sync.probe_every=1")
+    asked = answering_probes(made, forward, {(0, 0): 0.03, (1, 0): 0.5, (1, 1): 0.02, (2, 0): 0.04})
+    made.run()
+    assert asked == [(0, 0), (1, 0), (1, 1), (2, 0)]
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["sync/second_looks"] == 1.0 and "sync/second_looks" not in second
+    assert [line["sync/logprob_gap"] for line in (first, second)] == pytest.approx([0.02, 0.04], abs=1e-4)
+    assert second["sync/gap_limit"] == pytest.approx(0.12, abs=1e-4)
+    again = worker(
+        two_groups(forward), "max_steps=3", "sync.probe_every=1", checkpoint=checkpoints.last_checkpoint(tmp_path)
+    )
+    asked = answering_probes(again, forward, {(2, 0): 0.2, (2, 1): 0.2})
+    with pytest.raises(AbortError, match=r"differ by 0.2000 \(limit 0.1200\); both have version 2"):
+        again.run()
+    assert asked == [(2, 0), (2, 1)]
 
 
 def test_time_in_which_weights_wait_for_rollouts_is_waiting(worker, forward, monkeypatch):
@@ -335,7 +378,9 @@ from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.training.checkpoints import last_checkpoint, mark_whole
 from ravst_ray.training.forward import VideoForward
-from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
+from ravst_ray.training.arguments import trainer_arguments
+from ravst_ray.training.learner import GRPOLearner
+from ravst_ray.training.policy_loading import load_policy
 from tests.tiny_policies import made_up_group
 
 model, out = sys.argv[1], Path(sys.argv[2])
@@ -351,7 +396,8 @@ for limit in ("model.safetensors", "optimizer.pt", None):
             size = (folder / limit).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
 
-    args = trainer_arguments(config, out / "checkpoints", rows=4, group_size=4, max_steps=4, seed=0, save_every=1)
+    sizes = {"rows": 4, "group_size": 4, "max_tokens": 16, "max_steps": 4}
+    args = trainer_arguments(config, out / "checkpoints", **sizes, seed=0, save_every=1)
     learner = GRPOLearner(
         policy, args, processor, family, lambda step: groups, temperature=1.0, frozen_vision=True, after_save=after_save
     )

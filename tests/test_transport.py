@@ -20,7 +20,7 @@ from ravst_ray.policy import weight_sender
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.weight_sender import PolicySource, open_sender
 from ravst_ray.training import transport
-from ravst_ray.training.learner import load_policy
+from ravst_ray.training.policy_loading import load_policy
 from ravst_ray.training.transport import CardTransport, ManagerClient, ObjectStoreTransport, open_transport, wire_dtype
 from ravst_ray.training.weights import named_weights, policy_state
 from tests.test_rollout import LAPTOP

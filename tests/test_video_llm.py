@@ -20,7 +20,7 @@ from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.learner import load_policy
+from ravst_ray.training.policy_loading import load_policy
 from ravst_ray.training.weights import policy_state, save_policy_model
 from tests.families import FAMILY_CASES, FamilyCase, picked
 
@@ -175,6 +175,7 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
     short, long = served.case.clip("short", 4, 1), served.case.clip("long", 66, 2)
     first = served.case.load(served.folder)[0]
     rng = torch.Generator().manual_seed(0)
+    held = [served.engine.weights]
     for update in range(1, 6):
         frozen = update == 5  # then the towers stay as they are, and aren't sent
         towers = tuple(served.case.family.learner().towers)
@@ -183,10 +184,13 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
                 if not (frozen and name.startswith(towers)):
                     parameter += 0.02 * torch.randn(parameter.shape, generator=rng)
         served.send(model, tmp_path / f"{update}.safetensors", frozen)
+        held.append(served.engine.weights)
         for clip in (short, long):
             assert served.gap(clip, served.plain) < 1e-4, update
             assert served.gap(clip, served.learners(model)) < 1e-4, update
     assert served.gap(short, served.learners(first)) > 0.05
+    assert [version for version, _ in held] == list(range(served.version - 5, served.version + 1))
+    assert len({checksums for _, checksums in held}) == 6
 
     adapter = load_policy(str(served.folder), LearnerConfig(lora=LoraConfig(rank=4), dtype="float32")).adapter
     adapted = peft.get_peft_model(model, adapter)
@@ -202,6 +206,7 @@ def test_log_probs_follow_five_updates_and_an_adapter(served, tmp_path):
     finally:
         adapted.unload()
         served.send(model, tmp_path / "back.safetensors")
+    assert served.engine.weights == (served.version, held[-1][1])  # the fifth's weights under another number
 
 
 def test_a_saved_policy_has_the_weights_and_names_of_the_checkpoint_that_the_engine_loads(served, tmp_path):

@@ -11,6 +11,8 @@ from ravst_ray.config.base import ClusterConfig, Place, StrictModel
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.config.video_llm import EngineConfig, FramesConfig, PromptConfig
 
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
 
 class TrainDataConfig(StrictModel):
     """What is learned from."""
@@ -28,6 +30,9 @@ class RolloutConfig(StrictModel):
     temperature: float = Field(1.0, gt=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1, description="below 1 the learner's log-probs are no longer the sampler's")
     max_tokens: int = Field(1024, ge=1)
+    overlong_tokens: int = Field(
+        0, ge=0, description="a completion's reward falls over its last so many tokens before max_tokens, to 1 less"
+    )
     actors: int = Field(1, ge=1, description="vLLM engines at the start")
     min_actors: int | None = Field(None, ge=1, description="idle ones leave down to so many; null: actors")
     max_actors: int | None = Field(None, ge=1, description="while prompts wait others join up to so many; null: actors")
@@ -57,6 +62,8 @@ class RolloutConfig(StrictModel):
             raise ValueError(
                 f"rollouts.actors = {self.actors} is not within min_actors = {fewest}, max_actors = {most}"
             )
+        if self.overlong_tokens > self.max_tokens:
+            raise ValueError(f"rollouts.overlong_tokens = {self.overlong_tokens} is above max_tokens")
         return self
 
 
@@ -84,13 +91,23 @@ class LearnerConfig(StrictModel):
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
+    clip_high: float | None = Field(
+        None, gt=0, description="null: 0.2; with cispo, where it is the largest ratio itself: 5"
+    )
+    mask_truncated: bool = Field(False, description="learn nothing from completions that hit the token limit")
+    importance_level: Literal["token", "sequence"] = Field(
+        "token", description="of the ratio that is clipped; sequence is GSPO's: with loss grpo and clips near 3e-4"
+    )
     kl: float = Field(0.0, ge=0, description="beta: weight of the KL divergence from the start model")
     iterations: int = Field(1, ge=1, description="mu: updates from the same groups")
     micro_batch: int = Field(
         6, ge=1, description="completions of one forward: whole groups, whose prompts are computed once, or equal parts"
     )
-    correct_importance: bool = Field(True, description="weigh tokens by learner's / sampler's probability, capped")
+    correct_importance: bool = Field(True, description="weigh tokens by learner's / sampler's probability")
+    importance_mode: ImportanceMode = Field(
+        "token_truncate",
+        description="of each token or of a whole completion; what is above the cap gets the cap (truncate) or 0 (mask)",
+    )
     importance_cap: float = Field(2.0, gt=0)
     lora: LoraConfig | None = None
     freeze_vision: bool = Field(
@@ -104,6 +121,13 @@ class LearnerConfig(StrictModel):
     gradient_checkpointing: bool = False
     shard: bool = Field(False, description="FSDP2 in place of DDP")
 
+    @property
+    def upper_clip(self) -> float:
+        """``clip_high``, null decided."""
+        if self.clip_high is not None:
+            return self.clip_high
+        return 5.0 if self.loss == "cispo" else 0.2
+
 
 class SyncConfig(StrictModel):
     """How new weights reach the engines, and what is checked."""
@@ -113,7 +137,11 @@ class SyncConfig(StrictModel):
         description="auto: ipc on a shared card, nccl between whole cards, else by way of Ray's object store",
     )
     probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
-    max_gap: float = Field(0.05, gt=0, description="mean absolute difference of log-probs that stops the run")
+    max_gap: float | None = Field(
+        None,
+        gt=0,
+        description="median difference of log-probs that stops the run; null: 4 times that before the first update",
+    )
 
 
 class ValidationConfig(StrictModel):
@@ -182,6 +210,19 @@ class TrainConfig(StrictModel):
             raise ValueError("eval_every is no multiple of learner.iterations; engines get new weights between groups")
         if self.eval_every and self.validation.annotations is None:
             raise ValueError("eval_every needs validation.annotations: questions that are not trained on")
+        return self
+
+    @model_validator(mode="after")
+    def _corrects(self) -> TrainConfig:
+        if not self.learner.correct_importance and self.rollouts.max_staleness:
+            raise ValueError(
+                "rollouts.max_staleness above 0 needs learner.correct_importance: older weights sampled the groups"
+            )
+        if self.learner.correct_importance and self.rollouts.top_p < 1:
+            raise ValueError(
+                "rollouts.top_p below 1 needs learner.correct_importance=false (and rollouts.max_staleness=0): "
+                "the sampler's log-probs are of what top_p leaves"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from ravst_ray.policy.vllm_plugin import BACKEND, register
 
 log = get_logger(__name__)
 _ENGINES = itertools.count()
+EXTENSION = "ravst_ray.policy.weight_checksum.ChecksumExtension"
 BAN = -100.0  # vLLM's lowest logit bias
 _QUOTED = 400  # characters of an error's start and of its end
 _ASKED = 5  # times, a prompt that the engine breaks off
@@ -47,6 +48,9 @@ class VideoLLM:
         transport: how new weights come, by vLLM's name or :data:`~ravst_ray.policy.vllm_plugin.BACKEND`; implies
             ``trainable``.
         sleeps: whether :meth:`sleep` will be called; without a GPU it does nothing.
+
+    Attributes:
+        weights: version and checksums (one a worker) of the weights at hand, for an engine that gets others.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class VideoLLM:
         self._transport = transport or (BACKEND if trainable else None)
         self._sleeps, self._asleep = sleeps, False
         self._joined = False
+        self.weights: tuple[int, tuple[str, ...]] = (0, ())
         self._ids = itertools.count()
         self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
         self.engine: Any = None
@@ -88,6 +93,8 @@ class VideoLLM:
             hint = f"{self.log_path} says more; check the model, engine.max_model_len and the free memory"
             raise ConfigError(f"engine.model: vLLM can't start {model} ({error}); {hint}") from error
         self.tokenizer = self.engine.get_tokenizer()
+        if self._transport is not None:
+            await self._weigh(0)
         self._bias = dict.fromkeys(self.family.banned_ids(self.tokenizer), BAN)
 
     def _arguments(self, model: str) -> dict[str, Any]:
@@ -113,6 +120,7 @@ class VideoLLM:
 
             register()
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._transport)
+            arguments["worker_extension_cls"] = EXTENSION
         if config.tensor_parallel > 1:
             # In a placement group vLLM would by itself take Ray for its workers, and find no room for them there.
             arguments["distributed_executor_backend"] = "mp"
@@ -232,11 +240,15 @@ class VideoLLM:
         """Generate with the new weights from here on."""
         with self._living():
             await self.engine.finish_weight_update(str(version))
+            await self._weigh(version)
             if self._asleep:
                 await self.engine.wake_up(["kv_cache"])  # now all is there again, and vLLM resumes by itself
                 self._asleep = False
             else:
                 await self.engine.resume_generation()
+
+    async def _weigh(self, version: int) -> None:
+        self.weights = version, tuple(await self.engine.collective_rpc("ravst_weight_checksum"))
 
     async def sleep(self, level: int) -> None:
         """Free the card's memory, once the requests that are running have ended, until new weights come.

@@ -61,7 +61,7 @@ def sampling_charts(by_key: ByKey, steps: Sequence[int]) -> list[Chart]:
     )
 
 
-def update_charts(by_key: ByKey, steps: Sequence[int], config: TrainConfig | None) -> list[Chart]:
+def update_charts(by_key: ByKey, steps: Sequence[int]) -> list[Chart]:
     """How far steps move the policy, and how well learner and engine agree."""
     clips = {
         "any": "clip_ratio/region_mean",
@@ -69,13 +69,14 @@ def update_charts(by_key: ByKey, steps: Sequence[int], config: TrainConfig | Non
         "from above": "clip_ratio/high_mean",
     }
     ratios = {"mean": "importance/ratio_mean", "largest": "importance/ratio_max"}
-    limit = f"; the run stops at {config.sync.max_gap:g}" if config else ""
+    limits = by_key.get("sync/gap_limit")
+    limit = f"; the run stops at {min(limits.values()):.3g}" if limits else ""
     hints = (
-        f"mean |learner − engine| on a probe{limit}",
+        f"median |learner − engine| on a probe{limit}",
         "mean |learner − sampler|, staleness included",
         "probability of a token, learner / sampler, before the cap",
     )
-    probe, learned = {"probe": "sync/logprob_gap_mean"}, {"completions": "importance/gap_mean"}
+    probe, learned = {"probe": "sync/logprob_gap"}, {"completions": "importance/gap_mean"}
     return _there(
         [
             chart("KL divergence", _series(by_key, {"KL": "kl"}), steps, hint="from the start model"),

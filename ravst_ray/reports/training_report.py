@@ -89,7 +89,7 @@ def _render(run: RunFolder, name: str) -> str:
         sampling=sampling_charts(by_key, steps),
         malformed=_malformed(by_key, steps),
         meanings=malformations(),
-        update=update_charts(by_key, steps, run.config),
+        update=update_charts(by_key, steps),
         kl=run.config.learner.kl if run.config else None,
         time=time_charts(by_key, steps),
         phases=_phases(by_key),
@@ -140,8 +140,9 @@ def _tiles(run: RunFolder, by_key: ByKey, steps: Sequence[int]) -> list[Tile]:
     add("Tokens", "completion/tokens", "", f"a completion, {lately}" if lately else "a completion", of_all=False)
     add("Cut off", "completion/truncated", "share", "completions at the limit, all steps")
     add("Equal rewards", "group/zero_variance", "share", "groups that teach nothing, all steps")
-    if gaps := by_key.get("sync/logprob_gap_mean"):
-        limit = f"; the limit is {run.config.sync.max_gap:g}" if run.config else ""
+    if gaps := by_key.get("sync/logprob_gap"):
+        limits = by_key.get("sync/gap_limit")
+        limit = f"; the limit is {min(limits.values()):.3g}" if limits else ""
         largest = max(gaps.values())
         tiles.append(Tile("Log-prob gap", largest, shown(largest), f"the largest after a sync{limit}"))
     if seconds := by_key.get("seconds/step"):

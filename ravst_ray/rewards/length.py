@@ -1,4 +1,4 @@
-"""Length: is the thinking neither cut short nor endless?"""
+"""Length: is the thinking neither cut short nor endless, and does a completion come to its end in time?"""
 
 from __future__ import annotations
 
@@ -16,3 +16,19 @@ def length_score(tokens: int | None, answer: float, low: int = 320, high: int = 
         above: the score that isn't enough yet.
     """
     return float(tokens is not None and low <= tokens <= high and answer > above)
+
+
+def overlong_penalty(tokens: int, limit: int, soft: int) -> float:
+    """What a long completion loses: nothing up to ``limit - soft`` tokens, then evenly down to -1 at ``limit``.
+
+    DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13).
+
+    Args:
+        tokens: of the completion.
+        limit: the most tokens that a completion can have (L_max).
+        soft: over how many tokens before it the penalty grows (L_cache); 0: there is none.
+
+    Returns:
+        A number in [-1, 0], to be added to the reward.
+    """
+    return max(-1.0, min(0.0, (limit - soft - tokens) / soft)) if soft else 0.0

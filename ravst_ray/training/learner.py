@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, BadBatchError
-from ravst_ray.models.pretrained import loading, model_source
-from ravst_ray.policy.families import family_of, side_of
-from ravst_ray.policy.families.protocols import Family, LearnerSide
+from ravst_ray.policy.families.protocols import Family
 from ravst_ray.training.failures import check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.groups import Group
-from ravst_ray.training.towers import set_aside
+from ravst_ray.training.groups import Completion, Group
+from ravst_ray.training.importance import importance_weights, learned_tokens, ratio_sums, unknown_tokens
+from ravst_ray.training.policy_loading import load_saved
 
 Source = Callable[[int], list[Group]]
 OnStep = Callable[[int, dict[str, float]], None]
@@ -42,7 +39,7 @@ class GRPOLearner(GRPOTrainer):
 
     Args:
         model: the policy.
-        args: from :func:`trainer_arguments`.
+        args: from :func:`~ravst_ray.training.arguments.trainer_arguments`.
         processor: the policy's processor.
         family: the policy's.
         source: gives this rank's scored groups of an update, counted from 0; as many on every rank.
@@ -53,7 +50,8 @@ class GRPOLearner(GRPOTrainer):
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
         after_save: called with the folder and the step of each checkpoint once it is written.
         peft_config: an adapter to train in place of the model.
-        reference: the start model, from :func:`load_reference`; needed for the KL term of a policy without an adapter.
+        reference: the start model, from :func:`~ravst_ray.training.policy_loading.load_reference`; for the KL term of
+            a policy without an adapter.
     """
 
     def __init__(
@@ -132,15 +130,17 @@ class GRPOLearner(GRPOTrainer):
         device = self.accelerator.device
         advantages = self._advantages(groups).to(device)
         rows = [Row(group.prompt_ids, one.token_ids, group.clip) for group in groups for one in group.completions]
-        logprobs = [one.logprobs for group in groups for one in group.completions]
-        tokens = torch.tensor(float(sum(len(row.completion_ids) for row in rows)), device=device)
-        in_batch = self.accelerator.reduce(tokens, reduction="sum")
+        completions = [one for group in groups for one in group.completions]
         size = self.args.per_device_train_batch_size
         made = []
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            inputs = self._inputs(rows[part], logprobs[part])
-            made.append({**inputs, "advantages": advantages[part], "num_items_in_batch": in_batch})
+            made.append({**self._inputs(rows[part], completions[part]), "advantages": advantages[part]})
+        tokens = torch.tensor(float(sum(int(one["completion_mask"].sum()) for one in made)), device=device)
+        in_batch = self.accelerator.reduce(tokens, reduction="sum")
+        for one in made:
+            one["num_items_in_batch"] = in_batch
+        self._tell_importance(made, unknown_tokens(completions))
         if len(made) != self.args.gradient_accumulation_steps:
             raise AbortError(
                 f"{len(rows)} completions make {len(made)} micro-batches of {size}, "
@@ -159,24 +159,24 @@ class GRPOLearner(GRPOTrainer):
         everyone = self.accelerator.gather(rewards.to(self.accelerator.device)).cpu()
         return (centred / (everyone.std() + 1e-4)).flatten()
 
-    def _inputs(self, rows: list[Row], logprobs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    def _inputs(self, rows: list[Row], completions: Sequence[Completion]) -> dict[str, Any]:
         longest = max(len(row.completion_ids) for row in rows)
         device = self.accelerator.device
         ids = torch.zeros((len(rows), longest), dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
         sampled = torch.zeros((len(rows), longest), device=device)
-        for place, (row, values) in enumerate(zip(rows, logprobs, strict=True)):
-            length = len(row.completion_ids)
-            ids[place, :length] = torch.tensor(row.completion_ids)
-            mask[place, :length] = 1
-            sampled[place, :length] = torch.tensor(values)
+        for place, one in enumerate(completions):
+            length = len(one.token_ids)
+            ids[place, :length] = torch.tensor(one.token_ids)
+            mask[place, :length] = torch.tensor(learned_tokens(one, self.mask_truncated_completions)).long()
+            sampled[place, :length] = torch.tensor(one.logprobs).nan_to_num(0.0, 0.0, 0.0)
         prompt = torch.zeros((len(rows), 1), dtype=torch.long, device=device)  # TRL only joins it to the completion
         inputs: dict[str, Any] = {
             "rows": rows,
             "prompt_ids": prompt,
             "prompt_mask": prompt,
             "completion_ids": ids,
-            "completion_mask": mask,
+            "completion_mask": mask,  # for TRL the tokens of the loss; what attends to what is the forward's affair
             "sampling_per_token_logps": sampled,
         }
         with torch.no_grad():
@@ -184,18 +184,30 @@ class GRPOLearner(GRPOTrainer):
                 old = self.forward_pass.score(self.model, rows).logps
                 inputs["old_per_token_logps"] = old
                 if self.vllm_importance_sampling_correction:
-                    ratio = torch.exp((old - sampled) * mask)
-                    self._log_ratio(ratio, mask)
-                    inputs["importance_sampling_ratio"] = ratio.clamp(max=self.vllm_importance_sampling_clip_max)
+                    inputs["log_ratio"] = old - sampled
+                    inputs["importance_sampling_ratio"] = importance_weights(
+                        inputs["log_ratio"],
+                        mask,
+                        self.vllm_importance_sampling_mode,
+                        self.vllm_importance_sampling_clip_max,
+                    )
             if self.beta != 0.0:
                 inputs["ref_per_token_logps"] = self._reference(rows)
         return inputs
 
-    def _log_ratio(self, ratio: torch.Tensor, mask: torch.Tensor) -> None:
-        inside = ratio[mask.bool()]
-        gap = inside.log().abs()
-        for name, value in (("ratio_mean", inside.mean()), ("ratio_max", inside.max()), ("gap_mean", gap.mean())):
-            self._metrics["train"][f"importance/{name}"].append(float(value))
+    def _tell_importance(self, batches: Sequence[dict[str, Any]], unknown: int) -> None:
+        """The metrics of a step's tokens on all ranks: means over tokens, the largest ratio, unknown log-probs."""
+        device, told = self.accelerator.device, self._metrics["train"]
+        inside = [one["log_ratio"][one["completion_mask"].bool()] for one in batches if "log_ratio" in one]
+        found = torch.cat(inside) if inside else torch.zeros(0, device=device)
+        sums = torch.cat([ratio_sums(found), torch.tensor([float(unknown)], device=device)])
+        ratio, gap, count, masked = self.accelerator.reduce(sums, reduction="sum").tolist()
+        largest = self.accelerator.gather(found.max().exp().reshape(1) if len(found) else sums.new_zeros(1)).max()
+        told["importance/masked_tokens"].append(masked)
+        if count:
+            told["importance/ratio_mean"].append(ratio / count)
+            told["importance/gap_mean"].append(gap / count)
+            told["importance/ratio_max"].append(float(largest))
 
     def _reference(self, rows: list[Row]) -> torch.Tensor:
         if self.ref_model is not None:
@@ -215,6 +227,12 @@ class GRPOLearner(GRPOTrainer):
         self._check_finite("norm of the gradient", float(whole))  # clipping would make every weight NaN by it
         return norm
 
+    def largest(self, value: float) -> float:
+        """The largest of all ranks' values, where the model is sharded and they must decide alike; else this one's."""
+        if not self.is_fsdp_enabled:
+            return value
+        return float(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).max())
+
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise BadBatchError(f"the {what} is {value} in step {self.state.global_step + 1}; no update was made of it")
@@ -224,7 +242,12 @@ class GRPOLearner(GRPOTrainer):
         return scores.logps, scores.entropies, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand the metrics of a step on."""
+        """Hand the metrics of a step on, without those of which a micro-batch has none (NaN): all its tokens masked."""
+        metrics = self._metrics["train"]
+        for key, values in list(metrics.items()):
+            metrics[key] = [value for value in values if not math.isnan(value)]
+            if not metrics[key]:
+                del metrics[key]
         super().log(logs, start_time)
         if self._on_step is not None and "loss" in logs:
             self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
@@ -261,163 +284,3 @@ class _Alignment(TrainerCallback):
 
 def _never_called(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
     raise AssertionError("rewards come with the groups")
-
-
-def trainer_arguments(
-    config: LearnerConfig,
-    output: str | Path,
-    *,
-    rows: int,
-    group_size: int,
-    max_steps: int,
-    seed: int,
-    save_every: int = 0,
-    layers: Sequence[str] = (),
-    **more: Any,
-) -> GRPOConfig:
-    """TRL's arguments.
-
-    Args:
-        config: the update.
-        output: folder for checkpoints.
-        rows: completions of one worker in a step.
-        group_size: G.
-        max_steps: optimizer steps.
-        seed: of the learner.
-        save_every: steps between checkpoints; 0: none.
-        layers: class names of the layers that FSDP2 shards, from :func:`layers_to_shard`; empty: DDP.
-        more: further arguments of ``transformers.TrainingArguments``.
-    """
-    cuda = torch.cuda.is_available()
-    accumulation = rows // config.micro_batch
-    sharded: dict[str, Any] = {}
-    if layers:
-        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}}
-    return GRPOConfig(
-        output_dir=str(output),
-        use_cpu=not cuda,
-        bf16=dtype_of(config) == torch.bfloat16,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=accumulation,
-        num_generations=group_size,
-        num_iterations=config.iterations,
-        max_steps=max_steps,
-        learning_rate=config.rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.clip_norm,
-        adam_beta1=config.betas[0],
-        adam_beta2=config.betas[1],
-        loss_type=config.loss,
-        scale_rewards=config.scale_rewards,
-        epsilon=config.clip_low,
-        epsilon_high=config.clip_high,
-        beta=config.kl,
-        vllm_importance_sampling_correction=config.correct_importance,
-        vllm_importance_sampling_mode="token_truncate",
-        vllm_importance_sampling_clip_max=config.importance_cap,
-        gradient_checkpointing=config.gradient_checkpointing,
-        ddp_find_unused_parameters=not config.freeze_vision,  # a tower that learns is idle when no row has a video
-        logging_steps=1,
-        save_strategy="steps" if save_every else "no",
-        save_steps=save_every or 500,
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed,
-        ignore_data_skip=True,
-        dataloader_pin_memory=False,
-        **sharded,
-        **more,
-    )
-
-
-def layers_to_shard(model: Any, side: LearnerSide) -> list[str]:
-    """Class names of the layers that FSDP2 shards one by one; those of a tower that stands aside aren't among them."""
-    there = {type(module).__name__ for module in model.modules()}
-    return [name for name in side.sharded_layers if name in there]
-
-
-def dtype_of(config: LearnerConfig) -> torch.dtype:
-    """``auto`` becomes float32 on a CPU and bfloat16 on a GPU."""
-    if config.dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    return dtype
-
-
-class Policy(NamedTuple):
-    """A policy to train: the bare model, its processor, the adapter's configuration with LoRA, and its family."""
-
-    model: Any
-    processor: Any
-    adapter: Any
-    family: Family
-
-
-def load_policy(model: str, config: LearnerConfig) -> Policy:
-    """The policy of a directory or hub name, frozen towers set aside.
-
-    What is trained is float32; beside an adapter the rest is of the type that is computed in.
-
-    Raises:
-        ConfigError: the model can't be loaded.
-    """
-    source = model_source(model, "model")
-    family = family_of(source)
-    side = family.learner()
-    with loading(source, "model"):
-        from transformers import AutoProcessor
-
-        policy = side.load(source, dtype_of(config) if config.lora else torch.float32)
-        processor = AutoProcessor.from_pretrained(source)
-    if config.freeze_vision:
-        set_aside(policy, side.towers, dtype_of(config))
-    adapter = None
-    if config.lora is not None:
-        import peft
-
-        adapter = peft.LoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            target_modules=side.adapter_scope.format(targets="|".join(config.lora.targets)),
-            task_type="CAUSAL_LM",
-        )
-    return Policy(policy, processor, adapter, family)
-
-
-def load_reference(model: str, config: LearnerConfig) -> Any:
-    """The start model, for the KL term; None where there is none, or an adapter is switched off for it."""
-    if not config.kl or config.lora is not None:
-        return None
-    side = family_of(model).learner()
-    reference = side.load(model_source(model, "model"), dtype_of(config)).requires_grad_(False).eval()
-    if config.freeze_vision:
-        set_aside(reference, side.towers, dtype_of(config))
-    return reference
-
-
-def load_saved(policy: Any, folder: str) -> None:
-    """Put the weights of a checkpoint into a bare policy.
-
-    Checkpoints hold the names of the hub; transformers' trainer takes them as they are, finds none of them in the
-    model, warns, and goes on with the weights that it has. Loading as a model translates them. Towers that stand aside
-    are in no checkpoint.
-    """
-    with quiet_loading():
-        saved = side_of(policy).load(folder, policy.dtype).state_dict()
-    policy.load_state_dict({name: saved[name] for name in policy.state_dict()})
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' warning of weights that a checkpoint lacks."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

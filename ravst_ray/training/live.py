@@ -23,7 +23,7 @@ SHOWN = {
     "equal groups": "group/zero_variance",
     "staleness": "staleness/mean",
     "loss": "loss",
-    "gap": "sync/logprob_gap_mean",
+    "gap": "sync/logprob_gap",
     "engines busy": "rollout/busy_share",
     "s": "seconds/step",
 }

@@ -32,6 +32,7 @@ from ravst_ray.logs import get_logger
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.training.placement import has_room
 from ravst_ray.training.rollout_actor import Weights
+from ravst_ray.training.weight_check import Held, behind
 
 log = get_logger(__name__)
 WATCH_S = 1.0
@@ -66,6 +67,7 @@ class RolloutPool:
     Attributes:
         restarts: how often an actor took the place of a dead or stuck one.
         drained_s: how long the last weights waited until groups that were being sampled had ended.
+        changed: the share of engines whose weights the last ones changed, by their checksums.
     """
 
     def __init__(self, config: TrainConfig, actor: type, group: Any = None):
@@ -81,7 +83,9 @@ class RolloutPool:
         self._changed = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
         self.restarts = 0
-        self.drained_s = 0.0
+        self.drained_s = self.changed = 0.0
+        self._before: dict[int, Held] = {}
+        self._alike = True
         fewest, most = config.rollouts.bounds
         self._most_at_once = float("inf")
         if most > fewest:  # else all prompts go to the engines at once: they queue them well
@@ -94,6 +98,10 @@ class RolloutPool:
     async def start(self) -> None:
         """Start the actors; gives control back when all of them are ready."""
         await asyncio.gather(*(self._bring_up(self._seated(seat)) for seat in range(self._config.rollouts.actors)))
+        self._before = await self._held(self._up())
+        self._alike = len({held.checksums for held in self._before.values()}) == 1
+        if not self._alike:  # they have the same weights, and lay them out in other ways
+            log.warning("engines aren't all of one kind: their weights can't be compared, only the versions' numbers")
         fewest, most = self._config.rollouts.bounds
         if most > fewest:
             self._do(self._watch())
@@ -132,6 +140,7 @@ class RolloutPool:
         self._weights = weights  # who is being started takes them from here
         self._asleep = None
         self.drained_s = longest(await self._each("set_weights", weights))
+        await self._compare(weights.version)
         return await self._busy_share()
 
     async def party(self) -> list[int]:
@@ -149,13 +158,31 @@ class RolloutPool:
         if call == "begin_transfer":
             self.drained_s = longest(found)
 
-    async def transferred(self) -> float:
+    async def transferred(self, version: int) -> float:
         """The party has new weights; gives what :meth:`publish` gives."""
         self._transferred, self._asleep = True, None
         for one in self._members:
             one.current = one in self._party
+        await self._compare(version)
         await self._tell()
         return await self._busy_share()
+
+    async def _compare(self, version: int) -> None:
+        """Replace, as if they were dead, engines that don't have a version that was sent to all of them."""
+        members = [one for one in self._up() if one.current]
+        held = await self._held(members)
+        before, self._before = self._before, held
+        for name in behind(held, before, version) if self._alike else ():
+            member = next(one for one in members if one.name == name)
+            self._lose(member, WorkerDiedError(f"it has other weights than version {version}"))
+        known = [name for name in held if name in before]
+        changed = [held[name].checksums != before[name].checksums for name in known]
+        self.changed = sum(changed) / len(changed) if changed else 0.0
+
+    async def _held(self, members: Sequence[Member]) -> dict[int, Held]:
+        """What weights members have, by name, of those that answer."""
+        found = await self._each("weights", members=members)
+        return {one.name: held for one, held in zip(members, found, strict=True) if held is not None}
 
     async def sleep(self) -> None:
         """Let all engines sleep until new weights come; calling it again waits for the same sleep."""
@@ -247,8 +274,8 @@ class RolloutPool:
         member.load += 1
         return member
 
-    async def _each(self, call: str, *arguments: Any) -> list[Any]:
-        """Call a method of all that are up; one that is dead or stuck is replaced, and gives None."""
+    async def _each(self, call: str, *arguments: Any, members: Sequence[Member] | None = None) -> list[Any]:
+        """Call a method of members, all that are up; one that is dead or stuck is replaced, and gives None."""
         limit_s = 2 * self._config.rollouts.timeout_s  # what runs may take its time, then there is something to load
 
         async def one(member: Member) -> Any:
@@ -260,7 +287,7 @@ class RolloutPool:
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
 
-        return await asyncio.gather(*(one(member) for member in self._up()))
+        return await asyncio.gather(*(one(member) for member in (self._up() if members is None else members)))
 
     def _lose(self, member: Member, error: Exception) -> None:
         """Put another in the place of a dead or stuck member, once however many notice it."""

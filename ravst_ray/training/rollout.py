@@ -31,8 +31,10 @@ from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import VideoView
+from ravst_ray.rewards.length import overlong_penalty
 from ravst_ray.rewards.word_vectors import name_matcher
 from ravst_ray.tasks import task_of
+from ravst_ray.tasks.rubric import Reward
 from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
@@ -46,7 +48,10 @@ from ravst_ray.training.rollout_actor import RolloutActor, Weights
 __all__ = ["RolloutActor", "RolloutManager", "StepRollouts", "Weights"]
 
 log = get_logger(__name__)
-PROBE_TOKENS = 24
+PROBE_PROMPTS, PROBE_GROUP, PROBE_LENGTH = 4, 4, 32
+"""A probe's prompts at once, completions of each, and their tokens at most."""
+PROBE_TOKENS, PROBE_MOST = 256, 16
+"""Prompts are added until there are so many tokens, or so many prompts."""
 
 
 @dataclass
@@ -100,10 +105,11 @@ class RolloutManager:
         self._version = -1 if start else 0
         self._published = asyncio.Condition()
         self._stopping, self._asked, self._stop_at = False, 0, 0
-        self._probe: tuple[int, asyncio.Task[Sampled]] | None = None
         self._examiner = examiner
         self._held_out = HeldOut(config, examiner.tasks if examiner else (), self._pool, partial(decode, config=config))
         self._validated: tuple[int, asyncio.Task[Any]] | None = None
+        self._probe: tuple[tuple[int, int], asyncio.Task[list[Sampled]]] | None = None
+        self._probed_to = 0
         self._steps_in_all = -(-config.max_steps // config.learner.iterations)
         self._told: list[dict[str, float]] = []
 
@@ -174,6 +180,10 @@ class RolloutManager:
         """How long the last weights waited for groups that were being sampled."""
         return self._pool.drained_s
 
+    def changed(self) -> float:
+        """The share of engines whose weights the last ones changed."""
+        return self._pool.changed
+
     async def party(self) -> list[int]:
         """Who takes part in a transfer from the learner's card; :meth:`transfer` and :meth:`published` follow."""
         return await self._pool.party()
@@ -184,7 +194,7 @@ class RolloutManager:
 
     async def published(self, version: int) -> float:
         """A transfer has ended; gives what :meth:`publish` gives."""
-        share = await self._pool.transferred()
+        share = await self._pool.transferred(version)
         await self._reached(version)
         return share
 
@@ -193,22 +203,31 @@ class RolloutManager:
             self._version = version
             self._published.notify_all()
 
-    async def probe(self, version: int) -> Sampled:
-        """A few tokens on the first usable question with these weights, for comparing prompts and log-probs.
+    async def probe(self, version: int, look: int = 0) -> list[Sampled]:
+        """Short answers to usable questions with these weights, for comparing prompts and log-probs.
 
-        Every worker that asks gets the same; each version asks another engine.
+        Every worker that asks gets the same; each version asks another engine, each ``look`` other questions.
         """
-        if self._probe is None or self._probe[0] != version:
-            self._probe = version, asyncio.create_task(self._probed(version))
+        if self._probe is None or self._probe[0] != (version, look):
+            self._probe = (version, look), asyncio.create_task(self._probed(version, look))
         return await asyncio.shield(self._probe[1])
 
-    async def _probed(self, version: int) -> Sampled:
+    async def _probed(self, version: int, look: int) -> list[Sampled]:
         async with self._published:
             await self._published.wait_for(lambda: self._version >= version)
-        for place in range(len(self._order)):
-            if await self._usable(place, Counter()):
-                break
-        return await self._group(0, place, SamplingConfig(temperature=1.0, max_tokens=PROBE_TOKENS), turn=version)
+        sampling = SamplingConfig(temperature=1.0, n=PROBE_GROUP, max_tokens=PROBE_LENGTH)
+        made: list[Sampled] = []
+        place, tokens = self._probed_to if look else 0, 0
+        while tokens < PROBE_TOKENS and len(made) < PROBE_MOST:
+            asks: list[int] = []
+            while len(asks) < PROBE_PROMPTS:
+                if await self._usable(place, Counter()):
+                    asks.append(place)
+                place += 1
+            made += await asyncio.gather(*(self._group(version, one, sampling, turn=version) for one in asks))
+            tokens = sum(len(one.token_ids) for sampled in made for one in sampled.group.completions)
+        self._probed_to = place
+        return made
 
     async def validated(self, step: int, version: int) -> Any:
         """What greedy answers to the held-out questions are worth after an optimizer step, with its weights.
@@ -333,12 +352,23 @@ class RolloutManager:
         pair = ask.pair
         task = task_of(pair.task)
         rewards = tuple(
-            self._rubric.score(
-                pair.task, task.to_video(one.text, space), pair.answer, one.truncated, len(one.token_ids)
+            self._shortened(
+                self._rubric.score(
+                    pair.task, task.to_video(one.text, space), pair.answer, one.truncated, len(one.token_ids)
+                ),
+                len(one.token_ids),
             )
             for one in generation.completions
         )
         return Group(pair.qa_id, pair.task, generation.prompt_ids, None, _versioned(generation.completions), rewards)
+
+    def _shortened(self, reward: Reward, tokens: int) -> Reward:
+        """A reward after what its completion's length costs; the cost is shown as the part ``overlong``."""
+        rollouts = self._config.rollouts
+        if not rollouts.overlong_tokens:
+            return reward
+        penalty = overlong_penalty(tokens, rollouts.max_tokens, rollouts.overlong_tokens)
+        return replace(reward, total=reward.total + penalty, parts={**reward.parts, "overlong": penalty})
 
 
 def _versioned(completions: tuple[Completion, ...]) -> tuple[Completion, ...]:

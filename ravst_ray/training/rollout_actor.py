@@ -17,6 +17,7 @@ from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.protocols import Generation
+from ravst_ray.training.weight_check import Held
 
 log = get_logger(__name__)
 _WEIGHTS = "ravst-weights-"
@@ -94,6 +95,10 @@ class RolloutActor:
         """Sample with the new weights from here on."""
         with _ending_with_the_engine():
             await self._engine.end_update(version)
+
+    async def weights(self) -> Held:
+        """What weights the engine has."""
+        return Held(*self._engine.weights)
 
     async def sleep(self) -> None:
         """Give the card's memory to the learner; the next weights wake the engine."""

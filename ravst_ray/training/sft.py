@@ -27,7 +27,7 @@ from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Family
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.learner import dtype_of, load_policy, load_saved
+from ravst_ray.training.policy_loading import dtype_of, load_policy, load_saved
 
 OnStep = Callable[[int, dict[str, float]], None]
 

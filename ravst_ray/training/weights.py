@@ -1,4 +1,4 @@
-"""The learner's side of a weight update: what is sent, and the proof that it arrived."""
+"""The learner's side of a weight update: what is sent, and the check of prompts that both sides must read alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from ravst_ray.errors import AbortError
 from ravst_ray.policy.families import side_of
-from ravst_ray.training.forward import Row, VideoForward, unwrapped
+from ravst_ray.training.forward import unwrapped
 from ravst_ray.training.groups import Group
 from ravst_ray.training.towers import towers_aside
 
@@ -85,30 +85,6 @@ def save_policy_model(model: Any, processor: Any, target: Path, rank: int) -> No
     processor.save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
-
-
-def logprob_gap(model: Any, forward: VideoForward, groups: Sequence[Group]) -> float:
-    """Mean absolute difference between the engine's log-probs of its completions and the learner's."""
-    rows = [Row(group.prompt_ids, one.token_ids, group.clip) for group in groups for one in group.completions]
-    theirs = np.concatenate([one.logprobs for group in groups for one in group.completions])
-    with torch.no_grad():
-        scores = forward.score(model, rows)
-    return float(np.abs(scores.logps[scores.mask].cpu().numpy() - theirs).mean())
-
-
-def check_gap(gap: float, limit: float, engine_version: int, learner_version: int) -> None:
-    """Stop a run whose engine and learner no longer agree.
-
-    Raises:
-        AbortError: the gap is above the limit; the message says which side is behind.
-    """
-    if gap <= limit:
-        return
-    if engine_version < learner_version:
-        side = f"the engine is stale: it has version {engine_version}, the learner {learner_version}"
-    else:
-        side = f"both have version {learner_version}: the engine did not take the weights, or computes otherwise"
-    raise AbortError(f"after a weight sync log-probs differ by {gap:.4f} on average (sync.max_gap = {limit}); {side}")
 
 
 def check_prompt(group: Group, ids: Sequence[int]) -> None:

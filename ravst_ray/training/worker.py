@@ -23,10 +23,13 @@ from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
 from ravst_ray.training.rollout import StepRollouts
+from ravst_ray.training.sync_proof import GapLimit, logprob_gap
 from ravst_ray.training.transport import open_transport
-from ravst_ray.training.weights import check_gap, check_prompt, logprob_gap, save_policy_model
+from ravst_ray.training.weights import check_prompt, save_policy_model
 
 log = get_logger(__name__)
+_START_GAP = "sync/gap_at_start"
+"""Under this name a checkpoint's log keeps :attr:`GapLimit.start`."""
 
 
 def work(payload: dict[str, Any]) -> None:
@@ -40,13 +43,9 @@ class Worker:
     """One learner worker: takes its groups from the manager, hands weights back, keeps the record (rank 0)."""
 
     def __init__(self, config: TrainConfig, manager: Any, checkpoint: str | None):
-        from ravst_ray.training.learner import (
-            GRPOLearner,
-            layers_to_shard,
-            load_policy,
-            load_reference,
-            trainer_arguments,
-        )
+        from ravst_ray.training.arguments import trainer_arguments
+        from ravst_ray.training.learner import GRPOLearner
+        from ravst_ray.training.policy_loading import layers_to_shard, load_policy, load_reference
 
         self.config, self.manager, self.checkpoint = config, manager, checkpoint
         self.rank: int = ray.train.get_context().get_world_rank()
@@ -57,6 +56,7 @@ class Worker:
             Path(config.output) / "checkpoints",
             rows=rollouts.prompts_per_step * rollouts.group_size // config.learner.workers,
             group_size=rollouts.group_size,
+            max_tokens=rollouts.max_tokens,
             max_steps=config.max_steps,
             seed=config.seed,
             save_every=config.save_every,
@@ -79,6 +79,7 @@ class Worker:
         )
         self.learner.add_callback(_publishing(self))
         self.transport = open_transport(config, manager, self.rank)
+        self.limit = GapLimit(config.sync.max_gap)
         self.rollouts = StepRollouts([], [])
         self.numbers: dict[str, float] = {}
         self.stepped_at = time.monotonic()
@@ -135,29 +136,47 @@ class Worker:
             free_card()  # the engine wakes up now
         share = self.transport.publish(self.learner.model, version)
         if self.rank == 0:
-            drained_s = ray.get(self.manager.drained_s.remote())
+            drained_s, changed = ray.get([self.manager.drained_s.remote(), self.manager.changed.remote()])
             self._waited(drained_s)
             self.numbers["rollout/busy_share"] = share
+            self.numbers["sync/changed_engines"] = changed
             self.numbers["seconds/sync"] = max(time.monotonic() - started - drained_s, 0.0)
+        self.prove_if_due(version)
+
+    def prove_if_due(self, version: int) -> None:
+        """:meth:`prove` after every so many syncs (``sync.probe_every``), and before the first."""
         every = self.config.sync.probe_every
         # A sharded model computes on all ranks or on none.
         if every and version % every == 0 and (self.rank == 0 or self.config.learner.shard):
             self.prove(version)
 
     def prove(self, version: int) -> None:
-        """Compare the prompt's ids and the log-probs with an engine's; a gap above the limit ends the run."""
-        sampled = ray.get(self.manager.probe.remote(version))
-        probe = replace(sampled.group, clip=ray.get(sampled.clip))
+        """Compare prompts and log-probs with an engine's; a gap above the limit on two probes ends the run."""
+        started = time.monotonic()
+        gap, engine = self.look(version, 0)
+        if gap > self.limit.value and engine == version:
+            log.warning("log-probs differ by %.4f (limit %.4f): another look", gap, self.limit.value)
+            self.numbers["sync/second_looks"] = 1.0
+            gap, engine = self.look(version, 1)
+        self.numbers |= {"sync/logprob_gap": gap, "sync/gap_limit": self.limit.value}
+        self.numbers["seconds/probe"] = time.monotonic() - started
+        self.limit.check(gap, engine, version)
+
+    def look(self, version: int, look: int) -> tuple[float, int]:
+        """The gap on a probe, which is another for each ``look``, and the oldest version that sampled it."""
+        sampled = ray.get(self.manager.probe.remote(version, look))
+        clips = ray.get([one.clip for one in sampled])
+        probe = [replace(one.group, clip=clip) for one, clip in zip(sampled, clips, strict=True)]
         forward = self.learner.forward_pass
-        check_prompt(probe, forward.prompt_ids(sampled.text, probe.clip))
+        for one, group in zip(sampled, probe, strict=True):
+            check_prompt(group, forward.prompt_ids(one.text, group.clip))
         self.learner.model.eval()
         kept, forward.temperature = forward.temperature, 1.0
-        gap = logprob_gap(self.learner.model, forward, [probe])
+        gap = logprob_gap(self.learner.model, forward, probe)
         forward.temperature = kept
         self.learner.model.train()
-        self.numbers["sync/logprob_gap_mean"] = gap
-        engine = min((min(one.versions) for one in probe.completions if one.versions), default=0)
-        check_gap(gap, self.config.sync.max_gap, engine, version)
+        versions = [version for group in probe for one in group.completions for version in one.versions]
+        return self.learner.largest(gap), min(versions, default=0)
 
     def validate(self, step: int) -> Any:
         """What held-out questions say of the policy after a step; None where they aren't asked then."""
@@ -218,10 +237,17 @@ def _publishing(worker: Worker) -> Any:
     class Publishing(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             worker.stepped_at = time.monotonic()
+            known = [entry[_START_GAP] for entry in state.log_history if _START_GAP in entry]
+            worker.limit.start = known[-1] if known else None
             if state.global_step:
                 worker.publish(state.global_step // worker.config.learner.iterations)
             else:
+                worker.prove_if_due(0)
                 worker.validate(0)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if worker.limit.start is not None:
+                state.log_history[-1][_START_GAP] = worker.limit.start
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step % worker.config.learner.iterations == 0:

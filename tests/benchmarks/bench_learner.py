@@ -91,7 +91,7 @@ def run_config(folder: Path, args: argparse.Namespace) -> TrainConfig:
 
 def arguments(config: TrainConfig, **more: Any) -> Any:
     """TRL's arguments, the same on both sides."""
-    from ravst_ray.training.learner import trainer_arguments
+    from ravst_ray.training.arguments import trainer_arguments
 
     rollouts = config.rollouts
     rows = rollouts.prompts_per_step * rollouts.group_size
@@ -100,6 +100,7 @@ def arguments(config: TrainConfig, **more: Any) -> Any:
         Path(config.output) / "trainer",
         rows=rows,
         group_size=rollouts.group_size,
+        max_tokens=rollouts.max_tokens,
         max_steps=config.max_steps,
         seed=config.seed,
         **more,
@@ -136,7 +137,7 @@ def trl_steps(config: TrainConfig) -> Measured:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from ravst_ray.training.learner import load_policy
+    from ravst_ray.training.policy_loading import load_policy
 
     model, processor, _, family = load_policy(config.model, config.learner)
     rubric, tokens = VariedRubric(config.reward), config.rollouts.max_tokens
@@ -153,7 +154,6 @@ def trl_steps(config: TrainConfig) -> Measured:
         reward_funcs=reward,
         args=arguments(
             config,
-            max_completion_length=tokens,
             generation_kwargs={"min_new_tokens": tokens, "suppress_tokens": banned},
         ),
         train_dataset=Dataset.from_dict({"prompt": chats}),
@@ -171,7 +171,8 @@ def our_steps(config: TrainConfig) -> Measured:
     import ray
 
     from ravst_ray.cluster.start import start_ray
-    from ravst_ray.training.learner import GRPOLearner, load_policy
+    from ravst_ray.training.learner import GRPOLearner
+    from ravst_ray.training.policy_loading import load_policy
     from ravst_ray.training.rollout import Weights
     from ravst_ray.training.weights import policy_state
 

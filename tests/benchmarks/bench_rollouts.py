@@ -203,7 +203,7 @@ def rates(rows: list[tuple[str, int, float]], args: argparse.Namespace) -> Conso
 
 def syncs(actor: Any, config: TrainConfig, console: Console) -> None:
     """Measure and print the weight syncs and the actor's memory."""
-    from ravst_ray.training.learner import load_policy
+    from ravst_ray.training.policy_loading import load_policy
 
     sampled = actor_peaks_mib()
     model, *_ = load_policy(config.model, config.learner)
