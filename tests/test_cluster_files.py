@@ -63,6 +63,7 @@ CARD_GIB = {"p4d.24xlarge": 40, "p4de.24xlarge": 80, "p5.48xlarge": 80}
 def test_the_states_of_a_training_leave_a_third_of_a_card(name, kl):
     """The rest is for activations, logits, features and CUDA. Parameters were counted on the meta device."""
     states = learner_states(load_config(TrainConfig, ROOT / "jobs" / "configs" / f"{name}.yaml", []))
+    assert states is not None
     language, tower = 8_292_166_656 - 676_550_144, 676_550_144
     assert states.total == pytest.approx(language / 4 * (4 + 4 + 8 + 2 * kl) + 2 * tower, rel=0.001)
     assert states.total <= 2 / 3 * CARD_GIB[WORKERS["train_worker"]["node_config"]["InstanceType"]] * 2**30
