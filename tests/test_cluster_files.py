@@ -13,6 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.training.memory import learner_states
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -53,6 +54,19 @@ def test_an_annotation_fits_the_nodes_that_are_meant_for_it():
     assert on_cpus <= cpu["max_workers"] * cpu["resources"]["CPU"] * 0.75, "the rest is for Ray Data's tasks"
     a_node = min(gpu["resources"]["CPU"] // pools.ground.num_cpus, gpu["resources"]["GPU"] // pools.ground.num_gpus)
     assert pools.ground.max <= gpu["max_workers"] * a_node
+
+
+CARD_GIB = {"p4d.24xlarge": 40, "p4de.24xlarge": 80, "p5.48xlarge": 80}
+
+
+@pytest.mark.parametrize(("name", "kl"), [("train_8gpu", 0), ("train_paper", 1), ("train_video_str", 1)])
+def test_the_states_of_a_training_leave_a_third_of_a_card(name, kl):
+    """The rest is for activations, logits, features and CUDA. Parameters were counted on the meta device."""
+    states = learner_states(load_config(TrainConfig, ROOT / "jobs" / "configs" / f"{name}.yaml", []))
+    assert states is not None
+    language, tower = 8_292_166_656 - 676_550_144, 676_550_144
+    assert states.total == pytest.approx(language / 4 * (4 + 4 + 8 + 2 * kl) + 2 * tower, rel=0.001)
+    assert states.total <= 2 / 3 * CARD_GIB[WORKERS["train_worker"]["node_config"]["InstanceType"]] * 2**30
 
 
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])

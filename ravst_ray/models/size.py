@@ -30,6 +30,8 @@ PARAMETERS = {
     "qwen2.5-vl-7b": 8.292e9,
 }
 """Of models that are often named, by the last part of the name in lower case, without ``-instruct``."""
+TOWERS = {"qwen2.5-vl-3b": 668_684_288, "qwen2.5-vl-7b": 676_550_144}
+"""Parameters of the vision towers of models in :data:`PARAMETERS`."""
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])")
 _ROUNDED_DOWN = 1.1  # "7B" has been written on models of 6.7 to 7.6 billion parameters
 _PACKED = {8: re.compile(r"int8|w8a|fp8|8bit"), 4: re.compile(r"awq|gptq|int4|w4a|nf4|fp4|4bit")}
@@ -56,6 +58,11 @@ def weight_bytes(model: str, bytes_each: int) -> int | None:
         if measured:
             return measured
     return _bytes_by_name(model, bytes_each)
+
+
+def tower_parameters(model: str) -> int | None:
+    """How many of a model's parameters are in its vision tower, by its name; None where that isn't known."""
+    return TOWERS.get(_last(model).removesuffix("-instruct"))
 
 
 def model_folder(model: str) -> Path | None:

@@ -24,6 +24,7 @@ from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import VideoView
 from ravst_ray.tasks import settled
+from ravst_ray.training.memory import learner_states
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 
 _NAMED = 5
@@ -184,6 +185,8 @@ def _lines(config: TrainConfig) -> list[str]:
     lines.append(f"weights: reach them by {config.transport}")
     if rollouts.share_gpu:
         lines[-1] += "; they sleep while the learner computes on their cards"
+    if states := learner_states(config):
+        lines.append(f"memory: a learner's card holds {states}; activations, logits and features stand on top")
     absent = [one for one in (config.data.annotations, config.data.videos) if not Path(one).exists()]
     if absent:
         return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]
