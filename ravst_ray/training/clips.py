@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.datasets.places import local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import StepError
 from ravst_ray.media.clips import Clip, show_video
@@ -63,7 +64,8 @@ def decode_clip(task: VideoTask, config: TrainConfig) -> tuple[Clip, VideoView] 
     """The frames of a video, or why there are none."""
     decoder = ChildDecoder(config.decode)
     try:
-        return show_video(decoder, task.video_id, task.path, task.duration_s, config.frames)
+        with local_copy(task.path) as path:
+            return show_video(decoder, task.video_id, path, task.duration_s, config.frames)
     except StepError as error:
         return error
     finally:
