@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from ravst_ray.cluster.failures import plain_error, root_cause
@@ -135,7 +136,10 @@ def _attempt(
     start = checkpoint.step // config.learner.iterations if checkpoint else 0
     place = checkpoint.place if checkpoint else 0
     group = reserve(config)
-    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place, group)
+    # Beside the driver: it must outlive the nodes that learn and sample.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    manager = ray.remote(RolloutManager).options(**options).remote(config, start, place, group)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()
