@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -40,7 +40,11 @@ def may_mount():
 def on_its_own_disk(folder, command, log, **environment):
     """A process that finds an empty disk at ``folder``, where its temporary files and models go."""
     prepared = f'mount -t tmpfs tmpfs "{folder}" && mkdir "{folder}/tmp" && exec "$@"'
-    own = os.environ | LOOPBACK | {"PYTHONPATH": str(ROOT), "TMPDIR": f"{folder}/tmp", "HF_HOME": f"{folder}/hf"}
+    own = (
+        os.environ
+        | LOOPBACK
+        | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "TMPDIR": f"{folder}/tmp", "HF_HOME": f"{folder}/hf"}
+    )
     with log.open("w") as out:
         process = subprocess.Popen(
             [*OWN_DISK, prepared, "sh", *map(str, command)], env=own | environment, cwd=ROOT, stdout=out, stderr=out
@@ -58,6 +62,14 @@ def end(process):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
     process.wait(60)
+
+
+def has_started(log):
+    """Until a node says so."""
+    until = time.monotonic() + 300.0
+    while "Ray runtime started" not in (said := log.read_text()):
+        assert time.monotonic() < until and "Traceback" not in said, said[-3000:]
+        time.sleep(0.2)
 
 
 def learns(node):
@@ -96,13 +108,16 @@ def test_a_training_goes_on_from_the_store_when_the_learners_node_is_lost(data, 
         job = [sys.executable, "jobs/train_grpo.py", "--config", CONFIGS / "train_laptop.yaml", *given]
         log = tmp_path / "job.log"
         with on_its_own_disk(disk, head, tmp_path / "head.log"):
-            time.sleep(20)
+            has_started(tmp_path / "head.log")
             with (
                 on_its_own_disk(disk, node, tmp_path / "a.log") as first,
                 on_its_own_disk(disk, node, tmp_path / "b.log") as second,
                 on_its_own_disk(disk, node, tmp_path / "c.log") as third,
-                on_its_own_disk(disk, job, log, RAY_ADDRESS=address) as run,
+                ExitStack() as later,
             ):
+                for name in "abc":
+                    has_started(tmp_path / f"{name}.log")
+                run = later.enter_context(on_its_own_disk(disk, job, log, RAY_ADDRESS=address))
                 until = time.monotonic() + WITHIN_S
                 while "run/checkpoints/checkpoint-2/complete.json" not in s3.keys("run/"):
                     assert run.poll() is None and time.monotonic() < until, log.read_text()[-6000:]
