@@ -93,7 +93,7 @@ def test_a_training_goes_on_from_the_store_when_the_learners_node_is_lost(data, 
     ray = [BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     head = [*ray, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={short}/ray"]
     head += [f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0"]
-    node = [*ray, f"--address={address}", "--num-cpus=1.3", "--dashboard-agent-listen-port=0"]
+    node = [*ray, f"--address={address}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
     with s3_server() as s3:
         for name, value in s3.environment.items():
             monkeypatch.setenv(name, value)
@@ -101,9 +101,17 @@ def test_a_training_goes_on_from_the_store_when_the_learners_node_is_lost(data, 
             s3.put(f"data/{path.relative_to(tmp_path)}", path.read_bytes())
         for path in filter(Path.is_file, model.rglob("*")):
             s3.put(f"policy/{path.relative_to(model)}", path.read_bytes())
-        shutil.rmtree(model), shutil.rmtree(data[1]), data[0].unlink()  # what isn't in the store is nowhere
+        shutil.rmtree(model)  # what is not in the store is nowhere
+        shutil.rmtree(data[1])
+        data[0].unlink()
         places = (f"{uri}/data/{data[0].name}", f"{uri}/data/{data[1].name}")
-        more = ["learner.num_cpus=1", "rollouts.num_cpus=1", "max_steps=6", "keep_checkpoints=2", f"scratch={disk}/own"]
+        more = [
+            "learner.num_cpus=1.5",
+            "rollouts.num_cpus=1.5",
+            "max_steps=6",
+            "keep_checkpoints=2",
+            f"scratch={disk}/own",
+        ]
         given = arguments(places, f"{uri}/policy", f"{uri}/run", *more)
         job = [sys.executable, "jobs/train_grpo.py", "--config", CONFIGS / "train_laptop.yaml", *given]
         log = tmp_path / "job.log"
