@@ -16,8 +16,9 @@ from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError
+from ravst_ray.evaluation.answer_files import answer_files
 from ravst_ray.evaluation.answer_lengths import answer_lengths
-from ravst_ray.evaluation.predict import answer_line, predict
+from ravst_ray.evaluation.predict import Outcome, answer_line, predict
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair
@@ -25,6 +26,7 @@ from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.toyworld.training.policy_omni import save_omni
 from tests.broken_videos import Recipe, write_video
+from tests.s3_server import BUCKET
 
 LINES = tuple((float(t), (10.0 * t, 20.0, 60.0 + 10 * t, 90.0)) for t in range(1, 8))
 
@@ -145,6 +147,26 @@ def test_an_output_of_a_version_with_fewer_settings_is_gone_on_with(folder, hear
     with pytest.raises(ConfigError, match=r"other settings than .*frames\.sound='own'"):
         out.with_name("answers.jsonl.config.yaml").write_text(yaml.safe_dump({"frames": {"sound": "none"}}))
         predict(annotations(pair), tmp_path, out, config(hearing), Console(file=io.StringIO()))
+
+
+def test_answers_in_an_object_store_are_gone_on_with_and_are_there_however_a_run_ends(
+    folder, annotations, tmp_path, s3
+):
+    answered, pair = question("a", "AVTR"), question("b", "AVTR")
+    out, quiet = f"s3://{BUCKET}/told/answers.jsonl", Console(file=io.StringIO())
+    begun = json.dumps({"id": answered.qa_id, "prediction": "kept"}) + "\n"
+    s3.put("told/answers.jsonl", f'{begun}{{"id": "b/1/AV'.encode())
+    s3.put("told/answers.jsonl.config.yaml", yaml.safe_dump(config(folder).model_dump(mode="json")).encode())
+    assert predict(annotations(answered), tmp_path, out, config(folder), quiet) == Outcome(1, 0, 0)
+    assert s3.get("told/answers.jsonl") == begun.encode()
+    with pytest.raises(RuntimeError), answer_files(out) as files:
+        with files.path.open("a") as file:
+            file.write(json.dumps({"id": pair.qa_id, "prediction": "new"}) + "\n")
+        raise RuntimeError
+    assert len(s3.get("told/answers.jsonl").splitlines()) == 2
+    s3.put("told/answers.jsonl.config.yaml", b"sampling: {max_tokens: 99}\n")
+    with pytest.raises(ConfigError, match=f"^{out} was begun with other settings"):
+        predict(annotations(pair), tmp_path, out, config(folder), quiet)
 
 
 def test_the_share_of_answers_out_of_reach_is_counted(folder, annotations, tmp_path):

@@ -25,10 +25,10 @@ from ravst_ray.records import QAPair
 from ravst_ray.reports.run_folder import read_run
 from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training import loop
-from ravst_ray.training.checkpoints import COMPLETE, last_checkpoint
 from ravst_ray.training.groups import Completion, Group
 from ravst_ray.training.prompts import PromptOrder
 from ravst_ray.training.records import RunRecord, group_numbers
+from ravst_ray.training.run_store import COMPLETE, RunStore
 from ravst_ray.training.weights import check_prompt
 from tests.tiny_policies import tiny_policy
 
@@ -175,7 +175,7 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
         run.kill()
     said = log_path.read_text()
     assert "learner worker 0 died; the run begins anew at checkpoint-2" in said
-    stopped_after = int(last_checkpoint(output).name.removeprefix("checkpoint-"))
+    stopped_after = int(RunStore(str(output)).last_checkpoint().name.removeprefix("checkpoint-"))
     assert f"stopped after step {stopped_after} of 5; the same command with --resume goes on" in said
     assert stopped_after in (3, 4) and not (output / "model").exists()
 
@@ -193,7 +193,7 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
     for one, other in zip(again, lines, strict=False):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one["reward/mean"] == other["reward/mean"]
-    assert last_checkpoint(output).name == "checkpoint-5"
+    assert RunStore(str(output)).last_checkpoint().name == "checkpoint-5"
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     AutoModelForImageTextToText.from_pretrained(output / "model")
@@ -289,16 +289,6 @@ def tensorboard_events(path):
         at += 16 + length
 
 
-def test_only_whole_checkpoints_count(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    for step, whole in ((9, True), (10, True), (11, False)):
-        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        if whole:
-            (folder / COMPLETE).write_text("{}")
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -339,13 +329,13 @@ def test_a_run_goes_on_only_as_it_began(data, tmp_path, capsys):
     assert "can't go on from checkpoint-2: seed was 0 and is 5; rollouts.prompts_per_step was 2 and is 4" in said
     # More steps, and another place to write down what happens, change nothing of what it has learned.
     more = load_config(TrainConfig, file, [*given, "max_steps=9", "sinks=[]"])
-    assert loop._begin(output, more, resume=True) == folder
+    assert loop._begin(RunStore(str(output)), more, resume=True).place == 4
     # A checkpoint has no frozen towers, and the optimizer's state is of the weights that learned.
     learning = load_config(TrainConfig, file, [*given, "learner.freeze_vision=false", "learner.lora={}"])
     with pytest.raises(
         ConfigError, match=r"learner\.lora was None and .*; learner\.freeze_vision was True and is False"
     ):
-        loop._begin(output, learning, resume=True)
+        loop._begin(RunStore(str(output)), learning, resume=True)
 
 
 def test_a_run_whose_micro_batches_cut_groups_goes_on_with_others(data, tmp_path):
@@ -363,11 +353,11 @@ def test_a_run_whose_micro_batches_cut_groups_goes_on_with_others(data, tmp_path
     (output / "config.yaml").write_text(dump_config(loop._absolute(config)))
     config = config.model_copy(update={"learner": config.learner.model_copy(update={"micro_batch": 6})})
     assert read_run(output).config is not None
-    assert loop._begin(output, config, resume=True) == folder
+    assert loop._begin(RunStore(str(output)), config, resume=True).place == 4
 
 
 def test_a_run_without_a_checkpoint_begins_anew_and_says_so(data, tmp_path, caplog):
     config = load_config(TrainConfig, CONFIGS / "train_laptop.yaml", arguments(data, "m", tmp_path / "out"))
     with caplog.at_level("WARNING"):
-        assert loop._begin(tmp_path / "out", config, resume=True) is None
+        assert loop._begin(RunStore(str(tmp_path / "out")), config, resume=True) is None
     assert "the run begins with step 1" in caplog.text

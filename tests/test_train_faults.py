@@ -29,11 +29,12 @@ from ravst_ray.media.clips import Clip
 from ravst_ray.records import QAPair, VideoView
 from ravst_ray.tasks import avst
 from ravst_ray.tasks.rubric import Reward
-from ravst_ray.training import checkpoints, loop, rollout
+from ravst_ray.training import loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.rollout import RolloutManager, Sampled, StepRollouts
+from ravst_ray.training.run_store import Checkpoint, RunStore
 from tests.test_rollout import StubActor
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, tiny_policy
 
@@ -85,7 +86,7 @@ def worker(policy, tmp_path, monkeypatch, local_ray):
 
     def make(groups, *more, checkpoint=None):
         config = settings(tmp_path, f"model={policy}", *more)
-        return worker_module.Worker(config, serving(groups), str(checkpoint) if checkpoint else None)
+        return worker_module.Worker(config, serving(groups), checkpoint)
 
     return make
 
@@ -222,7 +223,7 @@ def test_a_gap_is_looked_at_twice_and_its_limit_outlives_a_restart(worker, forwa
     assert [line["sync/logprob_gap"] for line in (first, second)] == pytest.approx([0.02, 0.04], abs=1e-4)
     assert second["sync/gap_limit"] == pytest.approx(0.12, abs=1e-4)
     again = worker(
-        two_groups(forward), "max_steps=3", "sync.probe_every=1", checkpoint=checkpoints.last_checkpoint(tmp_path)
+        two_groups(forward), "max_steps=3", "sync.probe_every=1", checkpoint=RunStore(str(tmp_path)).last_checkpoint()
     )
     asked = answering_probes(again, forward, {(2, 0): 0.2, (2, 1): 0.2})
     with pytest.raises(AbortError, match=r"differ by 0.2000 \(limit 0.1200\); both have version 2"):
@@ -297,6 +298,7 @@ def test_a_batch_of_several_workers_is_saved_whole_and_in_order(worker, forward,
     assert made.keep_batch("why") == f"its batch is saved: {tmp_path / 'failed_batch_step_000001.parquet'}"
     rows = pq.read_table(tmp_path / "failed_batch_step_000001.parquet").to_pylist()
     assert [row["id"] for row in rows[::4]] == ["q0", "q1", "q2", "q3"]
+    made.store = RunStore(str(tmp_path / "gone"))
     made.config = settings(tmp_path / "gone")
     made.manager = serving(groups)
     assert made.keep_batch("why").startswith("its batch can't be saved: ")
@@ -339,10 +341,11 @@ def test_a_disk_that_fills_at_a_checkpoint_leaves_the_one_before_it(worker, forw
     assert f"{folder / 'checkpoint-2'} can't be written (" in str(stopped.value)
     assert "No space left on device" in str(stopped.value) and "make room on the disk" in str(stopped.value)
     assert [path.name for path in folder.iterdir()] == ["checkpoint-1"]
-    kept = checkpoints.last_checkpoint(tmp_path)
-    assert (checkpoints.step_of(kept), checkpoints.place_of(kept)) == (1, 7)
+    store = RunStore(str(tmp_path))
+    kept = store.last_checkpoint()
+    assert (kept.step, kept.place) == (1, 7)
     worker(groups, *given, checkpoint=kept).run()
-    assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-3"
+    assert store.last_checkpoint().name == "checkpoint-3"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[0]["rollout/skipped_videos"] == 1
     assert (tmp_path / "model" / "model.safetensors").exists()
@@ -376,22 +379,23 @@ from pathlib import Path
 import resource
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
-from ravst_ray.training.checkpoints import last_checkpoint, mark_whole
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.learner import GRPOLearner
 from ravst_ray.training.policy_loading import load_policy
+from ravst_ray.training.run_store import Checkpoint, RunStore
 from tests.tiny_policies import made_up_group
 
 model, out = sys.argv[1], Path(sys.argv[2])
 config = LearnerConfig(micro_batch=4, dtype="float32")
+store = RunStore(str(out))
 for limit in ("model.safetensors", "optimizer.pt", None):
     policy, processor, _, family = load_policy(model, config)
     forward = VideoForward(processor, family)
     groups = [made_up_group(forward, "q", None, (1.0, 0.0, 0.5, 0.25))]
 
     def after_save(folder, step):
-        mark_whole(folder, 5, keep=1)
+        store.mark_whole(Checkpoint(folder.name, 5, store.upload(folder.name)), keep=1)
         if limit:  # the next checkpoint's file is cut off by the kernel in its middle
             size = (folder / limit).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
@@ -401,9 +405,9 @@ for limit in ("model.safetensors", "optimizer.pt", None):
     learner = GRPOLearner(
         policy, args, processor, family, lambda step: groups, temperature=1.0, frozen_vision=True, after_save=after_save
     )
-    start = last_checkpoint(out)
+    start = store.last_checkpoint()
     try:
-        learner.train(resume_from_checkpoint=str(start) if start else None)
+        learner.train(resume_from_checkpoint=str(store.prepare(start)) if start else None)
         message = "done"
     except AbortError as error:
         message = str(error)
@@ -427,18 +431,6 @@ def test_a_write_that_the_kernel_cuts_off_leaves_the_checkpoint_before(policy, t
     assert told[0].startswith("TOLD ['checkpoint-1']") and "checkpoint-2 can't be written (" in told[0]
     assert told[1].startswith("TOLD ['checkpoint-2']") and "checkpoint-3 can't be written (" in told[1]
     assert told[2] == "TOLD ['checkpoint-4'] done"
-
-
-def test_older_checkpoints_go_only_once_the_new_one_is_whole(tmp_path):
-    folders = [tmp_path / "checkpoints" / f"checkpoint-{step}" for step in (2, 9, 10, 11)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    for folder in folders[:3]:
-        checkpoints.mark_whole(folder, 3, keep=2)
-    assert [one.name for one in checkpoints.whole_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
-    assert folders[3].exists() and checkpoints.last_checkpoint(tmp_path) == folders[2]
-    checkpoints.discard_torn(tmp_path)
-    assert not folders[3].exists() and folders[2].exists()
 
 
 class WorkerHealthCheckFailedError(Exception):
@@ -479,7 +471,7 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
             began.append(checkpoint.name if checkpoint else None)
             folder = tmp_path / "out" / "checkpoints" / f"checkpoint-{len(began) * 2}"
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.mark_whole(folder, 0, keep=9)
+            RunStore(config.output).mark_whole(Checkpoint(folder.name, 0), keep=9)
             outcome = outcomes[len(began) - 1]
             if outcome in ("stop", "stopped"):
                 asked_to_stop.set()

@@ -45,8 +45,11 @@ class SftRunConfig(StrictModel):
     """Everything that ``ravst train-sft`` does."""
 
     data: TrainDataConfig
-    output: Place
-    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    output: Place = Field(description="a directory that all nodes see, or a URI of an object store (s3://bucket/run)")
+    scratch: Place | None = Field(
+        None, description="folder of each node for what is on its way to an output in an object store; null: $TMPDIR"
+    )
+    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name, directory or URI to start from")
     frames: FramesConfig = FramesConfig(step_s=4.0)
     prompt: PromptConfig = PromptConfig()
     decode: DecodeConfig = DecodeConfig()

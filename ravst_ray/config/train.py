@@ -17,8 +17,8 @@ ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "s
 class TrainDataConfig(StrictModel):
     """What is learned from."""
 
-    annotations: Place = Field(description="questions in the published R-AVST format")
-    videos: Place = Field(description="folder with {video name}.mp4")
+    annotations: Place = Field(description="questions in the published R-AVST format: a path or a URI")
+    videos: Place = Field(description="folder with {video name}.mp4: a path or a URI")
     limit: int | None = Field(None, ge=1, description="only the first so many questions, for a trial run")
 
 
@@ -160,8 +160,11 @@ class TrainConfig(StrictModel):
     """Everything that ``ravst train`` does."""
 
     data: TrainDataConfig
-    output: Place
-    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name or directory to start from")
+    output: Place = Field(description="a directory that all nodes see, or a URI of an object store (s3://bucket/run)")
+    scratch: Place | None = Field(
+        None, description="folder of each node for what is on its way to an output in an object store; null: $TMPDIR"
+    )
+    model: Place = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="hub name, directory or URI to start from")
     max_steps: int = Field(500, ge=1)
     seed: int = 0
     save_every: int = Field(50, ge=1, description="steps between checkpoints")

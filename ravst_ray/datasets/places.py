@@ -83,6 +83,16 @@ def join(place: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
+def absolute(place: str) -> str:
+    """A place that holds in every process: a path from the root, or the URI as it is."""
+    return place if is_remote(place) else str(Path(place).absolute())
+
+
+def folder_name(place: str) -> str:
+    """The last part of a place."""
+    return resolve(place)[1].rstrip("/").rpartition("/")[2]
+
+
 def folder_names(place: str) -> list[str]:
     """The names of the files in a folder at any place, sorted; none where there is no such folder.
 
@@ -141,14 +151,14 @@ def read_input(
         return read_unav(annotations, videos, subsets, limit)
     files = VideoFiles(list_names(videos), lambda name: join(videos, name)) if is_remote(videos) else videos
     try:
-        with local_copy(annotations) as path, _named(path, annotations):
+        with local_copy(annotations) as path, named(path, annotations):
             return read_unav(path, files, subsets, limit)
     except StepError as error:
         raise ConfigError(f"annotations file {error.message}") from None
 
 
 @contextmanager
-def _named(path: str, place: str) -> Iterator[None]:
+def named(path: str, place: str) -> Iterator[None]:
     """Errors name the place that the user knows."""
     try:
         yield

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ravst_ray.datasets.places import is_remote, join, list_names, local_copy, named
 from ravst_ray.datasets.questions import read_questions
-from ravst_ray.datasets.unav import is_safe_id, list_files
-from ravst_ray.errors import ConfigError
+from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
+from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.records import QAPair
 
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One video and its questions, in the file's order; ``path`` may be a file that doesn't exist.
+    """One video and its questions, in the file's order; ``path`` may be a URI, or a file that doesn't exist.
 
     ``duration_s`` is 0 where the dataset doesn't state it: then the file's own counts.
     """
@@ -28,16 +29,20 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
     """The questions of a file, by video.
 
     Args:
-        annotations: the file (:func:`~ravst_ray.datasets.questions.read_questions`).
-        videos_dir: folder with ``{video id}.mp4`` (or another ending that videos have).
+        annotations: the file (:func:`~ravst_ray.datasets.questions.read_questions`), a path or a URI.
+        videos_dir: folder with ``{video id}.mp4`` (or another ending that videos have), a path or a URI.
         limit: only the first so many questions.
 
     Raises:
         ConfigError: the file can't be used, a video's name can't be a file's or has several, or
             the folder isn't there.
     """
-    pairs, durations = read_questions(annotations)
-    files = list_files(videos_dir)
+    try:
+        with local_copy(str(annotations)) as path, named(path, str(annotations)):
+            pairs, durations = read_questions(path)
+    except StepError as error:
+        raise ConfigError(f"annotations file {error.message}") from None
+    files = _files(str(videos_dir))
     found: dict[str, list[QAPair]] = {}
     for pair in pairs[:limit]:
         if not is_safe_id(pair.video_id):
@@ -47,3 +52,9 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
         return [VideoTask(name, files.place(name), durations[name], tuple(asked)) for name, asked in found.items()]
     except ValueError as error:
         raise ConfigError(f"{videos_dir}: {error}") from None
+
+
+def _files(videos_dir: str) -> VideoFiles:
+    if not is_remote(videos_dir):
+        return list_files(videos_dir)
+    return VideoFiles(list_names(videos_dir), lambda name: join(videos_dir, name))

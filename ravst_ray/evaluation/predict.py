@@ -33,8 +33,10 @@ from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
+from ravst_ray.datasets.places import local_copy
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.evaluation.answer_files import AnswerFiles, answer_files
 from ravst_ray.evaluation.answer_lengths import answer_lengths
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import Clip, show_video
@@ -76,9 +78,9 @@ def predict(
     Args:
         annotations: questions in the published format.
         videos: folder of their videos.
-        out: lines ``{"id", "prediction", …}``; added to, never rewritten. With several samples a line also holds all
-            of them as ``completions``; ``prediction`` is the first. Verbatim ones have ``box_scale``, the model's units
-            in a pixel of the video. ``"sound": "missing"`` marks answers of a model
+        out: path or URI; lines ``{"id", "prediction", …}``; added to, never rewritten. With several samples a line also
+            holds all of them as ``completions``; ``prediction`` is the first. Verbatim ones have ``box_scale``, the
+            model's units in a pixel of the video. ``"sound": "missing"`` marks answers of a model
             that hears about a file without a sound track, or with a broken one: it was given silence.
         config: model, frames, prompt and sampling.
         console: for progress.
@@ -88,11 +90,14 @@ def predict(
         ConfigError: a file or the model can't be used, or ``out`` was begun with other settings.
         AbortError: the run can't go on; the same command goes on from there.
     """
-    target = Path(out)
     tasks = read(annotations, videos, config.limit)
     check_model(config.engine.model, "engine.model")
-    config = _fitted(config)
-    done = _begin(target, config)
+    with answer_files(str(out)) as files:
+        return _answer_all(tasks, files, _fitted(config), console)
+
+
+def _answer_all(tasks: Sequence[VideoTask], files: AnswerFiles, config: PredictConfig, console: Console) -> Outcome:
+    done = _begin(files.path, config)
     pending = [replace(task, questions=tuple(q for q in task.questions if q.qa_id not in done)) for task in tasks]
     pending = [task for task in pending if task.questions]
     total = sum(len(task.questions) for task in pending)
@@ -103,10 +108,9 @@ def predict(
     failed = 0
     if pending:
         start_ray(wait_s=config.cluster.wait_s)
-        errors_path = _errors_path(target)
         with (
-            target.open("a", encoding="utf-8") as sink,
-            errors_path.open("w", encoding="utf-8") as errors,
+            files.path.open("a", encoding="utf-8") as sink,
+            files.local(".errors.jsonl").open("w", encoding="utf-8") as errors,
             RunProgress("answering", "questions", total, console) as progress,
         ):
             for row in stream(config, pending):
@@ -116,9 +120,10 @@ def predict(
                 file.flush()
                 failed += bad
                 progress.add(failed=bad)
-    say(f"{len(done) + total - failed} answers: {target}")
+                files.send_now_and_then()
+    say(f"{len(done) + total - failed} answers: {files.out}")
     if failed:
-        say(f"{failed} questions could not be asked: {_errors_path(target)}; the same command tries them again")
+        say(f"{failed} questions could not be asked: {files.place('.errors.jsonl')}; the same command tries them again")
     return Outcome(len(done) + total - failed, total - failed, failed)
 
 
@@ -166,7 +171,8 @@ class DecodeClips:
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
         try:
             stated_s, frames = task["duration_s"], self._config.frames
-            clip, view = show_video(self._decoder, task["video_id"], task["path"], stated_s, frames)
+            with local_copy(task["path"]) as path:
+                clip, view = show_video(self._decoder, task["video_id"], path, stated_s, frames)
         except StepError as error:
             return {"state": json.dumps({**task, "error": [error.reason, error.message]})}
         state = {**task, "view": asdict(view), "shape": clip.frames.shape}
@@ -242,10 +248,6 @@ def answer_line(pair: QAPair, generation: Generation, space: AnswerSpace | None)
 
 async def _failed(pair: QAPair, reason: str, message: str) -> dict[str, Any]:
     return {"id": pair.qa_id, "reason": reason, "message": message}
-
-
-def _errors_path(out: Path) -> Path:
-    return out.with_name(out.name + ".errors.jsonl")
 
 
 def _fitted(config: PredictConfig) -> PredictConfig:

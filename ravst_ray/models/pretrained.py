@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ravst_ray.datasets.places import is_remote
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.models.fetched import fetched_model
 from ravst_ray.models.size import model_folder, read_json
 
 if TYPE_CHECKING:
@@ -48,13 +50,18 @@ def resolve_dtype(dtype: str, device: str, on_gpu: str = "bfloat16") -> torch.dt
 def model_source(model: str, key: str) -> str:
     """Check that ``model`` is a directory with a model, or can be a hub name (``organisation/name``).
 
+    Of a URI's folder it is this node's copy, which is made here.
+
     Args:
-        model: a hub name or a local directory.
+        model: a hub name, a local directory or a URI (:mod:`ravst_ray.datasets.places`).
         key: the configuration key that it came from, for the message.
 
     Raises:
         ConfigError: it is a path, and there is no model.
+        AbortError: it can't be fetched.
     """
+    if is_remote(model):
+        return fetched_model(model, key)
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -111,7 +118,7 @@ def check_model(model: str, key: str) -> None:
         ConfigError: files are missing, the hub has no such model, it wants its licence accepted, or can't be reached.
     """
     source = Path(model_source(model, key))
-    folder = model_folder(model)
+    folder = model_folder(str(source))
     lacking = _lacking(folder) if folder else ""
     if source.is_dir() and lacking:
         raise ConfigError(f"{key}: {model} lacks {lacking}; name a directory with a whole saved model")

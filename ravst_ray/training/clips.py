@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.datasets.places import local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import StepError
 from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip, show_video
@@ -60,25 +61,26 @@ def clip_bytes(view: VideoView) -> int:
 
 
 async def decode(task: VideoTask, config: TrainConfig) -> Shown:
-    """Decode a video in a Ray task.
+    """Decode a video in a Ray task; its clip stays in the memory of the node that did it.
 
     Raises:
         StepError: it can't be read.
     """
-    made = await decode_clip.remote(task, config)
+    clip, view = decode_clip.remote(task, config)
+    made = await view
     if isinstance(made, StepError):
         raise made
-    clip, view = made
-    return ray.put(clip), view
+    return clip, made
 
 
-@ray.remote(num_cpus=0.1, max_retries=1)
-def decode_clip(task: VideoTask, config: TrainConfig) -> tuple[Clip, VideoView] | StepError:
-    """The frames of a video, or why there are none."""
+@ray.remote(num_cpus=0.1, num_returns=2, max_retries=1)
+def decode_clip(task: VideoTask, config: TrainConfig) -> tuple[Clip | None, VideoView | StepError]:
+    """The frames of a video and its view; in place of the view, why there are none."""
     decoder = ChildDecoder(config.decode)
     try:
-        return show_video(decoder, task.video_id, task.path, task.duration_s, config.frames)
+        with local_copy(task.path) as path:
+            return show_video(decoder, task.video_id, path, task.duration_s, config.frames)
     except StepError as error:
-        return error
+        return None, error
     finally:
         decoder.close()

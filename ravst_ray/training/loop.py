@@ -19,24 +19,27 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
+from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from ravst_ray.cluster.failures import plain_error, root_cause
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.datasets.places import absolute, folder_name
 from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.reports.training_report import write_training_report
-from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, place_of, step_of
 from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
@@ -44,8 +47,9 @@ from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_t
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
+from ravst_ray.training.run_store import Checkpoint, RunStore
 from ravst_ray.training.validation import NAME as VALIDATIONS
-from ravst_ray.training.validation import Validation, read_rows
+from ravst_ray.training.validation import Row, Validation, read_rows
 from ravst_ray.training.worker import work
 
 log = get_logger(__name__)
@@ -56,8 +60,8 @@ _KEPT = (
 """What a run keeps when it goes on: where it is in the questions depends on it, or what a checkpoint holds."""
 
 
-def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
-    """Run GRPO; gives the directory of the final model.
+def train(config: TrainConfig, console: Console, resume: bool = False) -> str:
+    """Run GRPO; gives the place of the final model.
 
     Args:
         config: of the run.
@@ -69,24 +73,24 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
         AbortError: the run can't go on, or was asked to stop (SIGTERM); ``resume`` goes on from its last checkpoint.
     """
     setup_logging()
-    output = Path(config.output).absolute()
     check_model(config.model, "model")
     check_sinks(config.sinks)
     config = fitted(config)
     tasks = training_tasks(config.data)
     tokenizer = load_tokenizer(config.model)
     check_prompts(prompt_tokens(tasks, config, tokenizer), config)
-    if (examiner := _examiner(config, 0)) is not None:
+    if (examiner := _examiner(config)) is not None:
         check_prompts(prompt_tokens(examiner.tasks, config, tokenizer), config)
         if learned := learned_from(examiner.tasks, tasks):
             log.warning("validation: %d of its videos are trained on as well", learned)
-    checkpoint = _begin(output, config, resume)
+    store = RunStore(config.output, config.scratch)
+    checkpoint = _begin(store, config, resume)
     start_ray(wait_s=config.cluster.wait_s)
     check_cluster(config, cluster_capacity())
     questions = sum(len(task.questions) for task in tasks)
     console.print(
         f"{questions} questions on {len(tasks)} videos; {config.max_steps} steps of "
-        f"{config.rollouts.prompts_per_step} x {config.rollouts.group_size} completions: {output}",
+        f"{config.rollouts.prompts_per_step} x {config.rollouts.group_size} completions: {store.output}",
         highlight=False,
         soft_wrap=True,
     )
@@ -94,10 +98,10 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
     for restart in range(config.learner.max_restarts + 1):
         try:
             _attempt(_absolute(config), checkpoint, asked_to_stop, console)
-            _report(output)
+            _report(store)
             break
         except WorkerDiedError as error:
-            checkpoint = last_checkpoint(output)
+            checkpoint = store.last_checkpoint()
             if restart == config.learner.max_restarts or asked_to_stop.is_set():
                 used = f"restarts used: {restart} (learner.max_restarts = {config.learner.max_restarts})"
                 place = checkpoint.name if checkpoint else "the start"
@@ -105,35 +109,49 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> Path:
             log.warning("%s; the run begins anew at %s", error, checkpoint.name if checkpoint else "its start")
         except AbortError:
             with contextlib.suppress(AbortError):  # no disk left, say: the first error is the one to tell
-                _report(output)  # what went before may show why
+                _report(store)  # what went before may show why
             raise
-    saved = last_checkpoint(output)
-    done = step_of(saved) if saved else 0
+    saved = store.last_checkpoint()
+    done = saved.step if saved else 0
     if asked_to_stop.is_set() and done < config.max_steps:
         raise AbortError(f"stopped after step {done} of {config.max_steps}; the same command with --resume goes on")
-    return output / "model"
+    return store.place("model")
 
 
-def _report(output: Path) -> None:
-    if (output / "metrics.jsonl").exists():
-        with writing(output / "report.html"):
-            write_training_report(output)
+def _report(store: RunStore) -> None:
+    if store.read("metrics.jsonl") is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="ravst-report-") as copies, writing(store.place("report.html")):
+        folder = store.local
+        if store.remote:
+            folder = Path(copies) / folder_name(store.output)
+            store.fetch(folder, "metrics.jsonl", VALIDATIONS, "rollouts", "config.yaml")
+        path = write_training_report(folder)
+        if store.remote:
+            store.write(path.name, path.read_text(encoding="utf-8"))
 
 
-def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: threading.Event, console: Console) -> None:
+def _attempt(
+    config: TrainConfig, checkpoint: Checkpoint | None, asked_to_stop: threading.Event, console: Console
+) -> None:
     """Start the engines and learn, from a checkpoint to the end.
 
     Raises:
         ConfigError: there is no room for the engines.
         WorkerDiedError: a learner worker's process ended; the engines are stopped as well.
     """
-    discard_torn(Path(config.output))
-    start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
-    place = place_of(checkpoint) if checkpoint else 0
-    examiner = _examiner(config, step_of(checkpoint) if checkpoint else 0)
+    store = RunStore(config.output, config.scratch)
+    store.discard_torn()
+    done = checkpoint.step if checkpoint else 0
+    marked = (store.read(VALIDATIONS) if done else None) or b""
+    examiner = _examiner(config, read_rows(marked.decode(errors="replace"), done))
+    start = done // config.learner.iterations
+    place = checkpoint.place if checkpoint else 0
     group = reserve(config)
-    actor = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000)
-    manager = actor.remote(config, start, place, group, examiner)
+    # Beside the driver: it must outlive the nodes that learn and sample.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    manager = ray.remote(RolloutManager).options(**options).remote(config, start, place, group, examiner)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()
@@ -153,13 +171,9 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
         release(group)
 
 
-def _examiner(config: TrainConfig, done: int) -> Validation | None:
+def _examiner(config: TrainConfig, rows: Sequence[Row] = ()) -> Validation | None:
     """Who marks held-out questions, with what was marked up to the step that the run goes on from."""
-    if not config.eval_every:
-        return None
-    path = Path(config.output) / VALIDATIONS
-    rows = read_rows(path.read_text(encoding="utf-8"), done) if done and path.exists() else []
-    return Validation(config, held_out_tasks(config), rows)
+    return Validation(config, held_out_tasks(config), rows) if config.eval_every else None
 
 
 def _told(manager: Any, known: int) -> list[dict[str, float]]:
@@ -173,16 +187,16 @@ def _told(manager: Any, known: int) -> list[dict[str, float]]:
 
 def _absolute(config: TrainConfig) -> TrainConfig:
     """With places that hold in every process."""
-    places = {key: os.path.abspath(getattr(config.data, key)) for key in ("annotations", "videos")}
+    places = {key: absolute(getattr(config.data, key)) for key in ("annotations", "videos")}
     model = os.path.abspath(config.model) if os.path.isdir(config.model) else config.model
     rules = config.validation
-    held_out = {key: os.path.abspath(getattr(rules, key)) for key in ("annotations", "videos") if getattr(rules, key)}
+    held_out = {key: absolute(getattr(rules, key)) for key in ("annotations", "videos") if getattr(rules, key)}
     names = config.reward.names
     if names.vectors and os.path.exists(names.vectors):
         names = names.model_copy(update={"vectors": os.path.abspath(names.vectors)})
     return config.model_copy(
         update={
-            "output": os.path.abspath(config.output),
+            "output": absolute(config.output),
             "data": config.data.model_copy(update=places),
             "validation": rules.model_copy(update=held_out),
             "model": model,
@@ -191,25 +205,25 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _begin(output: Path, config: TrainConfig, resume: bool) -> Path | None:
-    checkpoint = last_checkpoint(output) if resume else None
-    if not resume and ((output / "metrics.jsonl").exists() or last_checkpoint(output)):
-        raise ConfigError(f"{output} holds a run already; name another output, or go on with it by --resume")
-    saved = output / "config.yaml"
-    if checkpoint is not None and saved.exists():
-        # Earlier runs may have micro-batches that cut through groups; of this nothing is kept.
-        _same(load_config(TrainConfig, saved, ["learner.micro_batch=1"]), _absolute(config), checkpoint)
+def _begin(store: RunStore, config: TrainConfig, resume: bool) -> Checkpoint | None:
+    checkpoint = store.last_checkpoint() if resume else None
+    if not resume and store.begun():
+        raise ConfigError(f"{store.output} holds a run already; name another output, or go on with it by --resume")
+    if checkpoint is not None and (saved := store.read("config.yaml")) is not None:
+        with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+            file.write(saved)
+            file.flush()
+            # Earlier runs may have micro-batches that cut through groups; of this nothing is kept.
+            before = load_config(TrainConfig, file.name, ["learner.micro_batch=1"])
+        _same(before, _absolute(config), checkpoint)
     elif resume and checkpoint is None:
-        log.warning("there is no checkpoint under %s yet: the run begins with step 1", output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        saved.write_text(dump_config(_absolute(config)), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"output: can't write to {output}: {error}") from None
+        log.warning("there is no checkpoint under %s yet: the run begins with step 1", store.output)
+    store.check_writable()
+    store.write("config.yaml", dump_config(_absolute(config)))
     return checkpoint
 
 
-def _same(before: TrainConfig, now: TrainConfig, checkpoint: Path) -> None:
+def _same(before: TrainConfig, now: TrainConfig, checkpoint: Checkpoint) -> None:
     """Refuse to go on in another order of questions, or with another model, than the checkpoint knows.
 
     Raises:
@@ -224,25 +238,26 @@ def _same(before: TrainConfig, now: TrainConfig, checkpoint: Path) -> None:
         raise ConfigError(f"can't go on from {checkpoint.name}: {'; '.join(changed)}; name another output for that")
 
 
-def _fit(config: TrainConfig, manager: Any, checkpoint: Path | None) -> None:
+def _fit(config: TrainConfig, manager: Any, checkpoint: Checkpoint | None) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     # A worker imports for a minute on a busy machine; given up too early, it only begins anew.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    learner = config.learner
+    learner, store = config.learner, RunStore(config.output, config.scratch)
     resources = {"CPU": learner.num_cpus} | ({"GPU": learner.num_gpus} if learner.num_gpus else {})
     trainer = TorchTrainer(
         work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "manager": manager,
-            "checkpoint": str(checkpoint) if checkpoint else None,
+            "checkpoint": checkpoint,
+            "mark": store.announce(),
         },
         scaling_config=ScalingConfig(
             num_workers=learner.workers, use_gpu=learner.num_gpus > 0, resources_per_worker=resources
         ),
-        run_config=RunConfig(name="ray", storage_path=str(Path(config.output))),
+        run_config=RunConfig(name="ray", storage_path=store.trainer_folder),
     )
     try:
         trainer.fit()

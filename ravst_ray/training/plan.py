@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,11 +15,13 @@ from rich.console import Console
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
+from ravst_ray.datasets.places import folder_name, is_remote, list_names, local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.clips import sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading, model_source
+from ravst_ray.models.size import weight_bytes
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
@@ -26,6 +29,7 @@ from ravst_ray.records import VideoView
 from ravst_ray.tasks import settled
 from ravst_ray.training.memory import learner_states
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
+from ravst_ray.training.run_store import RunStore, existing
 
 _NAMED = 5
 
@@ -132,7 +136,8 @@ def timed(tasks: Sequence[VideoTask], decoder: ChildDecoder) -> list[VideoTask]:
 
 def _length_s(task: VideoTask, decoder: ChildDecoder) -> float:
     try:
-        return decoder.index(task.path).duration_s
+        with local_copy(task.path) as path:
+            return decoder.index(path).duration_s
     except StepError:
         return 0.0
 
@@ -160,10 +165,11 @@ def check_prompts(tokens: Mapping[str, int], config: TrainConfig) -> None:
 
 
 def dry_run(config: TrainConfig, console: Console) -> None:
-    """Tell what a run would do; nothing is started or written.
+    """Tell what a run would do; nothing is started, and what is written as a trial is removed.
 
     Raises:
-        ConfigError: a prompt doesn't fit, or the reward has weights for what there isn't.
+        ConfigError: a prompt doesn't fit, the reward has weights for what there isn't, or a place can't be read,
+            written to, or has no room.
     """
     for line in _lines(config):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -187,12 +193,14 @@ def _lines(config: TrainConfig) -> list[str]:
         lines[-1] += "; they sleep while the learner computes on their cards"
     if states := learner_states(config):
         lines.append(f"memory: a learner's card holds {states}; activations, logits and features stand on top")
-    absent = [one for one in (config.data.annotations, config.data.videos) if not Path(one).exists()]
+    lines.append(_output_line(config))
+    places = (config.data.annotations, config.data.videos)
+    absent = [one for one in places if not is_remote(one) and not Path(one).exists()]
     if absent:
         return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]
     tasks = training_tasks(config.data)
     kinds = Counter(pair.task for task in tasks for pair in task.questions)
-    count, missing = sum(kinds.values()), sum(not Path(task.path).exists() for task in tasks)
+    count, missing = sum(kinds.values()), sum(not there for there in _there(tasks, config.data.videos))
     by_task = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
     lines.append(f"data: {count} questions ({by_task}) on {len(tasks)} videos, {missing} of them without a file")
     epoch = math.ceil(count / rollouts.prompts_per_step)
@@ -230,6 +238,36 @@ def _lines(config: TrainConfig) -> list[str]:
     return lines
 
 
+def _output_line(config: TrainConfig) -> str:
+    """Whether results can be written, and whether what this machine would keep of them has room.
+
+    Raises:
+        ConfigError: the output can't be written to.
+    """
+    store = RunStore(config.output, config.scratch)
+    store.check_writable()
+    free = shutil.disk_usage(existing(store.local)).free
+    line = f"output: {store.output} can be written to; {free / 2**30:.1f} GiB are free at {store.local}"
+    weights = weight_bytes(config.model, 4)
+    if weights is None or config.learner.lora is not None:
+        return line
+    # Weights and Adam's two moments; a node of an object store's run holds the newest beside the one in work.
+    need = 3 * weights * (2 if store.remote else config.keep_checkpoints + 1) + weights
+    line += f", checkpoints and model take up to {need / 2**30:.1f} GiB"
+    if need < free:
+        return line
+    way = "name another disk by scratch" if store.remote else "lower keep_checkpoints, or name another output"
+    return f"{line}, TOO LITTLE where nodes have disks like this machine's: {way}"
+
+
+def _there(tasks: Sequence[VideoTask], videos: str) -> list[bool]:
+    """Whether each video has a file."""
+    if not is_remote(videos):
+        return [Path(task.path).exists() for task in tasks]
+    names = list_names(videos)
+    return [folder_name(task.path) in names for task in tasks]
+
+
 def _counts(
     task: VideoTask, view: VideoView, shape: Shape, family: Family, config: TrainConfig, tokenizer: Any
 ) -> dict[str, int]:
@@ -260,7 +298,8 @@ def _largest_view(duration_s: float, config: FramesConfig) -> tuple[VideoView, S
 
 def _file_view(task: VideoTask, config: FramesConfig, decoder: ChildDecoder) -> VideoView | None:
     try:
-        meta = decoder.index(task.path)
+        with local_copy(task.path) as path:
+            meta = decoder.index(path)
     except StepError:
         return None
     step_s, times = view_times(task.duration_s, config)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import ray
@@ -23,12 +23,13 @@ from ravst_ray.cluster.failures import crossing, plain_error
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config
 from ravst_ray.config.sft import SftRunConfig
+from ravst_ray.datasets.places import absolute, local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
-from ravst_ray.models.pretrained import check_model, loading
+from ravst_ray.models.pretrained import check_model, loading, model_source
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.progress import RunProgress
@@ -37,6 +38,7 @@ from ravst_ray.tasks import task_of
 from ravst_ray.tasks.spaces import AnswerSpace
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.prompts import training_tasks
+from ravst_ray.training.run_store import CHECKPOINTS, RunStore
 
 log = get_logger(__name__)
 
@@ -46,7 +48,8 @@ def decode(task: VideoTask, config: SftRunConfig) -> tuple[Any, VideoView | Step
     """The frames of a video and its view; in place of the view, why there are no frames."""
     decoder = ChildDecoder(config.decode)
     try:
-        return show_video(decoder, task.video_id, task.path, task.duration_s, config.frames)
+        with local_copy(task.path) as path:
+            return show_video(decoder, task.video_id, path, task.duration_s, config.frames)
     except StepError as error:
         return None, error
     finally:
@@ -83,36 +86,33 @@ class Examples(Sequence[Row]):
         return example(self._forward, prompt, answer, ray.get(reference))
 
 
-def train_sft(config: SftRunConfig, console: Console) -> Path:
-    """Fine-tune; gives the directory of the model.
+def train_sft(config: SftRunConfig, console: Console) -> str:
+    """Fine-tune; gives the place of the model.
 
     Raises:
         ConfigError: a file or the model can't be used, or the output is taken.
         AbortError: the run can't go on.
     """
     setup_logging()
-    output = Path(config.output).absolute()
+    store = RunStore(config.output, config.scratch)
     check_model(config.model, "model")
     family = family_of(config.model)
     family.learner()
     frames, prompt = fit(config.frames, config.prompt, family)
     config = config.model_copy(update={"frames": frames, "prompt": prompt})
     tasks = training_tasks(config.data)
-    if (output / "metrics.jsonl").exists():
-        raise ConfigError(f"{output} holds a run already; name another output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"output: can't write to {output}: {error}") from None
+    if store.read("metrics.jsonl") is not None:
+        raise ConfigError(f"{store.output} holds a run already; name another output")
+    store.check_writable()
+    store.write("config.yaml", dump_config(config))
     start_ray(wait_s=config.cluster.wait_s)
     try:
         shown = _decode_all(tasks, config, console)
-        console.print(f"{len(shown)} questions to learn: {output}", highlight=False, soft_wrap=True)
+        console.print(f"{len(shown)} questions to learn: {store.output}", highlight=False, soft_wrap=True)
         _fit(config, shown)
     except ray.exceptions.RayError as error:
         raise plain_error(error) from error
-    return output / "model"
+    return store.place("model")
 
 
 def _decode_all(
@@ -140,14 +140,15 @@ def _fit(config: SftRunConfig, shown: list[tuple[QAPair, VideoView, Any]]) -> No
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     resources = {"CPU": config.num_cpus} | ({"GPU": config.num_gpus} if config.num_gpus else {})
     model = os.path.abspath(config.model) if os.path.isdir(config.model) else config.model
-    settings = config.model_copy(update={"output": os.path.abspath(config.output), "model": model})
+    settings = config.model_copy(update={"output": absolute(config.output), "model": model})
+    store = RunStore(settings.output, settings.scratch)
     trainer = TorchTrainer(
         work,
-        train_loop_config={"config": settings.model_dump(mode="json"), "shown": shown},
+        train_loop_config={"config": settings.model_dump(mode="json"), "shown": shown, "mark": store.announce()},
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.num_gpus > 0, resources_per_worker=resources
         ),
-        run_config=RunConfig(name="ray", storage_path=settings.output),
+        run_config=RunConfig(name="ray", storage_path=store.trainer_folder),
     )
     try:
         trainer.fit()
@@ -160,7 +161,9 @@ def work(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     setup_logging()
     with crossing():
-        learn(SftRunConfig.model_validate(payload["config"]), payload["shown"])
+        config = SftRunConfig.model_validate(payload["config"])
+        RunStore(config.output, config.scratch).check_seen(payload["mark"], socket.gethostname())
+        learn(config, payload["shown"])
 
 
 def learn(config: SftRunConfig, shown: Sequence[tuple[QAPair, VideoView, Any]]) -> None:
@@ -170,20 +173,24 @@ def learn(config: SftRunConfig, shown: Sequence[tuple[QAPair, VideoView, Any]]) 
     from ravst_ray.training.sft import build_sft
     from ravst_ray.training.weights import save_policy_model
 
-    output, rank = Path(config.output), ray.train.get_context().get_world_rank()
+    store, rank = RunStore(config.output, config.scratch), ray.train.get_context().get_world_rank()
+    store.prepare(None, first=rank == 0)
+    source = model_source(config.model, "model")
     with loading(config.model, "model"):
-        processor = AutoProcessor.from_pretrained(config.model)
+        processor = AutoProcessor.from_pretrained(source)
     examples = Examples(shown, config, VideoForward(processor, family_of(config.model)))
 
     def on_step(step: int, numbers: dict[str, float]) -> None:
         if rank == 0:
-            with (output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with (store.local / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
+            store.push_now_and_then()
             log.info("step %d: loss %.4f", step, numbers["loss"])
 
-    folder = output / "checkpoints"
+    folder = store.local / CHECKPOINTS
     learner = build_sft(config.model, config.sft, examples, folder, workers=config.workers, on_step=on_step)
     learner.train()
-    save_policy_model(learner.model, processor, output / "model", rank)
+    save_policy_model(learner.model, processor, store.local / "model", rank)
     if rank == 0:
-        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        store.push()

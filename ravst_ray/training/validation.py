@@ -38,13 +38,18 @@ class Validated:
 
     Attributes:
         row: ``step``, ``reward``, ``TASK/metric`` and ``trivial/TASK/metric``, metrics in percent.
-        best: no earlier one of this run was as good.
+        best_step: the step of the best one so far.
         stop: the last ``validation.patience`` ones brought nothing better.
     """
 
     row: Row
-    best: bool
+    best_step: int
     stop: bool
+
+    @property
+    def best(self) -> bool:
+        """Whether no earlier one of this run was as good."""
+        return bool(self.row["step"] == self.best_step)
 
 
 class Validation:
@@ -106,7 +111,7 @@ class Validation:
         metric, patience = self._config.validation.metric, self._config.validation.patience
         best = best_row(self._rows, metric)
         waited = sum(one["step"] > best["step"] for one in self._rows)
-        return Validated(row, best is row, patience is not None and waited >= patience)
+        return Validated(row, best["step"], patience is not None and waited >= patience)
 
     def _averages(self, pairs: Sequence[QAPair], given: Mapping[str, Any]) -> dict[str, float]:
         rules, names = self._rubric.config, self._rubric.names

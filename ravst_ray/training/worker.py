@@ -6,6 +6,7 @@ also keeps the record and marks checkpoints as whole.
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,19 @@ import ray
 from ravst_ray.cluster.failures import crossing
 from ravst_ray.cluster.metrics import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.errors import AbortError, BadBatchError
+from ravst_ray.datasets.places import is_remote
+from ravst_ray.datasets.transfer import Stored
+from ravst_ray.errors import AbortError, BadBatchError, ConfigError
 from ravst_ray.logs import get_logger, setup_logging
-from ravst_ray.training.checkpoints import mark_whole, step_of
 from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
 from ravst_ray.training.rollout import StepRollouts
+from ravst_ray.training.run_store import CHECKPOINTS, Checkpoint, RunStore
 from ravst_ray.training.sync_proof import GapLimit, logprob_gap
 from ravst_ray.training.transport import open_transport
+from ravst_ray.training.validation import NAME as VALIDATIONS
+from ravst_ray.training.validation import best_row, read_rows
 from ravst_ray.training.weights import check_prompt, save_policy_model
 
 log = get_logger(__name__)
@@ -36,24 +41,53 @@ def work(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     setup_logging()
     with crossing():
-        Worker(TrainConfig.model_validate(payload["config"]), payload["manager"], payload["checkpoint"]).run()
+        config = TrainConfig.model_validate(payload["config"])
+        check_places(config, payload["mark"])
+        Worker(config, payload["manager"], payload["checkpoint"]).run()
+
+
+def check_places(config: TrainConfig, mark: str) -> None:
+    """Whether this node sees the places that the driver does.
+
+    Args:
+        config: of the run.
+        mark: what the driver left in the output.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    node = socket.gethostname()
+    RunStore(config.output, config.scratch).check_seen(mark, node)
+    if not is_remote(config.data.videos) and not Path(config.data.videos).is_dir():
+        raise ConfigError(
+            f"data.videos: {config.data.videos} isn't there on node {node}; name a folder on a file system that all "
+            "nodes share, or a place in an object store (s3://bucket/videos)"
+        )
 
 
 class Worker:
-    """One learner worker: takes its groups from the manager, hands weights back, keeps the record (rank 0)."""
+    """One learner worker: takes its groups from the manager, hands weights back, keeps the record (rank 0).
 
-    def __init__(self, config: TrainConfig, manager: Any, checkpoint: str | None):
+    Args:
+        config: of the run.
+        manager: of the rollouts.
+        checkpoint: that the run goes on from; None: from the start.
+    """
+
+    def __init__(self, config: TrainConfig, manager: Any, checkpoint: Checkpoint | None):
         from ravst_ray.training.arguments import trainer_arguments
         from ravst_ray.training.learner import GRPOLearner
         from ravst_ray.training.policy_loading import layers_to_shard, load_policy, load_reference
 
-        self.config, self.manager, self.checkpoint = config, manager, checkpoint
+        self.config, self.manager = config, manager
         self.rank: int = ray.train.get_context().get_world_rank()
+        self.store = RunStore(config.output, config.scratch)
+        self.checkpoint = self.store.prepare(checkpoint, first=self.rank == 0)
         rollouts = config.rollouts
         policy = load_policy(config.model, config.learner)
         arguments = trainer_arguments(
             config.learner,
-            Path(config.output) / "checkpoints",
+            self.store.local / CHECKPOINTS,
             rows=rollouts.prompts_per_step * rollouts.group_size // config.learner.workers,
             group_size=rollouts.group_size,
             max_tokens=rollouts.max_tokens,
@@ -83,27 +117,30 @@ class Worker:
         self.rollouts = StepRollouts([], [])
         self.numbers: dict[str, float] = {}
         self.stepped_at = time.monotonic()
-        self.ended = False
+        self.ended, self.best_step = False, known_best(self.store.local, config) if checkpoint else None
         self.metrics = TrainingMetrics()
         self.record: RunRecord | None = None
         if self.rank == 0:
             settings = config.model_dump(mode="json")
-            done = step_of(Path(checkpoint)) if checkpoint else 0
-            self.record = RunRecord(Path(config.output), config.sinks, done, settings)
+            done = checkpoint.step if checkpoint else 0
+            self.record = RunRecord(self.store.local, config.sinks, done, settings)
 
     def run(self) -> None:
         """Train, then save the final model."""
         try:
-            self.learner.train(resume_from_checkpoint=self.checkpoint)
+            self.learner.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         except BadBatchError as error:
             raise AbortError(f"{error}; {self.keep_batch(str(error))}") from None
         finally:
             if self.record is not None:
                 self.record.close()
+                self.store.push_now_and_then(0.0)
         if self.ended or self.learner.state.global_step >= self.config.max_steps:
-            target = Path(self.config.output) / "model"
+            target = self.store.local / "model"
             with writing(target):
                 save_policy_model(self.learner.model, self.learner.processing_class, target, self.rank)
+            if self.rank == 0:
+                self.store.push()
 
     def keep_batch(self, reason: str) -> str:
         """Save the groups of all workers that the step at hand was to learn from; says where they are."""
@@ -112,10 +149,11 @@ class Worker:
         shares = ray.get([self.manager.groups.remote(step, rank) for rank in range(workers)])
         groups = [group for row in zip(*(share.groups for share in shares), strict=True) for group in row]
         try:
-            path = save_batch(Path(self.config.output), done + 1, groups, self.texts(groups), reason)
-        except OSError as error:
+            path = save_batch(self.store.local, done + 1, groups, self.texts(groups), reason)
+            self.store.push()
+        except (OSError, AbortError) as error:
             return f"its batch can't be saved: {error}"
-        return f"its batch is saved: {path}"
+        return f"its batch is saved: {self.store.place(path.name)}"
 
     def texts(self, groups: list[Group]) -> list[str]:
         """The prompts of groups, as the model has them."""
@@ -191,7 +229,7 @@ class Worker:
         if self.record is not None:
             with writing(self.config.output):
                 self.record.validated(found.row)
-        self.ended = found.stop
+        self.ended, self.best_step = found.stop, found.best_step
         return found
 
     def _waited(self, seconds: float) -> None:
@@ -213,13 +251,42 @@ class Worker:
                 if self.config.learner.workers > 1:
                     groups = ray.get(self.manager.whole.remote((step - 1) // self.config.learner.iterations))
                 self.record.rollouts(step, groups, self.texts(groups))
+                self.store.push_now_and_then()
         self.numbers = {}
 
     def after_save(self, folder: Path, step: int) -> None:
         """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
+        files = self.stored(folder.name)
         if self.rank == 0:
             place = ray.get(self.manager.place.remote(step // self.config.learner.iterations))
-            mark_whole(folder, place, self.config.keep_checkpoints)
+            checkpoint = Checkpoint(folder.name, place, files)
+            self.store.push()  # the record is never behind the checkpoint
+            self.store.mark_whole(checkpoint, self.config.keep_checkpoints, self.best_step)
+
+    def stored(self, name: str) -> dict[str, Stored]:
+        """The files of a checkpoint, brought to the store by the first worker of each node that has some."""
+        import torch.distributed as dist
+
+        several = dist.is_available() and dist.is_initialized()
+        if several:
+            dist.barrier()  # what the other workers write is written
+        number = ray.train.get_context().get_local_rank() if several and self.store.remote else self.rank
+        mine: dict[str, Stored] = {}
+        if number == 0:
+            mine = self.store.upload(name)
+            self.store.leave_only(name)
+        shares = [mine]
+        if several:
+            shares *= dist.get_world_size()
+            dist.all_gather_object(shares, mine)
+        return {file: stored for share in shares for file, stored in share.items()}
+
+
+def known_best(folder: Path, config: TrainConfig) -> int | None:
+    """The step of the best validation that is in a run's folder."""
+    path = folder / VALIDATIONS
+    rows = read_rows(path.read_text(encoding="utf-8"), config.max_steps) if path.exists() else []
+    return best_row(rows, config.validation.metric)["step"] if rows else None
 
 
 def free_card() -> None:
