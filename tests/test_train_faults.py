@@ -32,6 +32,7 @@ from ravst_ray.training import checkpoints, loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
 from ravst_ray.training.forward import VideoForward
+from ravst_ray.training.position import Position
 from ravst_ray.training.rollout import RolloutManager, StepRollouts
 from tests.test_rollout import StubActor
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, tiny_policy
@@ -70,7 +71,7 @@ def serving(groups, workers=1):
         "publish": lambda weights: 0.5,
         "drained_s": lambda: 0.0,
         "stopping": lambda step: False,
-        "place": lambda step: 7,
+        "position": lambda step: Position(7, (9, 12)),
         "tell": lambda record: None,
     }
     return SimpleNamespace(**{name: Remote(function) for name, function in functions.items()})
@@ -297,7 +298,7 @@ def test_a_disk_that_fills_at_a_checkpoint_leaves_the_one_before_it(worker, forw
     assert "No space left on device" in str(stopped.value) and "make room on the disk" in str(stopped.value)
     assert [path.name for path in folder.iterdir()] == ["checkpoint-1"]
     kept = checkpoints.last_checkpoint(tmp_path)
-    assert (checkpoints.step_of(kept), checkpoints.place_of(kept)) == (1, 7)
+    assert (checkpoints.step_of(kept), checkpoints.position_of(kept)) == (1, Position(7, (9, 12)))
     worker(groups, *given, checkpoint=kept).run()
     assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-3"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -334,6 +335,7 @@ import resource
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.training.checkpoints import last_checkpoint, mark_whole
+from ravst_ray.training.position import Position
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.learner import GRPOLearner, load_policy, trainer_arguments
 from tests.tiny_policies import made_up_group
@@ -346,7 +348,7 @@ for limit in ("model.safetensors", "optimizer.pt", None):
     groups = [made_up_group(forward, "q", None, (1.0, 0.0, 0.5, 0.25))]
 
     def after_save(folder, step):
-        mark_whole(folder, 5, keep=1)
+        mark_whole(folder, Position(5), keep=1)
         if limit:  # the next checkpoint's file is cut off by the kernel in its middle
             size = (folder / limit).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
@@ -388,7 +390,7 @@ def test_older_checkpoints_go_only_once_the_new_one_is_whole(tmp_path):
     for folder in folders:
         folder.mkdir(parents=True)
     for folder in folders[:3]:
-        checkpoints.mark_whole(folder, 3, keep=2)
+        checkpoints.mark_whole(folder, Position(3), keep=2)
     assert [one.name for one in checkpoints.whole_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
     assert folders[3].exists() and checkpoints.last_checkpoint(tmp_path) == folders[2]
     checkpoints.discard_torn(tmp_path)
@@ -433,7 +435,7 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
             began.append(checkpoint.name if checkpoint else None)
             folder = tmp_path / "out" / "checkpoints" / f"checkpoint-{len(began) * 2}"
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.mark_whole(folder, 0, keep=9)
+            checkpoints.mark_whole(folder, Position(), keep=9)
             outcome = outcomes[len(began) - 1]
             if outcome in ("stop", "stopped"):
                 asked_to_stop.set()

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from ravst_ray.training.position import Position
+
 COMPLETE = "complete.json"
 
 
@@ -25,21 +27,22 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def place_of(checkpoint: Path) -> int:
-    """The place in the order of questions at which a run goes on from a checkpoint."""
-    return int(json.loads((checkpoint / COMPLETE).read_text())["place"])
+def position_of(checkpoint: Path) -> Position:
+    """Where in the order of questions a run goes on from a checkpoint."""
+    found = json.loads((checkpoint / COMPLETE).read_text())
+    return Position(int(found["place"]), tuple(found.get("ahead", ())))
 
 
-def mark_whole(checkpoint: Path, place: int, keep: int) -> None:
+def mark_whole(checkpoint: Path, position: Position, keep: int) -> None:
     """Say that a checkpoint is written to its end; only then the oldest go, so that there always is a whole one.
 
     Args:
         checkpoint: its folder, ``OUT/checkpoints/checkpoint-{step}``.
-        place: the place in the order of questions at which the next step begins.
+        position: where in the order of questions the next step begins.
         keep: how many stay.
     """
     partial = checkpoint / f".{COMPLETE}"
-    partial.write_text(json.dumps({"step": step_of(checkpoint), "place": place}))
+    partial.write_text(json.dumps({"step": step_of(checkpoint), "place": position.place, "ahead": position.ahead}))
     partial.replace(checkpoint / COMPLETE)
     for old in whole_checkpoints(checkpoint.parents[1])[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

@@ -36,11 +36,12 @@ from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedErro
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.reports.training_report import write_training_report
-from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, place_of, step_of
+from ravst_ray.training.checkpoints import discard_torn, last_checkpoint, position_of, step_of
 from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, prompt_tokens
+from ravst_ray.training.position import Position
 from ravst_ray.training.prompts import training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
@@ -122,9 +123,10 @@ def _attempt(config: TrainConfig, checkpoint: Path | None, asked_to_stop: thread
     """
     discard_torn(Path(config.output))
     start = step_of(checkpoint) // config.learner.iterations if checkpoint else 0
-    place = place_of(checkpoint) if checkpoint else 0
+    position = position_of(checkpoint) if checkpoint else Position()
     group = reserve(config)
-    manager = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000).remote(config, start, place, group)
+    managers = ray.remote(RolloutManager).options(num_cpus=0, max_concurrency=1000)
+    manager = managers.remote(config, start, position, group)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()

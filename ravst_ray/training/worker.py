@@ -182,8 +182,8 @@ class Worker:
     def after_save(self, folder: Path, step: int) -> None:
         """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
         if self.rank == 0:
-            place = ray.get(self.manager.place.remote(step // self.config.learner.iterations))
-            mark_whole(folder, place, self.config.keep_checkpoints)
+            position = ray.get(self.manager.position.remote(step // self.config.learner.iterations))
+            mark_whole(folder, position, self.config.keep_checkpoints)
 
 
 def free_card() -> None:
