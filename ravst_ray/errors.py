@@ -23,6 +23,10 @@ class WorkerDiedError(AbortError):
     """A learner worker's process is gone: killed, out of memory, or its machine was lost."""
 
 
+class BrokenTransferError(AbortError):
+    """An engine fell out while weights came from the learner's card. Another takes its place; they can be sent anew."""
+
+
 class StepError(RavstError):
     """One video can't be processed by one step; it becomes a row in ``errors/`` and the run goes on.
 

@@ -303,3 +303,30 @@ def test_an_actor_that_cannot_start_tells_who_asked_for_it(slow, monkeypatch, tm
         assert len(one._pool) == 1
 
     run(work())
+
+
+@pytest.mark.faults
+def test_only_an_engine_that_gives_no_token_is_replaced_however_long_its_queue(slow, monkeypatch):
+    class Queueing(SlowActor):
+        """One group after the other, each longer than nothing and shorter than the limit; starts slowly."""
+
+        async def start(self, weights):
+            self._turn = asyncio.Lock()
+            await asyncio.sleep(3)
+            await super().start(weights)
+
+        async def sample(self, *given):
+            async with self._turn:
+                return await super().sample(*given)
+
+    monkeypatch.setattr(rollout, "RolloutActor", Queueing)
+
+    async def work():
+        one = slow("rollouts.timeout_s=2", "rollouts.prompts_per_step=12", "max_steps=1")
+        await one.start()
+        started = time.monotonic()
+        return await one.groups(0, 0), time.monotonic() - started
+
+    step, spent_s = run(work())
+    assert len(ids(step)) == 12 and spent_s > 3.6 > 2
+    assert step.numbers["rollout/restarts"] == step.numbers["rollout/retries"] == 0

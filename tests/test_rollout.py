@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ class StubActor:
     def __init__(self, config):
         self._marks = Path(config.output)
         self._version = 0
+        self._stuck_at = None
 
     async def start(self, weights):
         self._version = weights.version if weights else 0
@@ -47,6 +50,13 @@ class StubActor:
     async def weights(self):
         return Held(self._version, (f"sum of {self._version}",))
 
+    async def quiet_s(self):
+        return time.monotonic() - self._stuck_at if self._stuck_at else 0.0
+
+    async def hang(self):
+        self._stuck_at = time.monotonic()
+        await asyncio.sleep(60)
+
     async def sample(self, text, clip, sampling):
         for word, harm in (("deadly", lambda: os._exit(1)), ("stuck", None)):
             mark = self._marks / word
@@ -54,7 +64,7 @@ class StubActor:
                 mark.touch()
                 if harm:
                     harm()
-                await asyncio.sleep(60)
+                await self.hang()
         one = [
             Completion((1, 2), (-0.1, -0.2), (self._version,) * 2, RIGHT if n % 2 else "nothing", False)
             for n in range(sampling.n)
@@ -78,13 +88,13 @@ def manager(tmp_path, monkeypatch, local_ray):
 
     monkeypatch.setattr(RolloutManager, "_decode", decode)
 
-    def make(names, *more, start=0, place=0):
+    def make(names, *more, start=0, position=None):
         pairs = [QAPair(f"{n}/1/AVTR/0", n, 1, "AVTR", f"When? {n}", RIGHT) for n in names]
         path = tmp_path / "questions.json"
         path.write_text(dump_questions(pairs, dict.fromkeys(names, 2.0)))
         given = [f"data.annotations={path}", f"data.videos={tmp_path}", f"output={tmp_path}", "rollouts.group_size=2"]
         given += ["rollouts.prompts_per_step=2", "learner.micro_batch=2", "rollouts.num_cpus=0.1", "model=m"]
-        return RolloutManager(load_config(TrainConfig, LAPTOP, [*given, *more]), start, place)
+        return RolloutManager(load_config(TrainConfig, LAPTOP, [*given, *more]), start, position)
 
     return make
 
@@ -144,10 +154,10 @@ def test_what_cannot_be_shown_is_left_out_and_the_place_is_kept_for_a_resume(man
         one = manager(["bad1", "a", "b", "c"], "max_steps=4", "rollouts.max_staleness=0")
         await one.start()
         first = await one.groups(0, 0)
-        place = one.place(1)
+        position = one.position(1)
         await one.publish(Weights(1, [None]))
         second = await one.groups(1, 0)
-        again = manager(["bad1", "a", "b", "c"], "max_steps=4", "rollouts.max_staleness=0", start=1, place=place)
+        again = manager(["bad1", "a", "b", "c"], "max_steps=4", "rollouts.max_staleness=0", start=1, position=position)
         await again.start()
         await again.publish(Weights(1, [None]))
         return first, second, await again.groups(1, 0)
@@ -205,7 +215,7 @@ def test_an_actor_that_dies_or_hangs_as_it_loads_is_replaced(manager, monkeypatc
                 mark.touch()
                 if harm == "dies":
                     os._exit(1)
-                await asyncio.sleep(60)
+                await self.hang()
             return await super().set_weights(weights)
 
     monkeypatch.setattr(rollout, "RolloutActor", Loading)
@@ -284,15 +294,44 @@ def test_groups_that_give_two_updates_are_sampled_half_as_often(manager):
     assert run(work()) == [0, 1]
 
 
-def test_groups_of_equal_rewards_can_be_sampled_anew(manager):
-    async def work():
-        one = manager(["equal", "b", "c", "d"], "max_steps=2", "rollouts.resample_equal=true")
-        await one.start()
-        return [await one.groups(step, 0) for step in range(2)]
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_equal_groups_give_way_to_fresh_questions_and_a_resume_asks_what_is_left(manager, monkeypatch, staleness):
+    """In one pass each question is asked once, by the run and by one that goes on from its second step."""
+    names = [f"equal{n}" for n in range(4)] + [f"q{n}" for n in range(20)]
+    given = ["max_steps=4", f"rollouts.max_staleness={staleness}", "rollouts.resample_equal=true"]
+    asked = []
+    plain = RolloutManager._group
 
-    steps = run(work())
-    assert sum(step.numbers["rollout/resampled_groups"] for step in steps) >= 1
-    assert all(step.numbers["group/zero_variance"] == 0 for step in steps)
+    async def group(self, step, place, *more):
+        asked.append((step, self._order.at(place).video.video_id))
+        if step == 0:  # later steps, sampled ahead, take their places meanwhile
+            await asyncio.sleep(0.2)
+        return await plain(self, step, place, *more)
+
+    monkeypatch.setattr(RolloutManager, "_group", group)
+
+    async def steps(one, numbers):
+        await one.start()
+        made, positions = [], []
+        for step in numbers:
+            if step:
+                await one.publish(Weights(step, [None]))
+            made.append(await one.groups(step, 0))
+            positions.append(one.position(step + 1))
+        return made, positions
+
+    made, positions = run(steps(manager(names, *given), range(4)))
+    assert max(Counter(name for _, name in asked).values()) == 1
+    assert all(step.numbers["group/zero_variance"] == 0 for step in made)
+    assert sum(step.numbers["rollout/resampled_groups"] for step in made) == len([n for _, n in asked if "equal" in n])
+    learned = {name for step, name in asked if step < 2}
+    asked.clear()
+    run(steps(manager(names, *given, start=2, position=positions[1]), range(2, 4)))
+    again = [name for _, name in asked]
+    assert len(set(again)) == len(again) and not learned & set(again)
+    order = manager(names, *given)._order
+    left = [one for one in (order.at(place).video.video_id for place in range(len(names))) if one not in learned]
+    assert set(again) == set(left[: len(again)])  # nothing is left out
 
 
 def test_clips_are_kept_up_to_a_size_and_those_shown_longest_ago_go():

@@ -11,6 +11,7 @@ from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.models.pretrained import check_model, model_source
 from ravst_ray.training import loop
+from ravst_ray.training.position import Position
 from ravst_ray.training.run_store import COMPLETE, Checkpoint, RunStore
 from tests.s3_server import BUCKET
 
@@ -43,7 +44,7 @@ def write(store, step, text="weights", more=()):
 
 def save(store, step, place, keep, text="weights"):
     name = write(store, step, text)
-    checkpoint = Checkpoint(name, place, store.upload(name))
+    checkpoint = Checkpoint(name, Position(place), store.upload(name))
     store.mark_whole(checkpoint, keep)
     return checkpoint
 
@@ -57,7 +58,7 @@ def test_a_checkpoint_counts_from_its_manifest_on_and_older_ones_go_after_it(out
     assert [one.name for one in store.whole_checkpoints()] == ["checkpoint-9", "checkpoint-10"]
     last = RunStore(output[0]).last_checkpoint()
     assert last is not None
-    assert (last.step, last.place) == (10, 40) and store.begun()
+    assert (last.step, last.position) == (10, Position(40)) and store.begun()
     there = output[1]()
     assert "checkpoints/checkpoint-11/model.safetensors" in there
     assert not any("checkpoint-2/" in name for name in there)
@@ -192,5 +193,5 @@ def test_the_best_checkpoint_stays_beside_the_last_ones(tmp_path):
     store = RunStore(str(tmp_path))
     for step in (2, 4, 6, 8):
         (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
-        store.mark_whole(Checkpoint(f"checkpoint-{step}", 0), keep=2, best=4 if step > 2 else 2)
+        store.mark_whole(Checkpoint(f"checkpoint-{step}", Position()), keep=2, best=4 if step > 2 else 2)
     assert [one.step for one in store.whole_checkpoints()] == [4, 6, 8]

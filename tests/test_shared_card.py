@@ -233,3 +233,60 @@ def test_weights_that_a_killed_actor_left_are_removed(tmp_path):
     rollout_actor.remove_left_weights(tmp_path)
     left = {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()}
     assert left == {str(os.getpid()), str(gone.pid + 10**7), "x"}
+
+
+def test_an_engine_is_quiet_only_while_it_has_work_and_gives_no_token(tmp_path):
+    """However long a group waits in the queue."""
+
+    async def work():
+        given = ["model=m", *(f"{key}={tmp_path}" for key in ("output", "data.annotations", "data.videos"))]
+        actor = RolloutActor(load_config(TrainConfig, LAPTOP, given))
+        outputs, ended = asyncio.Queue(), asyncio.Event()
+
+        async def generate(*_, **__):
+            await ended.wait()
+
+        actor._engine.generate = generate
+        core = SimpleNamespace(get_output_async=outputs.get)
+        actor._engine.engine = SimpleNamespace(engine_core=core)
+        actor._engine._listen()
+        seen = [await actor.quiet_s()]  # nothing to do
+        sampling = [asyncio.ensure_future(actor.sample("", None, None)) for _ in range(3)]
+        for _ in range(4):  # tokens of whichever request
+            await asyncio.sleep(0.1)
+            outputs.put_nowait("tokens")
+            assert await core.get_output_async() == "tokens"
+            seen.append(await actor.quiet_s())
+        await asyncio.sleep(0.3)
+        seen.append(await actor.quiet_s())
+        ended.set()
+        await asyncio.gather(*sampling)
+        return [*seen, await actor.quiet_s()]
+
+    idle, *lively, silent, after = run(work())
+    assert idle == after == 0 and max(lively) < 0.1 and silent >= 0.3
+
+
+def test_an_update_that_broke_off_is_left_before_the_next(tmp_path):
+    async def work():
+        engine = VideoLLM(EngineConfig(), trainable=True)
+        engine.engine = RecordingEngine(tmp_path / "calls.txt")
+        await engine.join_transfer({})
+        await engine.begin_update()  # and the learner's sender is gone
+        await engine.join_transfer({})
+        await engine.begin_update()
+        await engine.end_update(1)
+
+    run(work())
+    meet = "init_weight_transfer_engine"
+    assert (tmp_path / "calls.txt").read_text().splitlines() == [
+        meet,
+        "pause_generation wait True",
+        "start_weight_update",
+        "finish_weight_update",  # without a version
+        "shutdown_weight_transfer_engine",
+        meet,
+        "start_weight_update",
+        "finish_weight_update 1",
+        "resume_generation",
+    ]

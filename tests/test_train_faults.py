@@ -33,6 +33,7 @@ from ravst_ray.training import loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.position import Position
 from ravst_ray.training.rollout import RolloutManager, Sampled, StepRollouts
 from ravst_ray.training.run_store import Checkpoint, RunStore
 from tests.test_rollout import StubActor
@@ -73,7 +74,7 @@ def serving(groups, workers=1):
         "drained_s": lambda: 0.0,
         "changed": lambda: 1.0,
         "stopping": lambda step: False,
-        "place": lambda step: 7,
+        "position": lambda step: Position(7, (9, 12)),
         "tell": lambda record: None,
     }
     return SimpleNamespace(**{name: Remote(function) for name, function in functions.items()})
@@ -343,7 +344,7 @@ def test_a_disk_that_fills_at_a_checkpoint_leaves_the_one_before_it(worker, forw
     assert [path.name for path in folder.iterdir()] == ["checkpoint-1"]
     store = RunStore(str(tmp_path))
     kept = store.last_checkpoint()
-    assert (kept.step, kept.place) == (1, 7)
+    assert (kept.step, kept.position) == (1, Position(7, (9, 12)))
     worker(groups, *given, checkpoint=kept).run()
     assert store.last_checkpoint().name == "checkpoint-3"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -379,6 +380,7 @@ from pathlib import Path
 import resource
 from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError
+from ravst_ray.training.position import Position
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.learner import GRPOLearner
@@ -395,7 +397,7 @@ for limit in ("model.safetensors", "optimizer.pt", None):
     groups = [made_up_group(forward, "q", None, (1.0, 0.0, 0.5, 0.25))]
 
     def after_save(folder, step):
-        store.mark_whole(Checkpoint(folder.name, 5, store.upload(folder.name)), keep=1)
+        store.mark_whole(Checkpoint(folder.name, Position(5), store.upload(folder.name)), keep=1)
         if limit:  # the next checkpoint's file is cut off by the kernel in its middle
             size = (folder / limit).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
@@ -471,7 +473,7 @@ def attempts(monkeypatch, policy, tmp_path, world, local_ray):
             began.append(checkpoint.name if checkpoint else None)
             folder = tmp_path / "out" / "checkpoints" / f"checkpoint-{len(began) * 2}"
             folder.mkdir(parents=True, exist_ok=True)
-            RunStore(config.output).mark_whole(Checkpoint(folder.name, 0), keep=9)
+            RunStore(config.output).mark_whole(Checkpoint(folder.name, Position()), keep=9)
             outcome = outcomes[len(began) - 1]
             if outcome in ("stop", "stopped"):
                 asked_to_stop.set()

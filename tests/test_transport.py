@@ -1,6 +1,7 @@
 """Which way weights take to the engines, and the calls that vLLM's own transports make, with stubs for cards."""
 
 import inspect
+import threading
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import LearnerConfig, TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
-from ravst_ray.errors import ConfigError
+from ravst_ray.errors import BrokenTransferError, ConfigError
 from ravst_ray.policy import weight_sender
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.weight_sender import PolicySource, open_sender
@@ -115,14 +116,15 @@ class Recorder:
     """A rollout manager that writes down what it is asked."""
 
     def __init__(self, parties, failing=None):
-        self.calls, self._parties, self._failing = [], parties, failing
+        self.calls, self._parties, self._failing = [], parties, failing  # the first call of that name fails
 
     def __getattr__(self, name):
         return SimpleNamespace(remote=lambda *given: self._answer(name, *given))
 
     def _answer(self, name, *given):
         if given and given[0] == self._failing:
-            raise ray.exceptions.RayActorError()
+            self._failing = None
+            raise BrokenTransferError("an engine fell out")
         self.calls.append((name, *given))
         return {"party": self._parties.pop(0) if name == "party" else None, "published": 0.25}.get(name)
 
@@ -188,16 +190,45 @@ def test_other_ranks_only_gather(direct, policy):
     assert manager.calls == [] and direct == []
 
 
-def test_a_transfer_that_breaks_off_ends_the_process(direct, policy, monkeypatch):
-    class Ended(BaseException):
-        pass
+class Ended(BaseException):
+    """What ends the learner's process."""
 
+
+@pytest.mark.parametrize("failing", ["join_transfer", "begin_transfer", "receive_transfer", "end_transfer"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_weights_are_sent_anew_when_an_engine_falls_out(direct, policy, monkeypatch, failing, workers):
     def give_up():
         raise Ended
 
     monkeypatch.setattr(transport, "give_up", give_up)
+    manager = Recorder([[1, 2], [2, 3]], failing)
+    sender = open_transport(settings(*WHOLE, f"learner.workers={workers}"), manager, 0)
+    if workers > 1 and failing in ("receive_transfer", "end_transfer"):  # others have gathered: they can't begin again
+        with pytest.raises(Ended):
+            sender.publish(policy, 1)
+        return
+    assert sender.publish(policy, 1) == 0.25
+    methods = [call[1] if call[0] == "transfer" else call[0] for call in manager.calls]
+    each = ["join_transfer", "begin_transfer", "receive_transfer", "end_transfer"]
+    before = each[: each.index(failing)]
+    assert methods == ["party", *before, "party", *each, "published"]
+    assert sender._client.party == [2, 3] and not [one for one in threading.enumerate() if type(one) is threading.Timer]
+    state = policy_state(policy, frozen_vision=True)
+    assert [name for name, _ in direct][-len(state) :] == list(state)
+
+
+def test_a_sender_that_waits_for_an_engine_that_is_gone_ends_with_its_process(direct, policy, monkeypatch):
+    given_up = threading.Event()
+
+    def meet(info):
+        assert given_up.wait(60)
+        raise Ended
+
+    monkeypatch.setattr(transport, "give_up", given_up.set)
+    monkeypatch.setattr(transport, "MEET_S", 0.2)
+    monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", meet)
     with pytest.raises(Ended):
-        open_transport(settings(*WHOLE), Recorder([[1]], failing="receive_transfer"), 0).publish(policy, 1)
+        open_transport(settings(*WHOLE), Recorder([[1]], failing="join_transfer"), 0).publish(policy, 1)
 
 
 def test_ipc_sends_handles_in_parts_and_tells_the_engines_so(direct, policy, monkeypatch):

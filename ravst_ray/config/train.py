@@ -44,10 +44,14 @@ class RolloutConfig(StrictModel):
         1, description="1: a sleeping engine keeps its weights in main memory; 2: nowhere, all of them are sent anew"
     )
     max_staleness: int = Field(1, ge=0, description="how many updates old a group may be; 0: strictly on-policy")
-    resample_equal: bool = Field(False, description="ask other prompts in place of groups whose rewards are all equal")
+    resample_equal: bool = Field(
+        False, description="ask the next prompts of the order in place of groups whose rewards are all equal"
+    )
     max_resamples: int = Field(4, ge=1, description="… at most so many for one group")
-    timeout_s: float = Field(600.0, gt=0, description="a group that takes longer is asked of another actor")
     clips_gib: float = Field(8.0, gt=0, description="of Ray's object store for clips that may be asked about again")
+    timeout_s: float = Field(
+        600.0, gt=0, description="an actor that has work and gives no token for so long is replaced"
+    )
     max_restarts: int = Field(3, ge=0, description="how often a dead actor is started again")
 
     @property

@@ -51,6 +51,7 @@ class VideoLLM:
 
     Attributes:
         weights: version and checksums (one a worker) of the weights at hand, for an engine that gets others.
+        alive_at: when (``time.monotonic()``) the engine last gave a token of any request, or did what it was asked.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class VideoLLM:
         self._options = dict(engine_options or {})
         self._transport = transport or (BACKEND if trainable else None)
         self._sleeps, self._asleep = sleeps, False
-        self._joined = False
+        self._joined = self._updating = self._session = False
         self.weights: tuple[int, tuple[str, ...]] = (0, ())
+        self.alive_at = time.monotonic()
         self._ids = itertools.count()
         self.log_path = Path(tempfile.gettempdir()) / f"ravst-vllm-{os.getpid()}-{next(_ENGINES)}.log"
         self.engine: Any = None
@@ -92,10 +94,26 @@ class VideoLLM:
         except (OSError, ValueError, RuntimeError) as error:
             hint = f"{self.log_path} says more; check the model, engine.max_model_len and the free memory"
             raise ConfigError(f"engine.model: vLLM can't start {model} ({error}); {hint}") from error
+        self._listen()
         self.tokenizer = self.engine.get_tokenizer()
         if self._transport is not None:
             await self._weigh(0)
         self._bias = dict.fromkeys(self.family.banned_ids(self.tokenizer), BAN)
+
+    def _listen(self) -> None:
+        """Note when tokens come: outputs pass here once for each of the engine's steps, for all requests together.
+
+        A request's own stream would tell it too, but would wake this process for each token of each request.
+        """
+        core = self.engine.engine_core
+        output = core.get_output_async
+
+        async def noted() -> Any:
+            found = await output()
+            self.alive_at = time.monotonic()
+            return found
+
+        core.get_output_async = noted
 
     def _arguments(self, model: str) -> dict[str, Any]:
         import torch
@@ -202,14 +220,18 @@ class VideoLLM:
         return drained_s
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
-        """Set up a transport; ``info`` is vLLM's ``init_info`` of it. A second call leaves the first one's peers."""
+        """Set up a transport; ``info`` is vLLM's ``init_info`` of it. A second call leaves the first one's peers.
+
+        An update that broke off is left as well; the engine waits for the next one.
+        """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         with self._living():
+            await self._leave_update()
             if self._joined:
                 await self.engine.shutdown_weight_transfer_engine()
+            self._joined = True  # also when it fails half-way
             await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
-            self._joined = True
 
     async def begin_update(self) -> float:
         """Get ready for new weights; the three steps of :meth:`set_weights` are for transports that send in parts.
@@ -219,15 +241,26 @@ class VideoLLM:
         """
         drained_s = 0.0
         with self._living():
-            if self._asleep:  # falling asleep has emptied the caches
+            if self._updating:  # the last one broke off: nothing runs, and the engine is awake
+                await self._leave_update()
+            elif self._asleep:  # falling asleep has emptied the caches
                 await self.engine.wake_up(["weights"])
             else:
                 # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
                 started = time.monotonic()
                 await self.engine.pause_generation(mode="wait", clear_cache=True)
                 drained_s = time.monotonic() - started
+                self.alive_at = time.monotonic()
+            self._updating = True
             await self.engine.start_weight_update()
+            self._session = True
         return drained_s
+
+    async def _leave_update(self) -> None:
+        """End an update that broke off, or vLLM would begin no other; weights that haven't come stay as they were."""
+        if self._session:
+            await self.engine.finish_weight_update()
+            self._session = False
 
     async def update(self, info: dict[str, Any]) -> None:
         """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of."""
@@ -240,12 +273,14 @@ class VideoLLM:
         """Generate with the new weights from here on."""
         with self._living():
             await self.engine.finish_weight_update(str(version))
+            self._session = False
             await self._weigh(version)
             if self._asleep:
                 await self.engine.wake_up(["kv_cache"])  # now all is there again, and vLLM resumes by itself
                 self._asleep = False
             else:
                 await self.engine.resume_generation()
+            self._updating = False
 
     async def _weigh(self, version: int) -> None:
         self.weights = version, tuple(await self.engine.collective_rpc("ravst_weight_checksum"))
@@ -268,6 +303,7 @@ class VideoLLM:
 
         try:
             yield
+            self.alive_at = time.monotonic()
         except EngineDeadError as error:
             raise AbortError(f"the vLLM engine of {self.config.model} has died; {self.log_path} says why") from error
 

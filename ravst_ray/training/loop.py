@@ -44,6 +44,7 @@ from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cluster_capacity, release, reserve
 from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, prompt_tokens
+from ravst_ray.training.position import Position
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.records import check_sinks
 from ravst_ray.training.rollout import RolloutManager
@@ -146,12 +147,12 @@ def _attempt(
     marked = (store.read(VALIDATIONS) if done else None) or b""
     examiner = _examiner(config, read_rows(marked.decode(errors="replace"), done))
     start = done // config.learner.iterations
-    place = checkpoint.place if checkpoint else 0
+    position = checkpoint.position if checkpoint else Position()
     group = reserve(config)
     # Beside the driver: it must outlive the nodes that learn and sample.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
-    manager = ray.remote(RolloutManager).options(**options).remote(config, start, place, group, examiner)
+    manager = ray.remote(RolloutManager).options(**options).remote(config, start, position, group, examiner)
 
     def stop(*_: Any) -> None:
         asked_to_stop.set()

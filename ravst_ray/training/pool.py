@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -27,33 +26,24 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ravst_ray.cluster.failures import plain_error
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
-from ravst_ray.errors import AbortError, WorkerDiedError
+from ravst_ray.errors import AbortError, BrokenTransferError, WorkerDiedError
 from ravst_ray.logs import get_logger
 from ravst_ray.policy.protocols import Generation
+from ravst_ray.training.member import Member, end_of
 from ravst_ray.training.placement import has_room
 from ravst_ray.training.rollout_actor import Weights
 from ravst_ray.training.weight_check import Held, behind
 
 log = get_logger(__name__)
 WATCH_S = 1.0
+CONCURRENCY = 1000
+"""Calls that an actor takes at once; samples never fill it up, or it couldn't tell that it is alive."""
 AHEAD = 2
-"""Groups that an actor of an elastic pool gets beyond those that its engine can run at once: it shall not run dry."""
+"""Groups that an actor of an elastic pool gets beyond those that its engine can run at once: it shall not run dry.
 
-
-@dataclass(eq=False)
-class Member:
-    """One actor. ``seat`` is the place that it has in the pool (and in the placement group), ``name`` its own."""
-
-    name: int
-    seat: int
-    handle: Any
-    up: bool = False
-    current: bool = False
-    leaving: bool = False
-    load: int = 0
-    idle_since: float = field(default_factory=time.monotonic)
-    busy_s: float = 0.0
-    measured_at: float = field(default_factory=time.monotonic)
+One of a fixed pool gets as many again as it can run: when most answers of the groups at hand have ended, and a few long
+ones haven't, those of later groups keep the engine full. What waits here goes to whoever is free first.
+"""
 
 
 class RolloutPool:
@@ -76,7 +66,7 @@ class RolloutPool:
         self._members: list[Member] = []
         self._party: list[Member] = []
         self._weights: Weights | None = None
-        self._transferred = False
+        self._transferred = self._sending = False
         self._asleep: asyncio.Future[Any] | None = None
         self._waiting = 0
         self._error: BaseException | None = None
@@ -87,9 +77,8 @@ class RolloutPool:
         self._before: dict[int, Held] = {}
         self._alike = True
         fewest, most = config.rollouts.bounds
-        self._most_at_once = float("inf")
-        if most > fewest:  # else all prompts go to the engines at once: they queue them well
-            self._most_at_once = max(config.engine.max_num_seqs // config.rollouts.group_size, 1) + AHEAD
+        room = max(config.engine.max_num_seqs // config.rollouts.group_size, 1)
+        self._most_at_once = min(room + AHEAD if most > fewest else 2 * room + AHEAD, CONCURRENCY // 2)
 
     def __len__(self) -> int:
         """How many members can sample or soon will."""
@@ -109,7 +98,7 @@ class RolloutPool:
     async def sample(
         self, text: str, clip: Any, sampling: SamplingConfig, turn: int | None = None
     ) -> tuple[Generation, int]:
-        """Sample on the least busy actor, or the one whose ``turn`` it is; on another when it dies or takes too long.
+        """Sample on the least busy actor, or the one whose ``turn`` it is; on another when it dies or is stuck.
 
         Returns:
             The group, and how often it was asked again.
@@ -122,10 +111,8 @@ class RolloutPool:
         while True:
             member = await self._pick(turn)
             try:
-                work = member.handle.sample.remote(text, clip, sampling)
-                limit_s = self._config.rollouts.timeout_s
-                return await asyncio.wait_for(asyncio.wrap_future(work.future()), limit_s), retries
-            except (ray.exceptions.RayActorError, TimeoutError) as error:
+                return await member.handle.sample.remote(text, clip, sampling), retries
+            except ray.exceptions.RayActorError as error:
                 retries += 1
                 self._lose(member, error)
             except ray.exceptions.RayTaskError as error:
@@ -145,22 +132,35 @@ class RolloutPool:
 
     async def party(self) -> list[int]:
         """Who takes part in the transfer that comes now: the names of all that are alive and up, one at least."""
+        self._sending = True
         await self._each("busy_s")  # finds the dead
         async with self._changed:
             await self._changed.wait_for(lambda: self._error is not None or self._up())
+        if self._error is not None:
+            raise self._error
         self._party = sorted(self._up(), key=lambda one: one.seat)
         return [one.name for one in self._party]
 
     async def transfer(self, call: str, payloads: Sequence[Any]) -> None:
-        """Call a method of all in the party, each with its own payload; an error of one is raised."""
-        calls = [getattr(one.handle, call).remote(given) for one, given in zip(self._party, payloads, strict=True)]
-        found = await asyncio.gather(*calls)
+        """Call a method of all in the party, each with its own payload; gives control back when all are done.
+
+        Raises:
+            BrokenTransferError: one of them failed, and is replaced; others, which may wait for it, are left at it.
+        """
+        given = zip(self._party, payloads, strict=True)
+        calls = {asyncio.ensure_future(_answer(getattr(one.handle, call).remote(mine))): one for one, mine in given}
+        ended, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        failed = {calls[one]: error for one in ended if (error := one.exception()) is not None}
+        for member, error in failed.items():
+            self._lose(member, error)
+        if failed:
+            raise BrokenTransferError(f"{call}: {plain_error(next(iter(failed.values())))}")
         if call == "begin_transfer":
-            self.drained_s = longest(found)
+            self.drained_s = longest([one.result() for one in ended])
 
     async def transferred(self, version: int) -> float:
         """The party has new weights; gives what :meth:`publish` gives."""
-        self._transferred, self._asleep = True, None
+        self._transferred, self._sending, self._asleep = True, False, None
         for one in self._members:
             one.current = one in self._party
         await self._compare(version)
@@ -224,7 +224,7 @@ class RolloutPool:
             .options(
                 num_cpus=rollouts.num_cpus,
                 num_gpus=rollouts.num_gpus,
-                max_concurrency=1000,
+                max_concurrency=CONCURRENCY,
                 scheduling_strategy=place,
             )
             .remote(self._config)
@@ -248,14 +248,20 @@ class RolloutPool:
             raise
         member.up, member.current = True, not self._transferred
         member.idle_since = member.measured_at = time.monotonic()
+        self._do(self._guard(member))
         await self._tell()
+
+    async def _guard(self, member: Member) -> None:
+        """Replace a member that dies or is stuck; its calls end with it, and are made anew by who waits for them."""
+        self._lose(member, await end_of(member.handle, self._config.rollouts.timeout_s))
 
     async def _pick(self, turn: int | None = None) -> Member:
         def free() -> list[Member]:
             return [one for one in self._staying() if one.current and one.load < self._most_at_once]
 
         def stranded() -> bool:
-            return self._transferred and not any(one.current for one in self._staying())
+            lost = self._transferred and not any(one.current for one in self._staying())
+            return lost and not self._sending  # else weights are on their way
 
         self._waiting += 1
         try:
@@ -275,21 +281,19 @@ class RolloutPool:
         return member
 
     async def _each(self, call: str, *arguments: Any, members: Sequence[Member] | None = None) -> list[Any]:
-        """Call a method of members, all that are up; one that is dead or stuck is replaced, and gives None."""
-        limit_s = 2 * self._config.rollouts.timeout_s  # what runs may take its time, then there is something to load
+        """Call a method of members, all that are up; one that dies or is stuck is replaced, and gives None."""
 
         async def one(member: Member) -> Any:
             try:
-                work = getattr(member.handle, call).remote(*arguments)
-                return await asyncio.wait_for(asyncio.wrap_future(work.future()), limit_s)
-            except (ray.exceptions.RayActorError, TimeoutError) as error:
+                return await getattr(member.handle, call).remote(*arguments)
+            except ray.exceptions.RayActorError as error:
                 self._lose(member, error)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
 
         return await asyncio.gather(*(one(member) for member in (self._up() if members is None else members)))
 
-    def _lose(self, member: Member, error: Exception) -> None:
+    def _lose(self, member: Member, error: BaseException) -> None:
         """Put another in the place of a dead or stuck member, once however many notice it."""
         if member not in self._members:
             return
@@ -299,8 +303,9 @@ class RolloutPool:
         if member.leaving:
             return
         self.restarts += 1
-        stuck = isinstance(error, TimeoutError)
-        why = "it took too long (rollouts.timeout_s)" if stuck else str(plain_error(error))
+        why = f"no token came for rollouts.timeout_s = {self._config.rollouts.timeout_s:g} s"
+        if not isinstance(error, TimeoutError):
+            why = str(plain_error(error))
         if self.restarts > self._config.rollouts.max_restarts:
             raise AbortError(f"rollout actors died {self.restarts} times; the last: {why}")
         log.warning("rollout actor %d is started again: %s", member.seat, why)
@@ -361,6 +366,10 @@ class RolloutPool:
         task = asyncio.create_task(guarded())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _answer(call: Any) -> Any:
+    return await call
 
 
 def longest(seconds: Sequence[float | None]) -> float:

@@ -41,6 +41,7 @@ from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
 from ravst_ray.training.held_out import Examiner, HeldOut
 from ravst_ray.training.pool import RolloutPool
+from ravst_ray.training.position import Places, Position
 from ravst_ray.training.prompts import Ask, PromptOrder, training_tasks
 from ravst_ray.training.records import group_numbers
 from ravst_ray.training.rollout_actor import RolloutActor, Weights
@@ -52,6 +53,8 @@ PROBE_PROMPTS, PROBE_GROUP, PROBE_LENGTH = 4, 4, 32
 """A probe's prompts at once, completions of each, and their tokens at most."""
 PROBE_TOKENS, PROBE_MOST = 256, 16
 """Prompts are added until there are so many tokens, or so many prompts."""
+Asks = tuple[list[int], Counter[str]]
+"""The places that a step begins with, and what was seen while they were looked for."""
 
 
 @dataclass
@@ -84,13 +87,18 @@ class RolloutManager:
     Args:
         config: of the run.
         start: the step to begin with; above 0 its weights must be published before it is sampled.
-        place: the place in the order of questions at which that step begins.
+        position: where in the order of questions that step begins; None: at the first.
         group: the placement group of the rollout actors.
         examiner: holds the questions of the run's validation.
     """
 
     def __init__(
-        self, config: TrainConfig, start: int = 0, place: int = 0, group: Any = None, examiner: Examiner | None = None
+        self,
+        config: TrainConfig,
+        start: int = 0,
+        position: Position | None = None,
+        group: Any = None,
+        examiner: Examiner | None = None,
     ):
         setup_logging()
         self._config = config
@@ -100,7 +108,8 @@ class RolloutManager:
         self._clips = Clips(self._decode, config.rollouts.clips_gib)
         self._bad: dict[str, StepError] = {}
         self._steps: dict[int, asyncio.Task[StepRollouts]] = {}
-        self._places = {start: place}
+        self._places = Places(position or Position())
+        self._asks: dict[int, asyncio.Task[Asks]] = {}
         self._next = start
         self._version = -1 if start else 0
         self._published = asyncio.Condition()
@@ -149,9 +158,9 @@ class RolloutManager:
         """The groups of all workers in a step that they have at hand."""
         return (await asyncio.shield(self._steps[step])).groups
 
-    def place(self, step: int) -> int:
-        """The place in the order of questions at which a step begins; for checkpoints."""
-        return self._places[step]
+    def position(self, step: int) -> Position:
+        """Where in the order of questions a step begins; for checkpoints."""
+        return self._places.position(step)
 
     async def groups(self, step: int, rank: int) -> StepRollouts:
         """The share of a learner worker in a step's groups; steps that may be sampled ahead are begun."""
@@ -161,12 +170,13 @@ class RolloutManager:
             await self._pool.sleep()
         workers = self._config.learner.workers
         if rank == workers - 1:
-            self._places.pop(step - 2, None)
+            self._asks.pop(step - 2, None)
             self._steps.pop(step - 2, None)
         return replace(whole, groups=whole.groups[rank::workers], clips=whole.clips[rank::workers])
 
     def _dispatch(self, last: int) -> None:
         while self._next <= min(last, self._steps_in_all - 1):
+            self._asks[self._next] = asyncio.create_task(self._choose(self._next))
             self._steps[self._next] = asyncio.create_task(self._sample_step(self._next))
             self._next += 1
 
@@ -245,32 +255,32 @@ class RolloutManager:
         said = await self._held_out.answers()
         return await asyncio.to_thread(self._examiner.mark, step, said)
 
+    async def _choose(self, step: int) -> Asks:
+        """The places that a step begins with: those after the ones that the step before began with."""
+        if step - 1 in self._asks:
+            await asyncio.shield(self._asks[step - 1])
+        seen: Counter[str] = Counter()
+        return [await self._fresh(step, seen) for _ in range(self._config.rollouts.prompts_per_step)], seen
+
+    async def _fresh(self, step: int, seen: Counter[str]) -> int:
+        """The next place whose video can be shown."""
+        while not await self._usable(place := self._places.take(step), seen):
+            pass
+        return place
+
     async def _sample_step(self, step: int) -> StepRollouts:
         rollouts = self._config.rollouts
-        while step not in self._places:  # the step before says where this one begins
-            if self._steps[step - 1].done():
-                await self._steps[step - 1]  # it failed
-            await asyncio.sleep(0.005)
+        asks, seen = await asyncio.shield(self._asks[step])
         async with self._published:
             await self._published.wait_for(lambda: self._version >= step - rollouts.max_staleness)
         started = time.monotonic()
-        seen: Counter[str] = Counter()
         sampling = SamplingConfig(
             temperature=rollouts.temperature,
             top_p=rollouts.top_p,
             n=rollouts.group_size,
             max_tokens=rollouts.max_tokens,
         )
-        asks: list[int] = []
-        place = self._places[step]
-        while len(asks) < rollouts.prompts_per_step:
-            if await self._usable(place, seen):
-                asks.append(place)
-            place += 1
-        self._places[step + 1] = place
-        made = list(await asyncio.gather(*(self._group(step, one, sampling) for one in asks)))
-        if rollouts.resample_equal:
-            await self._resample(made, step, sampling, seen)
+        made = await asyncio.gather(*(self._filled(step, one, sampling, seen) for one in asks))
         result = StepRollouts([one.group for one in made], [one.clip for one in made])
         result.numbers = group_numbers(result.groups, step) | {
             "rollout/seconds": time.monotonic() - started,
@@ -283,24 +293,15 @@ class RolloutManager:
         }
         return result
 
-    async def _resample(self, made: list[Sampled], step: int, sampling: SamplingConfig, seen: Counter[str]) -> None:
-        """Put groups of other questions in the place of those whose rewards are all equal."""
-        place = self._places[step + 1]
-        for extra in range(self._config.rollouts.max_resamples):
-            equal = [i for i, one in enumerate(made) if one.equal]
-            if not equal:
-                return
-            log.info("step %d: %d groups of equal rewards are sampled anew (%d)", step, len(equal), extra + 1)
-            seen["resampled"] += len(equal)
-            more = await asyncio.gather(
-                *(self._group(step, self._spare(place, extra, i), sampling, tolerant=True) for i in equal)
-            )
-            for i, one in zip(equal, more, strict=True):
-                made[i] = one if one.group.completions else made[i]
-
-    def _spare(self, place: int, extra: int, index: int) -> int:
-        """Places far from those that are asked in order."""
-        return place + len(self._order) // 2 + extra * self._config.rollouts.prompts_per_step + index
+    async def _filled(self, step: int, place: int, sampling: SamplingConfig, seen: Counter[str]) -> Sampled:
+        """A group of a place, or of a later one: as soon as rewards turn out equal the next place is asked instead."""
+        made = await self._group(step, place, sampling)
+        for _ in range(self._config.rollouts.max_resamples if self._config.rollouts.resample_equal else 0):
+            if not made.equal:
+                break
+            seen["resampled"] += 1
+            made = await self._group(step, await self._fresh(step, seen), sampling)
+        return made
 
     async def _usable(self, place: int, seen: Counter[str]) -> bool:
         """Whether the video of a place can be shown; at least one in the data must be."""
@@ -324,14 +325,10 @@ class RolloutManager:
             self._bad[task.video_id] = error
             return None
 
-    async def _group(
-        self, step: int, place: int, sampling: SamplingConfig, tolerant: bool = False, turn: int | None = None
-    ) -> Sampled:
-        """Sample and score; a ``tolerant`` caller gets a group without completions where the video can't be shown."""
+    async def _group(self, step: int, place: int, sampling: SamplingConfig, turn: int | None = None) -> Sampled:
+        """Sample and score."""
         ask = self._order.at(place)
         shown = await self._shown(ask.video)
-        if shown is None and tolerant:
-            return Sampled(Group(ask.pair.qa_id, ask.pair.task, (), None, ()))
         if shown is None:
             raise self._bad[ask.video.video_id]
         clip, view = shown

@@ -43,10 +43,12 @@ class RolloutActor:
         self._engine = VideoLLM(engine, transport=config.transport, sleeps=config.rollouts.share_gpu)
         self._level = config.rollouts.sleep_level
         self._busy_s, self._running, self._since = 0.0, 0, 0.0
+        self._calls, self._called_at = 0, 0.0
 
     async def start(self, weights: Weights | None) -> None:
-        """Load the model, bring it to the current weights."""
+        """Load the model, sample a token, because an engine's first takes long, and take the current weights."""
         await self._engine.start()
+        await self._engine.generate("?", None, SamplingConfig(max_tokens=1))
         if weights is not None:
             await self.set_weights(weights)
 
@@ -56,7 +58,7 @@ class RolloutActor:
             self._since = time.monotonic()
         self._running += 1
         try:
-            with _ending_with_the_engine():
+            with self._at_work():
                 return await self._engine.generate(text, clip, sampling, logprobs=True)
         finally:
             self._running -= 1
@@ -67,33 +69,33 @@ class RolloutActor:
         """Load a version of the policy from the object store; gives the seconds until running groups had ended."""
         from safetensors.numpy import save_file
 
-        state = await weights.state[0]
         path = weights_folder() / f"{_WEIGHTS}{os.getpid()}.safetensors"
-        try:
-            save_file(state, path)
-            with _ending_with_the_engine():
+        with self._at_work():
+            state = await weights.state[0]
+            try:
+                save_file(state, path)
                 return await self._engine.set_weights(str(path), weights.version)
-        finally:
-            path.unlink(missing_ok=True)
+            finally:
+                path.unlink(missing_ok=True)
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
         """Get ready for weights that come from the learner's card; ``info`` is vLLM's, of its trainer's side."""
-        with _ending_with_the_engine():
+        with self._at_work():
             await self._engine.join_transfer(info)
 
     async def begin_transfer(self, _: None) -> float:
         """End what is running and get ready to load; gives the seconds until running groups had ended."""
-        with _ending_with_the_engine():
+        with self._at_work():
             return await self._engine.begin_update()
 
     async def receive_transfer(self, info: dict[str, Any]) -> None:
         """Load what ``info`` (vLLM's) tells of."""
-        with _ending_with_the_engine():
+        with self._at_work():
             await self._engine.update(info)
 
     async def end_transfer(self, version: int) -> None:
         """Sample with the new weights from here on."""
-        with _ending_with_the_engine():
+        with self._at_work():
             await self._engine.end_update(version)
 
     async def weights(self) -> Held:
@@ -102,12 +104,27 @@ class RolloutActor:
 
     async def sleep(self) -> None:
         """Give the card's memory to the learner; the next weights wake the engine."""
-        with _ending_with_the_engine():
+        with self._at_work():
             await self._engine.sleep(self._level)
 
     async def busy_s(self) -> float:
         """Seconds in which at least one group was being sampled."""
         return self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
+
+    async def quiet_s(self) -> float:
+        """Seconds since the engine's last sign of life, or since it has work; 0 while it has none."""
+        return time.monotonic() - max(self._called_at, self._engine.alive_at) if self._calls else 0.0
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if not self._calls:
+            self._called_at = time.monotonic()
+        self._calls += 1
+        try:
+            with _ending_with_the_engine():
+                yield
+        finally:
+            self._calls -= 1
 
 
 @contextmanager

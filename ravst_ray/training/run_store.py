@@ -30,6 +30,7 @@ from ravst_ray.datasets.places import insist, join, resolve
 from ravst_ray.datasets.transfer import Stored, alone, at_once, files_under, receive, send
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.logs import get_logger
+from ravst_ray.training.position import Position
 
 log = get_logger(__name__)
 
@@ -49,12 +50,12 @@ class Checkpoint:
 
     Attributes:
         name: ``checkpoint-{step}``.
-        place: in the order of questions, at which the next step begins.
+        position: in the order of questions, at which the next step begins.
         files: what its files must be, by name; empty in those of earlier versions.
     """
 
     name: str
-    place: int
+    position: Position
     files: Mapping[str, Stored] = field(default_factory=dict)
 
     @property
@@ -290,7 +291,7 @@ class RunStore:
         try:
             told = json.loads(self.read(f"{CHECKPOINTS}/{name}/{COMPLETE}") or b"")
             files = {one: Stored(**stored) for one, stored in told.get("files", {}).items()}
-            checkpoint = Checkpoint(name, int(told["place"]), files)
+            checkpoint = Checkpoint(name, Position(int(told["place"]), tuple(told.get("ahead", ()))), files)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         bad = [one for one, stored in files.items() if sizes.get(one) != stored.size]
@@ -358,7 +359,8 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _manifest(checkpoint: Checkpoint) -> str:
     files = {name: asdict(stored) for name, stored in sorted(checkpoint.files.items())}
-    return json.dumps({"step": checkpoint.step, "place": checkpoint.place, "files": files})
+    at = checkpoint.position
+    return json.dumps({"step": checkpoint.step, "place": at.place, "ahead": at.ahead, "files": files})
 
 
 def _holds(folder: Path, checkpoint: Checkpoint) -> bool:

@@ -8,26 +8,35 @@
 
 For ``nccl`` and ``ipc`` vLLM's own sender drives the update: it calls a :class:`ManagerClient`, which passes each call
 on to the actors through the rollout manager. The object store keeps a version, so an actor that starts anew has it at
-once; the other two send to whoever is there. When an actor falls out in mid-transfer, nothing can end a broadcast that
-waits for it, so the learner's process ends, and the run begins anew at its last checkpoint. ``nccl`` and ``ipc`` have
-not been run on GPUs yet: their calls are checked against vLLM's sources and with stubs.
+once; the other two send to whoever is there. When an actor falls out of such a transfer, the pool puts another in its
+place, and the learner shuts the sender down and sends anew to those that are there. Two things end its process, and the
+run begins anew at its last checkpoint: a sender that doesn't come back (nothing can end a broadcast that waits for an
+engine that is gone), and an error after other learner workers have begun to gather, since they can't begin again.
+``nccl`` and ``ipc`` have not been run on GPUs yet: their calls are checked against vLLM's sources and with stubs.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import ray
 import torch
 
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.errors import BrokenTransferError
 from ravst_ray.logs import get_logger
 from ravst_ray.training.rollout_actor import Weights
 from ravst_ray.training.weights import policy_state, wire_weights
 
 log = get_logger(__name__)
+MEET_S = 330.0
+"""How long a sender may wait for engines that don't come to meet it: vLLM's meeting point closes after 300 s."""
+BROADCAST_S = 30.0
+"""How long a sender may go on after an engine has failed."""
 
 
 class Transport(Protocol):
@@ -72,14 +81,34 @@ class CardTransport:
 
     def publish(self, model: Any, version: int) -> float:
         """See :class:`Transport`."""
-        self._model = model
-        self._connect()
-        self._client.version = version
-        self._sender.send_weights()
+        self._model, self._client.version = model, version
+        while not self._sent():
+            pass
         if self._rank != 0:
             return 0.0
         share: float = ray.get(self._manager.published.remote(version))
         return share
+
+    def _sent(self) -> bool:
+        """Connect and send; False when an engine fell out, so that it must be done again."""
+        try:
+            self._connect()
+            self._sender.send_weights()
+            return True
+        except Exception:
+            # What reaches this thread may be a meeting that came to nothing; what broke off is known to the client.
+            if not isinstance(self._client.broken, BrokenTransferError):
+                raise
+            if self._client.gathering and self._config.learner.workers > 1:
+                give_up()
+            log.warning("weights are sent anew: %s", self._client.broken)
+            with suppress(Exception):  # what is left of it
+                if self._sender is not None:
+                    self._sender.shutdown()
+            self._sender = self._party = None
+            return False
+        finally:
+            self._client.settled()
 
     def _connect(self) -> None:
         """Open a sender: on rank 0 for every change among the actors, on others once, since they only gather."""
@@ -106,12 +135,17 @@ class ManagerClient:
     Attributes:
         party: names of the actors that take part.
         version: of the weights that are sent.
+        broken: what broke a transfer off, until :meth:`settled`.
+        gathering: whether it happened when all learner workers may have begun to gather what is sent.
     """
 
     def __init__(self, manager: Any, workers_each: int):
         self._manager, self._workers_each = manager, workers_each
         self.party: list[int] = []
         self.version = 0
+        self.broken: Exception | None = None
+        self.gathering = False
+        self._deadline: threading.Timer | None = None
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every engine join; vLLM counts one engine's workers from ``rank_offset``, so each gets its own."""
@@ -136,13 +170,26 @@ class ManagerClient:
     def _call(self, method: str, payloads: list[Any]) -> None:
         try:
             ray.get(self._manager.transfer.remote(method, payloads))
-        except ray.exceptions.RayError as error:
-            log.error("a weight transfer broke off (%s): %s", method, str(error).strip().splitlines()[-1])
-            give_up()
+        except (ray.exceptions.RayError, BrokenTransferError) as error:
+            cause = getattr(error, "cause", error)
+            self.broken = cause if isinstance(cause, BrokenTransferError) else error
+            self.gathering = method in ("receive_transfer", "end_transfer")
+            # This may be a thread beside the sender's own, which waits for engines, perhaps for ever.
+            self._deadline = threading.Timer(MEET_S if method == "join_transfer" else BROADCAST_S, give_up)
+            self._deadline.daemon = True
+            self._deadline.start()
+            raise self.broken from None
+
+    def settled(self) -> None:
+        """The sender has come back: nothing waits any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline, self.broken = None, None
 
 
 def give_up() -> None:
-    """End this process: the sender's main thread may wait for ever for an engine that is gone."""
+    """End this process: it waits for an engine that is gone, or others wait for what it can't go on with."""
+    log.error("a weight transfer can't be ended or begun again: this learner worker ends")
     os._exit(1)
 
 

@@ -258,8 +258,8 @@ class Worker:
         """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
         files = self.stored(folder.name)
         if self.rank == 0:
-            place = ray.get(self.manager.place.remote(step // self.config.learner.iterations))
-            checkpoint = Checkpoint(folder.name, place, files)
+            position = ray.get(self.manager.position.remote(step // self.config.learner.iterations))
+            checkpoint = Checkpoint(folder.name, position, files)
             self.store.push()  # the record is never behind the checkpoint
             self.store.mark_whole(checkpoint, self.config.keep_checkpoints, self.best_step)
 
