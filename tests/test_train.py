@@ -126,7 +126,7 @@ def rollouts(output):
 def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_nothing_had_been(data, tmp_path):
     model = tiny_policy(tmp_path / "policy", seed=2)
     output, log_path = tmp_path / "out", tmp_path / "log.txt"
-    given = arguments(data, model, output)
+    given = arguments(data, model, output, "eval_every=2", f"validation.annotations={data[0]}", "validation.limit=5")
     third = output / "rollouts" / "step_000003.parquet"
 
     # An engine dies; another takes its prompts. Then the driver dies, and all that it started with it.
@@ -194,6 +194,12 @@ def test_a_run_survives_its_actor_its_driver_and_its_learner_and_goes_on_as_if_n
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one["reward/mean"] == other["reward/mean"]
     assert RunStore(str(output)).last_checkpoint().name == "checkpoint-5"
+    held_out = [json.loads(line) for line in (output / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in held_out] == [0, 2, 4]
+    for row in held_out[1:]:
+        told = again[row["step"] - 1]
+        assert told["validation/reward"] == pytest.approx(row["reward"]) and told["seconds/validation"] > 0
+        assert told["validation/trivial/AVTR/m_tIoU"] > 0
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     AutoModelForImageTextToText.from_pretrained(output / "model")
