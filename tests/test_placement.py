@@ -47,6 +47,8 @@ class Pooled(rollout.RolloutActor):
         pass
     async def start(self, weights):
         pass
+    async def quiet_s(self):
+        return 0.0
     async def where(self):
         group = get_current_placement_group()
         return (group.id.hex() if group else None, ray.get_gpu_ids())

@@ -158,6 +158,9 @@ class StubActor:
     async def start(self, weights):
         pass
 
+    async def quiet_s(self):
+        return 0.0
+
     async def sample(self, text, clip, sampling):
         assert "Answer with #number#." in text
         said = [Completion((30 + n, 31), (-6.4, -6.5), (0, 0), f"#{n}#", False) for n in range(sampling.n)]

@@ -108,6 +108,8 @@ def test_what_we_call_is_there_in_this_vllm():
         ("wake_up", ["tags"]),
     ):
         assert list(inspect.signature(getattr(AsyncLLM, method)).parameters) == ["self", *given], method
+    # Where an engine's signs of life are seen: its output handler looks this up anew for each step.
+    assert "await engine_core.get_output_async()" in inspect.getsource(AsyncLLM._run_output_handler)
     # Where workers of one engine are counted from: each engine must be given a place of its own.
     assert "rank_offset" in {field.name for field in fields(nccl_engine.NCCLWeightTransferInitInfo)}
 
