@@ -106,6 +106,13 @@ def _train(args: argparse.Namespace) -> None:
     console.print(f"the trained model: {model}", highlight=False, soft_wrap=True)
 
 
+def _export_model(args: argparse.Namespace) -> None:
+    from ravst_ray.training.export import export_model
+
+    place = export_model(args.run, args.step, args.best, args.to)
+    sys.stdout.write(f"the model: {place}\n")
+
+
 def _train_sft(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -218,6 +225,12 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, cli_help.TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
+    export = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
+    export.add_argument("run", metavar="RUN", help="output of ravst train, here or in an object store")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    which.add_argument("--best", action="store_true", help="the checkpoint with the best validation")
+    export.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
     add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
     evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")

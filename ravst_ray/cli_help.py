@@ -69,6 +69,14 @@ Tune a video-LLM by GRPO: vLLM actors sample groups, a TRL learner under Ray Tra
 Out: metrics.jsonl, tensorboard/, rollouts/*.parquet, checkpoints/ and, at the end, model/ for `ravst predict` and
 report.html. Settings: ravst_ray/config/train.py, class TrainConfig.
 """
+EXPORT_MODEL = """\
+Write the policy of a training run's checkpoint as a plain Hugging Face directory, an adapter merged into it.
+
+  ravst export-model out/train
+  ravst export-model s3://bucket/run1 --best --to models/best
+
+A run that has ended has written its last policy to RUN/model already.
+"""
 TRAIN_SFT = """\
 Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its start.
 

@@ -19,8 +19,10 @@ import ray
 import ray.train
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
-from ravst_ray.config.base import load_config
+from ravst_ray.cli import main
+from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
@@ -303,6 +305,25 @@ def test_a_batch_of_several_workers_is_saved_whole_and_in_order(worker, forward,
     made.config = settings(tmp_path / "gone")
     made.manager = serving(groups)
     assert made.keep_batch("why").startswith("its batch can't be saved: ")
+
+
+@pytest.mark.parametrize("lora", [[], ["learner.lora.rank=4"]], ids=["whole", "adapter"])
+def test_a_checkpoint_becomes_a_model(worker, forward, tmp_path, capsys, lora):
+    made = worker(two_groups(forward), "max_steps=2", "save_every=1", "learner.rate=0.01", *lora)
+    made.run()
+    (tmp_path / "config.yaml").write_text(dump_config(made.config))
+    (tmp_path / "validation.jsonl").write_text('{"step": 0, "reward": 1}\n{"step": 1, "reward": 3}\n')
+    assert main(["export-model", str(tmp_path)]) == 0
+    assert f"the model: {tmp_path / 'model-2'}" in capsys.readouterr().out
+    at_the_end, last = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "model-2"))
+    assert last.keys() == at_the_end.keys()
+    for name, value in at_the_end.items():
+        torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6)
+    assert main(["export-model", str(tmp_path), "--best", "--to", str(tmp_path / "best")]) == 0
+    first = load_file(tmp_path / "best" / "model.safetensors")
+    assert any(not torch.equal(first[name], value) for name, value in at_the_end.items())
+    assert main(["export-model", str(tmp_path), "--step", "7"]) == 2
+    assert "no checkpoint of step 7; there are 1, 2" in capsys.readouterr().err
 
 
 def fill_the_disk(monkeypatch, point, step):
