@@ -312,7 +312,7 @@ def test_a_checkpoint_becomes_a_model(worker, forward, tmp_path, capsys, lora):
     made = worker(two_groups(forward), "max_steps=2", "save_every=1", "learner.rate=0.01", *lora)
     made.run()
     (tmp_path / "config.yaml").write_text(dump_config(made.config))
-    (tmp_path / "validation.jsonl").write_text('{"step": 0, "reward": 1}\n{"step": 1, "reward": 3}\n')
+    (tmp_path / "validation.jsonl").write_text('{"step": 0, "reward": 9}\n{"step": 1, "reward": 3}\n')
     assert main(["export-model", str(tmp_path)]) == 0
     assert f"the model: {tmp_path / 'model-2'}" in capsys.readouterr().out
     at_the_end, last = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "model-2"))

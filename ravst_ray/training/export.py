@@ -57,9 +57,10 @@ def _chosen(store: RunStore, config: TrainConfig, step: int | None, best: bool) 
     if not whole:
         raise ConfigError(f"{store.output}: no whole checkpoint in it")
     if best:
-        rows = read_rows((store.read(VALIDATIONS) or b"").decode(errors="replace"), config.max_steps)
+        marked = (store.read(VALIDATIONS) or b"").decode(errors="replace")
+        rows = [row for row in read_rows(marked, config.max_steps) if row["step"] in whole]
         if not rows:
-            raise ConfigError(f"{store.output}: no validation in it; eval_every makes a run validate")
+            raise ConfigError(f"{store.output}: no checkpoint with a validation in it; eval_every makes a run validate")
         step = int(best_row(rows, config.validation.metric)["step"])
     chosen = max(whole) if step is None else step
     if chosen not in whole:
