@@ -1,9 +1,10 @@
-"""The learner's step on one card: Qwen2.5-VL of 3 and 7 billion parameters, randomly initialised, through our forward.
+"""A step of our forward on one card: Qwen2.5-VL of 3 and 7 billion parameters, randomly initialised.
 
-    python tests/benchmarks/gpu_training.py --out out/gpu_training      # one 80 GB card, at most 8 minutes
-    python tests/benchmarks/gpu_training.py --tiny --out out/try        # a tiny model on a CPU, in a minute
+    python -m tests.benchmarks.gpu_training --out out/gpu_training      # one 80 GB card, at most 8 minutes
+    python -m tests.benchmarks.gpu_training --tiny --out out/try        # a tiny model on a CPU, in a minute
 
-Each case is the update of one micro-batch of G completions (policy gradient on log-probs, AdamW): step time, tokens
+Each case is the update of one micro-batch of G completions (plain policy gradient on log-probs, AdamW; not the pass
+for old log-probs that GRPO makes beside it): step time, tokens
 per second, share of the card's peak (MFU), peak memory; and once for each size how far log-probs in bfloat16 are from
 those in float32. Writes ``gpu_training.json`` and ``gpu_training.md``. What doesn't fit is said, what there was no time
 for as well. It needs torch, transformers, peft and this package with what that imports (pydantic, numpy, pyarrow,
