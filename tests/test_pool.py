@@ -1,6 +1,7 @@
 """A pool of rollout actors that grows, shrinks and takes weights while a run samples; actors are stubs."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -182,8 +183,9 @@ def test_an_engine_that_kept_its_old_weights_is_replaced(slow, monkeypatch, tmp_
     class Keeping(SlowActor):
         async def weights(self):
             mark = self._marks / "keeps"
-            if self._version == 1 and (not mark.exists() or mark.read_text() == str(os.getpid())):
-                mark.write_text(str(os.getpid()))
+            with contextlib.suppress(FileExistsError), mark.open("x") as file:  # all ask at once: one of them is first
+                file.write(str(os.getpid()))
+            if self._version == 1 and mark.read_text() == str(os.getpid()):
                 return Held(1, ("sum of 0",))
             return await super().weights()
 
