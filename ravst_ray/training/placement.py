@@ -18,9 +18,11 @@ from typing import Any
 import ray
 from ray._private.state import state as ray_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ravst_ray.config.train import RolloutConfig, TrainConfig
 from ravst_ray.errors import ConfigError
+from ravst_ray.models.size import card_bytes
 from ravst_ray.training.plan import needs
 
 FREE_S = 30.0
@@ -49,6 +51,20 @@ def has_room(rollouts: RolloutConfig) -> bool:
         return True
     there, limit = ray.cluster_resources(), cluster_limit()
     return limit is not None and all(there.get(name, 0.0) + c <= limit.get(name, 0.0) for name, c in wanted.items())
+
+
+def cards() -> list[int]:
+    """Bytes of the smallest card of each node that has some now."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    asked = [_card_bytes.options(scheduling_strategy=node).remote() for node in there]
+    answers: list[int | None] = ray.get(asked)
+    return [one for one in answers if one is not None]
+
+
+@ray.remote(num_cpus=0)
+def _card_bytes() -> int | None:
+    return card_bytes(every=True)  # a task without GPUs may use none
 
 
 def reserve(config: TrainConfig) -> PlacementGroup | None:
