@@ -1,6 +1,6 @@
 """What the learner's forward keeps for its backward, and what else is on its card while a micro-batch is computed.
 
-Counted by hand from what autograd saves of transformers' Qwen2.5 and Qwen3 layers, of attention by lines and of the
+Counted by hand from what autograd saves of transformers' dense decoder layers, of attention by lines and of the
 output layer in chunks; a test holds it against the tensors that are saved.
 """
 

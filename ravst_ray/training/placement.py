@@ -13,6 +13,7 @@ come together (actors take over half a card, so no two fit on one) hasn't been s
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -28,6 +29,7 @@ from ravst_ray.training.plan import needs
 FREE_S = 30.0
 """How long resources may be taken that a run needs: what a run before it has left is not given back at once."""
 READY_S = 60.0
+ASKED_S = 60.0
 GROWING_S = 1800.0
 
 
@@ -54,12 +56,16 @@ def has_room(rollouts: RolloutConfig) -> bool:
 
 
 def cards() -> list[int]:
-    """Bytes of the smallest card of each node that has some now."""
+    """Bytes of the smallest card of each node that has some now; without nodes that can't be asked."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     asked = [_card_bytes.options(scheduling_strategy=node).remote() for node in there]
-    answers: list[int | None] = ray.get(asked)
-    return [one for one in answers if one is not None]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ASKED_S) if asked else ([], [])
+    found = []
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # a node that went
+            found.append(ray.get(answer))
+    return [one for one in found if one is not None]
 
 
 @ray.remote(num_cpus=0)
