@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace) -> None:
 def _export_model(args: argparse.Namespace) -> None:
     from ravst_ray.training.export import export_model
 
-    place = export_model(args.run, args.step, args.best, args.to)
+    place = export_model(args.output, args.step, args.best, args.to)
     sys.stdout.write(f"the model: {place}\n")
 
 
@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
     export = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
-    export.add_argument("run", metavar="RUN", help="output of ravst train, here or in an object store")
+    export.add_argument("output", metavar="RUN", help="output of ravst train, here or in an object store")
     which = export.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     which.add_argument("--best", action="store_true", help="the checkpoint with the best validation")

@@ -16,7 +16,15 @@ from ravst_ray.annotate.quality import CheckQuality
 from ravst_ray.annotate.questions import MakeQuestions
 from ravst_ray.annotate.step import Step
 from ravst_ray.config.annotate import AnnotateConfig, DecodeConfig, GroundingConfig, LLMConfig, QualityConfig
-from ravst_ray.errors import AbortError, BadBatchError, ConfigError, RavstError, StepError, WorkerDiedError
+from ravst_ray.errors import (
+    AbortError,
+    BadBatchError,
+    BrokenTransferError,
+    ConfigError,
+    RavstError,
+    StepError,
+    WorkerDiedError,
+)
 from ravst_ray.language.chat import ChatClient
 from ravst_ray.records import (
     ErrorRow,
@@ -39,6 +47,7 @@ RAISED = [
     AbortError("the disk is full"),
     BadBatchError("the loss is nan in step 3"),
     WorkerDiedError("learner worker 0 died"),
+    BrokenTransferError("join_transfer: it died"),
     StepError("no_video_stream", "The file has no video stream."),
     StepError("llm_unreachable", "The endpoint is down.", retryable=True),
 ]

@@ -178,7 +178,7 @@ def test_a_grpo_batch_agrees_with_plain_pytorch(folder, tmp_path, frozen):
     model, processor = CASE.load(folder)
     for path in FAMILY.learner().towers:
         model.get_submodule(path).requires_grad_(not frozen)
-    loss = plain_grpo(model, VideoForward(processor, FAMILY), given, "dapo", 1.05)
+    loss = plain_grpo(model, VideoForward(processor, FAMILY), given, config, most=16)
     loss.backward()
     wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert_same(ours, (float(loss), wanted))

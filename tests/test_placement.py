@@ -17,6 +17,7 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import ConfigError
 from ravst_ray.training import placement, rollout
 from ravst_ray.training.placement import release, reserve
+from ravst_ray.training.weight_check import Held
 from ray.util import get_current_placement_group
 from ray.util.placement_group import placement_group_table
 from tests.test_rollout import LAPTOP
@@ -50,6 +51,8 @@ class Pooled(rollout.RolloutActor):
         pass
     async def quiet_s(self):
         return 0.0
+    async def weights(self):
+        return Held(0)
     async def where(self):
         group = get_current_placement_group()
         return (group.id.hex() if group else None, ray.get_gpu_ids())

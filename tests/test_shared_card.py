@@ -288,5 +288,6 @@ def test_an_update_that_broke_off_is_left_before_the_next(tmp_path):
         meet,
         "start_weight_update",
         "finish_weight_update 1",
+        "collective_rpc ravst_weight_checksum",
         "resume_generation",
     ]

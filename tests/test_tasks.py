@@ -31,6 +31,7 @@ from ravst_ray.tasks.protocols import Drawing, Task
 from ravst_ray.tasks.rubric import Rubric
 from ravst_ray.training import rollout
 from ravst_ray.training.rollout import RolloutManager
+from ravst_ray.training.weight_check import Held
 from tests.test_learner import build, settings
 from tests.tiny_policies import tiny_policy
 
@@ -160,6 +161,9 @@ class StubActor:
 
     async def quiet_s(self):
         return 0.0
+
+    async def weights(self):
+        return Held(0)
 
     async def sample(self, text, clip, sampling):
         assert "Answer with #number#." in text

@@ -335,7 +335,7 @@ def test_a_run_goes_on_only_as_it_began(data, tmp_path, capsys):
     assert "can't go on from checkpoint-2: seed was 0 and is 5; rollouts.prompts_per_step was 2 and is 4" in said
     # More steps, and another place to write down what happens, change nothing of what it has learned.
     more = load_config(TrainConfig, file, [*given, "max_steps=9", "sinks=[]"])
-    assert loop._begin(RunStore(str(output)), more, resume=True).place == 4
+    assert loop._begin(RunStore(str(output)), more, resume=True).position.place == 4
     # A checkpoint has no frozen towers, and the optimizer's state is of the weights that learned.
     learning = load_config(TrainConfig, file, [*given, "learner.freeze_vision=false", "learner.lora={}"])
     with pytest.raises(
@@ -359,7 +359,7 @@ def test_a_run_whose_micro_batches_cut_groups_goes_on_with_others(data, tmp_path
     (output / "config.yaml").write_text(dump_config(loop._absolute(config)))
     config = config.model_copy(update={"learner": config.learner.model_copy(update={"micro_batch": 6})})
     assert read_run(output).config is not None
-    assert loop._begin(RunStore(str(output)), config, resume=True).place == 4
+    assert loop._begin(RunStore(str(output)), config, resume=True).position.place == 4
 
 
 def test_a_run_without_a_checkpoint_begins_anew_and_says_so(data, tmp_path, caplog):
