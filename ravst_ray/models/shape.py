@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +135,7 @@ def shape_of(model: str) -> ModelShape | None:
         return KNOWN.get(short_name(model))
     try:
         return _read(config, tensor_sizes(model))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, ArithmeticError, OSError, struct.error):
         return None
 
 

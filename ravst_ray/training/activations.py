@@ -1,7 +1,7 @@
 """What the learner's forward keeps for its backward, and what else is on its card while a micro-batch is computed.
 
 Counted by hand from what autograd saves of transformers' dense decoder layers, of attention by lines and of the
-output layer in chunks; a test holds it against the tensors that are saved.
+output layer in chunks; a test holds it against what torch allocates.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from ravst_ray.training.activations import (
 
 _FLOAT32 = 4
 _MOMENTS = 2  # of Adam, each in float32
+_WORKS_OF = 7e9  # parameters of the model that the server's work is known of; a smaller one has less
 _ASLEEP_GIB = 1.5  # what an engine that sleeps keeps of a card: CUDA, its graphs
 _SHARDED_CHECKPOINT = 4  # numbers in float32 a parameter: Adam's two, and the model twice (accelerate's, transformers')
 _CHECKPOINT = 3
@@ -33,13 +34,13 @@ class Budget:
     """Bytes by what they are for.
 
     Attributes:
-        learner: on a learner's card, at the worst moment; with ``shared``, beside an engine that sleeps.
+        learner: on a learner's card, at the worst moment.
         states: of these, what stays there while an engine is awake.
         engine: the least that an engine needs of one of its cards.
         share: the part of a card that an engine takes, whatever it needs.
         host: main memory of all processes together, as if they were on one node.
         disk: of the output, or, where that is an object store, of a node's scratch.
-        shared: whether learner and engine have a card in turns.
+        shared: whether learner and engine have a card together, in turns or each a part of it.
         learner_on_card, engine_on_card: whether these have cards; without, they are parts of ``host``.
     """
 
@@ -82,7 +83,9 @@ def estimate(config: TrainConfig) -> Budget | None:
         (*kinds.host(batch).parts, *(one for one, on_card in zip(beside, on_cards, strict=True) if not on_card))
     )
     share = config.engine.gpu_memory_utilization
-    return Budget(worst, states, engine, share, host, kinds.disk(), rollouts.share_gpu, *on_cards)
+    beside_each_other = 0 < learner.num_gpus < 1 and 0 < rollouts.num_gpus < 1 and not rollouts.share_gpu
+    together = rollouts.share_gpu or beside_each_other
+    return Budget(worst, worst if beside_each_other else states, engine, share, host, kinds.disk(), together, *on_cards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class _Kinds:
         on_cards = self.config.rollouts.num_gpus > 0
         each = self._engine_bytes
         cache = shape.cache * each * engine.max_model_len / engine.tensor_parallel
-        work = (SERVER_GIB + PICTURES_GIB) * GIB
+        work = (CONTEXT_GIB + (SERVER_GIB + PICTURES_GIB - CONTEXT_GIB) * min(shape.parameters / _WORKS_OF, 1)) * GIB
         if not on_cards:
             cache, work = engine.cpu_kv_cache_gib * GIB, 0.0
         return Need(
