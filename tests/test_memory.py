@@ -198,6 +198,8 @@ def test_the_parts_of_a_run_by_arithmetic():
     assert dict(budget.host.parts)["for loading, by each worker"] == 4 * (language + tower) * (4 + 2)
     assert dict(budget.engine.parts)["of weights"] == 2 * (language + tower)
     assert dict(budget.engine.parts)["for the cache of 8192 tokens"] == 8192 * 28 * 2 * 4 * 128 * 2
+    tied = dict(budget_of(shipped("paper", "model=Qwen/Qwen2.5-VL-3B-Instruct")).disk.parts)
+    assert tied["of 3 checkpoints"] == 3 * 4 * (4 * (3_754_622_976 - 668_684_288) + 2 * 2048 * 151_936)
     stored = budget_of(shipped("paper", "output=s3://bucket/run"))
     assert dict(stored.disk.parts)["of 2 checkpoints"] == 2 * 16 * language, "of a node"
 

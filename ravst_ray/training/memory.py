@@ -214,11 +214,14 @@ class _Kinds:
 
         Where the output is an object store, a node holds the newest checkpoint beside the one in work.
         """
-        each = _SHARDED_CHECKPOINT if self.config.learner.shard else _CHECKPOINT
+        learner, shape = self.config.learner, self.shape
+        numbers = (_SHARDED_CHECKPOINT if learner.shard else _CHECKPOINT) * self.trained
+        if learner.shard and shape.tied and learner.lora is None:  # both models have the output layer beside its twin
+            numbers += 2 * shape.embedding
         count = 2 if "://" in self.config.output else self.config.keep_checkpoints + 1
         return Need(
             (
-                (f"of {count} checkpoints", count * each * _FLOAT32 * self.trained),
-                ("of the model", float(_FLOAT32 * self.shape.parameters)),
+                (f"of {count} checkpoints", count * numbers * _FLOAT32),
+                ("of the model", float(_FLOAT32 * shape.parameters)),
             )
         )
