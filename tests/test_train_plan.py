@@ -141,9 +141,9 @@ def test_a_small_cluster_ends_a_run_before_engines_start(given, tmp_path, monkey
     assert main(["train", "--config", str(LAPTOP), *given]) == 2
     assert "ravst train: needs 2 GPUs: 1 learner + 1 rollout; the cluster has 0\n" in capsys.readouterr().err
     monkeypatch.setattr(loop, "cluster_capacity", lambda: {"GPU": 2.0, "CPU": 4.0})
-    monkeypatch.setattr(loop, "cards", lambda: [2**30])
+    monkeypatch.setattr(loop, "cards", lambda: [2**29])
     assert main(["train", "--config", str(LAPTOP), *given]) == 2
-    assert "doesn't fit cards of 1.0 GiB: a learner needs " in capsys.readouterr().err
+    assert "doesn't fit cards of 0.5 GiB: a learner needs " in capsys.readouterr().err
 
 
 def test_prompts_over_the_limit_are_refused_by_id_before_the_run(given, tmp_path, capsys, nothing_starts):
