@@ -13,7 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.training.memory import learner_states
+from ravst_ray.training.memory import estimate
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -56,17 +56,22 @@ def test_an_annotation_fits_the_nodes_that_are_meant_for_it():
     assert pools.ground.max <= gpu["max_workers"] * a_node
 
 
-CARD_GIB = {"p4d.24xlarge": 40, "p4de.24xlarge": 80, "p5.48xlarge": 80}
+NODES_GIB = {"p4d.24xlarge": (39.5, 1152), "p4de.24xlarge": (79.2, 1152), "p5.48xlarge": (79.2, 2048)}
+"""Of a card, as nvidia-smi shows it, and of main memory."""
+TRAININGS = [path for path in sorted((ROOT / "jobs" / "configs").glob("train_*.yaml")) if "laptop" not in path.stem]
 
 
-@pytest.mark.parametrize(("name", "kl"), [("train_8gpu", 0), ("train_paper", 1), ("train_video_str", 1)])
-def test_the_states_of_a_training_leave_a_third_of_a_card(name, kl):
-    """The rest is for activations, logits, features and CUDA. Parameters were counted on the meta device."""
-    states = learner_states(load_config(TrainConfig, ROOT / "jobs" / "configs" / f"{name}.yaml", []))
-    assert states is not None
-    language, tower = 8_292_166_656 - 676_550_144, 676_550_144
-    assert states.total == pytest.approx(language / 4 * (4 + 4 + 8 + 2 * kl) + 2 * tower, rel=0.001)
-    assert states.total <= 2 / 3 * CARD_GIB[WORKERS["train_worker"]["node_config"]["InstanceType"]] * 2**30
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
+def test_a_training_fits_cards_memory_and_disk_of_its_node(path):
+    """By the estimate; a tenth is left for what it doesn't count, and 100 GiB of the disk for images and models."""
+    node = WORKERS["train_worker"]["node_config"]
+    card_gib, host_gib = NODES_GIB[node["InstanceType"]]
+    budget = estimate(load_config(TrainConfig, path, []))
+    assert budget is not None
+    assert budget.card <= 0.9 * card_gib * 2**30
+    assert budget.host.total <= 0.9 * host_gib * 2**30
+    disk = node["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
+    assert budget.disk.total + 100 * 2**30 <= disk * 2**30
 
 
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])

@@ -164,6 +164,7 @@ MAY_NAME_A_FAMILY = {
     **{f"ravst_ray/tasks/{task}.py": "a published table" for task in ("avtr", "avsr", "avstr")},
     "ravst_ray/evaluation/benchmarks/published.py": "published tables",
     "ravst_ray/models/size.py": "how large known checkpoints are",
+    "ravst_ray/models/shape.py": "how they are built",
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 _BEGIN = """
-import asyncio, sys, time
+import asyncio, os, sys, tempfile, time
+from pathlib import Path
 import ray
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
@@ -70,7 +71,12 @@ def told(script):
 @pytest.mark.timeout(600)
 def test_actors_are_placed_in_their_group_and_what_does_not_fit_is_told():
     lines = told("""
+folder = Path(tempfile.mkdtemp())
+(folder / "nvidia-smi").write_text("#!/bin/sh\\necho 81559\\necho 40960\\n")
+(folder / "nvidia-smi").chmod(0o755)
+os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
 ray.init(address="local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False)
+print("TOLD", placement.cards())  # though a task without GPUs sees none
 placement.FREE_S = 0.5
 print("TOLD", reserve(settings()))  # no GPUs: nothing to reserve
 few = settings("rollouts.num_gpus=1", "learner.num_gpus=1", "rollouts.actors=3", "rollouts.min_actors=2")
@@ -105,6 +111,7 @@ while alive():
 print("TOLD", len(alive()))
 """)
     assert lines == [
+        str([40960 * 2**20]),
         "None",
         "needs 4 GPUs: 2 learner + 2 rollout; of the cluster's 4 2 are free after no time",
         "2 {'CPU': 0.5, 'GPU': 1.0}",

@@ -98,6 +98,11 @@ def test_a_dry_run_counts_nothing_where_the_files_are_missing(tmp_path, capsys, 
     said = capsys.readouterr().out
     assert f"data: {tmp_path / 'no.json'} not there, so nothing is counted" in said
     assert "resources: 1 GPUs" in said and "prompts:" not in said
+    assert "GiB are free" in said and "checkpoints and model take up to 16.0 GiB" in said
+    assert "a card that learns, of 1" in said and "cards of 40 GB or more: 2" in said
+    assert main(["train", "--dry-run", "--config", str(CONFIGS[0]), *more, "model=org/unheard-of"]) == 0
+    said = capsys.readouterr().out
+    assert "memory: nothing tells how org/unheard-of is built" in said and "a card that" not in said
 
 
 def test_a_dry_run_refuses_what_a_run_would(given, tmp_path, capsys, nothing_starts):
@@ -135,6 +140,10 @@ def test_a_small_cluster_ends_a_run_before_engines_start(given, tmp_path, monkey
     given = [*given, f"output={tmp_path / 'out'}", "learner.num_gpus=1", "rollouts.num_gpus=1"]
     assert main(["train", "--config", str(LAPTOP), *given]) == 2
     assert "ravst train: needs 2 GPUs: 1 learner + 1 rollout; the cluster has 0\n" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "cluster_capacity", lambda: {"GPU": 2.0, "CPU": 4.0})
+    monkeypatch.setattr(loop, "cards", lambda: [2**29])
+    assert main(["train", "--config", str(LAPTOP), *given]) == 2
+    assert "doesn't fit cards of 0.5 GiB: a learner needs " in capsys.readouterr().err
 
 
 def test_prompts_over_the_limit_are_refused_by_id_before_the_run(given, tmp_path, capsys, nothing_starts):

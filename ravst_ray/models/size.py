@@ -28,10 +28,12 @@ PARAMETERS = {
     "qwen2.5-14b": 14.770e9,
     "qwen2.5-vl-3b": 3.755e9,
     "qwen2.5-vl-7b": 8.292e9,
+    "qwen2.5-omni-7b": 8.932e9,
+    "qwen3-vl-2b": 2.128e9,
+    "qwen3-vl-4b": 4.438e9,
+    "qwen3-vl-8b": 8.767e9,
 }
-"""Of models that are often named, by the last part of the name in lower case, without ``-instruct``."""
-TOWERS = {"qwen2.5-vl-3b": 668_684_288, "qwen2.5-vl-7b": 676_550_144}
-"""Parameters of the vision towers of models in :data:`PARAMETERS`."""
+"""Of models that are often named, by :func:`short_name`; of Omni the thinker, which alone is loaded."""
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])")
 _ROUNDED_DOWN = 1.1  # "7B" has been written on models of 6.7 to 7.6 billion parameters
 _PACKED = {8: re.compile(r"int8|w8a|fp8|8bit"), 4: re.compile(r"awq|gptq|int4|w4a|nf4|fp4|4bit")}
@@ -60,9 +62,13 @@ def weight_bytes(model: str, bytes_each: int) -> int | None:
     return _bytes_by_name(model, bytes_each)
 
 
-def tower_parameters(model: str) -> int | None:
-    """How many of a model's parameters are in its vision tower, by its name; None where that isn't known."""
-    return TOWERS.get(_last(model).removesuffix("-instruct"))
+def tensor_sizes(model: str) -> dict[str, int]:
+    """How many numbers each tensor of a model has, by name, from the headers of its safetensors files; else empty."""
+    folder = model_folder(model)
+    found: dict[str, int] = {}
+    for file in _weight_files(folder) if folder else ():
+        found |= {name: prod(one["shape"]) for name, one in _header(file).items()}
+    return found
 
 
 def model_folder(model: str) -> Path | None:
@@ -108,9 +114,9 @@ def read_json(model: str, file: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def card_bytes() -> int | None:
-    """Memory of the smallest card that this process may use; None where there is none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+def card_bytes(every: bool = False) -> int | None:
+    """Memory of the smallest card that this process may use, or of ``every`` one here; None where there is none."""
+    visible = None if every else os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
         return None
     chosen = ["-i", visible] if visible else []
@@ -136,29 +142,39 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _file_bytes(file: Path, bytes_each: int) -> int:
-    """What a safetensors file takes on the card, from its header: 8 bytes of length, then JSON."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
+    """What a safetensors file takes on the card."""
     return sum(
         prod(one["shape"]) * bytes_each
         if one["dtype"] in ("F64", "F32", "F16", "BF16")
         else one["data_offsets"][1] - one["data_offsets"][0]
-        for name, one in header.items()
-        if name != "__metadata__"
+        for one in _header(file).values()
     )
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors: 8 bytes of length, then JSON."""
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header: dict[str, Any] = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    return header
 
 
 def _bytes_by_name(model: str, bytes_each: int) -> int | None:
     name = _last(model)
     bits = next((bits for bits, told in _PACKED.items() if told.search(name)), 8 * bytes_each)
-    known = PARAMETERS.get(name.removesuffix("-instruct"))
+    known = PARAMETERS.get(short_name(model))
     if known is None:
         told = [float(size) for size in _BILLIONS.findall(name)]
         if not told:
             return None
         known = max(told) * 1e9 * _ROUNDED_DOWN  # "30B-A3B": all experts lie on the card
     return round(known * bits / 8)
+
+
+def short_name(model: str) -> str:
+    """The last part of a model's name in lower case, without ``-instruct``."""
+    return _last(model).removesuffix("-instruct")
 
 
 def _last(model: str) -> str:

@@ -40,10 +40,11 @@ from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedErro
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.reports.training_report import write_training_report
+from ravst_ray.training.card_check import check_cards
 from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
-from ravst_ray.training.placement import cluster_capacity, release, reserve
-from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, prompt_tokens
+from ravst_ray.training.placement import cards, cluster_capacity, release, reserve
+from ravst_ray.training.plan import check_cluster, check_prompts, fitted, load_tokenizer, needs, prompt_tokens
 from ravst_ray.training.position import Position
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.records import check_sinks
@@ -88,6 +89,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> str:
     checkpoint = _begin(store, config, resume)
     start_ray(wait_s=config.cluster.wait_s)
     check_cluster(config, cluster_capacity())
+    check_cards(config, cards() if needs(config)[0].total else [])
     questions = sum(len(task.questions) for task in tasks)
     console.print(
         f"{questions} questions on {len(tasks)} videos; {config.max_steps} steps of "

@@ -13,19 +13,23 @@ come together (actors take over half a card, so no two fit on one) hasn't been s
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray._private.state import state as ray_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ravst_ray.config.train import RolloutConfig, TrainConfig
 from ravst_ray.errors import ConfigError
+from ravst_ray.models.size import card_bytes
 from ravst_ray.training.plan import needs
 
 FREE_S = 30.0
 """How long resources may be taken that a run needs: what a run before it has left is not given back at once."""
 READY_S = 60.0
+ASKED_S = 60.0
 GROWING_S = 1800.0
 
 
@@ -49,6 +53,24 @@ def has_room(rollouts: RolloutConfig) -> bool:
         return True
     there, limit = ray.cluster_resources(), cluster_limit()
     return limit is not None and all(there.get(name, 0.0) + c <= limit.get(name, 0.0) for name, c in wanted.items())
+
+
+def cards() -> list[int]:
+    """Bytes of the smallest card of each node that has some now; without nodes that can't be asked."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    asked = [_card_bytes.options(scheduling_strategy=node).remote() for node in there]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ASKED_S) if asked else ([], [])
+    found = []
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # a node that went
+            found.append(ray.get(answer))
+    return [one for one in found if one is not None]
+
+
+@ray.remote(num_cpus=0)
+def _card_bytes() -> int | None:
+    return card_bytes(every=True)  # a task without GPUs may use none
 
 
 def reserve(config: TrainConfig) -> PlacementGroup | None:

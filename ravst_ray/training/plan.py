@@ -21,13 +21,14 @@ from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.clips import sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading, model_source
-from ravst_ray.models.size import weight_bytes
+from ravst_ray.models.size import card_bytes
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import VideoView
 from ravst_ray.tasks import settled
-from ravst_ray.training.memory import learner_states
+from ravst_ray.training.memory import Budget, estimate
+from ravst_ray.training.memory_table import budget_table
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.run_store import RunStore, existing
 
@@ -171,11 +172,14 @@ def dry_run(config: TrainConfig, console: Console) -> None:
         ConfigError: a prompt doesn't fit, the reward has weights for what there isn't, or a place can't be read,
             written to, or has no room.
     """
-    for line in _lines(config):
+    budget = estimate(config)
+    for line in _lines(config, budget):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if budget is not None:
+        console.print(budget_table(budget, config, card_bytes()))
 
 
-def _lines(config: TrainConfig) -> list[str]:
+def _lines(config: TrainConfig, budget: Budget | None) -> list[str]:
     rollouts = config.rollouts
     settled(config.reward, "reward.weights")
     gpus, cpus = needs(config)
@@ -191,9 +195,9 @@ def _lines(config: TrainConfig) -> list[str]:
     lines.append(f"weights: reach them by {config.transport}")
     if rollouts.share_gpu:
         lines[-1] += "; they sleep while the learner computes on their cards"
-    if states := learner_states(config):
-        lines.append(f"memory: a learner's card holds {states}; activations, logits and features stand on top")
-    lines.append(_output_line(config))
+    if budget is None:
+        lines.append(f"memory: nothing tells how {config.model} is built, so what the run takes isn't known")
+    lines.append(_output_line(config, budget))
     places = (config.data.annotations, config.data.videos)
     absent = [one for one in places if not is_remote(one) and not Path(one).exists()]
     if absent:
@@ -238,7 +242,7 @@ def _lines(config: TrainConfig) -> list[str]:
     return lines
 
 
-def _output_line(config: TrainConfig) -> str:
+def _output_line(config: TrainConfig, budget: Budget | None) -> str:
     """Whether results can be written, and whether what this machine would keep of them has room.
 
     Raises:
@@ -248,13 +252,10 @@ def _output_line(config: TrainConfig) -> str:
     store.check_writable()
     free = shutil.disk_usage(existing(store.local)).free
     line = f"output: {store.output} can be written to; {free / 2**30:.1f} GiB are free at {store.local}"
-    weights = weight_bytes(config.model, 4)
-    if weights is None or config.learner.lora is not None:
+    if budget is None:
         return line
-    # Weights and Adam's two moments; a node of an object store's run holds the newest beside the one in work.
-    need = 3 * weights * (2 if store.remote else config.keep_checkpoints + 1) + weights
-    line += f", checkpoints and model take up to {need / 2**30:.1f} GiB"
-    if need < free:
+    line += f", checkpoints and model take up to {budget.disk.total / 2**30:.1f} GiB"
+    if budget.disk.total < free:
         return line
     way = "name another disk by scratch" if store.remote else "lower keep_checkpoints, or name another output"
     return f"{line}, TOO LITTLE where nodes have disks like this machine's: {way}"
