@@ -17,6 +17,7 @@ from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.records import Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.reports.annotation_report import ReportEvent, SampleVideo, render_annotation_report
 from ravst_ray.reports.curves import Tick
+from ravst_ray.reports.page import style_sheet
 from ravst_ray.reports.plots import Box, Key, distribution, grouped_bars, interval_rows
 from ravst_ray.reports.str_report import render_str_report
 from ravst_ray.reports.training_report import write_training_report
@@ -145,6 +146,25 @@ def test_no_page_runs_fetches_or_lets_out_anything(write, told, tmp_path):
     assert "\u202e" not in html and "\x01" not in html
 
 
+def luminance(color: str) -> float:
+    """WCAG's relative luminance of #rrggbb."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_texts_and_lines_can_be_read_in_light_and_in_dark():
+    schemes = style_sheet().split("@media (prefers-color-scheme: dark)")
+    light, dark = (dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", text.split("}")[0])) for text in schemes)
+    least = dict.fromkeys(("text", "soft", "accent", "good", "warn", "bad"), 4.5)  # WCAG AA for text, and for shapes
+    least |= {f"c{number}": 3.0 for number in range(1, 7)}
+    for colors in (light, dark):
+        for name, ratio in least.items():
+            for ground in ("page", "card"):
+                low, high = sorted((luminance(colors[name]), luminance(colors[ground])))
+                assert (high + 0.05) / (low + 0.05) >= ratio, (name, ground)
+
+
 def test_a_distribution_counts_each_value_once():
     plot = distribution("IoU", "", "m", [0.0, 0.04, 0.5, 1.0], "red")
     # Bins of 0.05: two in the first, one from 0.5 on, 1 in the last; the axis goes to 2.
@@ -172,10 +192,11 @@ def test_a_predicted_interval_lies_within_its_true_one():
     )
     told = "q: true 25–50%, predicted 30–40%"
     first, second = plot.boxes[:2]
-    assert first == Box(250.0, pytest.approx(4.2), 250.0, pytest.approx(51.6), "var(--silent)", told)
-    assert (second.x, second.width, second.height) == (300.0, pytest.approx(100.0), pytest.approx(24.0))
+    assert first == Box(250.0, pytest.approx(70 / 3), 250.0, pytest.approx(860 / 3), "var(--silent)", told)
+    assert (second.x, second.width, second.height) == (300.0, pytest.approx(100.0), pytest.approx(400 / 3))
     assert [box.title for box in plot.boxes[2:]] == [
         "r: true 50–100%, predicted none",
         "s: true 0–100%, predicted 60–50%",
     ]
+    assert plot.height_px == 40
     assert plot.legend == (Key("true", "var(--silent)"), Key("predicted", "var(--c1)"))
