@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -28,6 +29,7 @@ from tests.test_training_report import completion, group, reward, write_run
 
 EVIL = "\"'><script>alert(1)</script><img src=http://x onerror=y></svg></style>{{ 7*7 }}\u202e\x01"
 SHOWN = EVIL.replace("\u202e", "\ufffd").replace("\x01", "\ufffd")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "br", "hr", "link", "base", "input", "source"}
 
 
@@ -144,6 +146,36 @@ def test_no_page_runs_fetches_or_lets_out_anything(write, told, tmp_path):
     shown = [*page.texts, *(value for _, attributes in page.elements for value in attributes.values() if value)]
     assert sum(SHOWN in text for text in shown) >= told
     assert "\u202e" not in html and "\x01" not in html
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+def test_pages_fit_a_phone_and_a_browser_obeys_their_policy(tmp_path, monkeypatch):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    monkeypatch.setattr("tests.test_pages.EVIL", "long_" * 60)  # nowhere to break a line
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda request: asked.append(request.url))
+        for write in (annotation, training, video_str, evaluation, benchmark):
+            folder = tmp_path / write.__name__
+            folder.mkdir()
+            html = write(folder).replace("<details>", "<details open>")
+            (folder / "page.html").write_text(html, encoding="utf-8")
+            page.goto((folder / "page.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == 390, write.__name__
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)", "ours, dark"
+        assert said == [] and len(asked) == 5
+        injected = (
+            "<main><script>document.title = 'run'</script><style>body { color: red }</style><img src=http://x.test/>"
+        )
+        (folder / "page.html").write_text(html.replace("<main>", injected), encoding="utf-8")
+        page.goto((folder / "page.html").as_uri())
+        assert page.title() == "STI-Bench" and len(said) == 3, "script, style sheet and picture are refused"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(231, 235, 240)"
+        browser.close()
 
 
 def luminance(color: str) -> float:
