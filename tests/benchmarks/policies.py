@@ -78,9 +78,11 @@ def listed_mib(peaks: list[float]) -> str:
 class VariedRubric(Rubric):
     """The real rewards, and a little for each kind of letter: else all answers of a random policy earn the same."""
 
-    def score(self, task: str, completion: str, truth: str, truncated: bool = False) -> Reward:
+    def score(
+        self, task: str, completion: str, truth: str, truncated: bool = False, tokens: int | None = None
+    ) -> Reward:
         """The reward of one completion."""
-        reward = super().score(task, completion, truth, truncated)
+        reward = super().score(task, completion, truth, truncated, tokens)
         return replace(reward, total=reward.total + len(set(completion)) / 100)
 
 
