@@ -16,6 +16,7 @@ from ravst_ray.training.forward import Row, VideoForward, unwrapped
 from ravst_ray.training.learner import GRPOLearner
 from ravst_ray.training.policy_loading import load_policy, load_reference
 from ravst_ray.training.weights import policy_state, save_policy_model
+from tests.benchmarks.gpu_training import grpo_loss
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, noise_clip, tiny_policy
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
@@ -98,6 +99,25 @@ def test_text_only_loss_and_gradients_are_trls_own(folder, tmp_path, loss, monke
     )
     assert_same(unbanned, gradients(learner, inputs))
     assert abs(ours[0] - unbanned[0]) < 0.05
+
+
+def test_the_benchmark_of_a_step_has_the_learners_loss(folder, tmp_path):
+    learner = build(folder, tmp_path, settings(), lambda step: [])
+    inputs = learner.micro_batches(groups(learner.processing_class))
+    wanted = gradients(learner, inputs)
+    learner.model.zero_grad()
+    total = 0.0
+    tokens = sum(int(one["completion_mask"].sum()) for one in inputs)
+    for one in inputs:
+        logps = learner.forward_pass.score(learner.model, one["rows"]).logps
+        mask = one["completion_mask"].bool()
+        given = (one["old_per_token_logps"], one["sampling_per_token_logps"], one["advantages"][:, None], mask)
+        loss = grpo_loss(logps, *given) * mask.sum() / tokens
+        loss.backward()
+        total += float(loss)
+    found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+    assert_same((total, found), wanted)
+    assert max(float(value.abs().max()) for value in found.values()) > 1e-3
 
 
 def plain_grpo(model, forward, given, config, most, cap=1.05):

@@ -26,13 +26,12 @@ from ravst_ray.media.clips import Clip
 from ravst_ray.models.pretrained import model_source
 from ravst_ray.policy.families import FAMILIES, family_of
 from ravst_ray.policy.families.protocols import Family
-from ravst_ray.policy.protocols import Completion, Generation
+from ravst_ray.policy.protocols import BAN, Completion, Generation
 from ravst_ray.policy.vllm_plugin import BACKEND, register
 
 log = get_logger(__name__)
 _ENGINES = itertools.count()
 EXTENSION = "ravst_ray.policy.weight_checksum.ChecksumExtension"
-BAN = -100.0  # vLLM's lowest logit bias
 _QUOTED = 400  # characters of an error's start and of its end
 _ASKED = 5  # times, a prompt that the engine breaks off
 _BROKEN_OFF = ("error", "abort")
