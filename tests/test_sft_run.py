@@ -72,9 +72,9 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(given, tmp_path, caps
     shutil.rmtree(out / "checkpoints" / "checkpoint-6")
     assert main(["train-sft", "--config", LAPTOP, *given, "save_every=2"]) == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert main(["train-sft", "--config", LAPTOP, *given, "save_every=2", "--resume", "sft.seed=5"]) == 2
+    assert main(["train-sft", "--config", LAPTOP, "--resume", *given, "save_every=2", "sft.seed=5"]) == 2
     assert "can't go on from checkpoint-4: sft.seed was 0 and is 5" in capsys.readouterr().err
-    assert main(["train-sft", "--config", LAPTOP, *given, "save_every=2", "--resume"]) == 0
+    assert main(["train-sft", "--config", LAPTOP, "--resume", *given, "save_every=2"]) == 0
     resumed = load_tiny(out / "model")[0].state_dict()
     for name, value in whole.items():
         assert torch.allclose(value, resumed[name], atol=1e-6), name
