@@ -16,10 +16,9 @@ Run = Callable[[argparse.Namespace], None]
 EXIT_OK, EXIT_ABORTED, EXIT_BAD_CONFIG = 0, 1, 2
 _QUESTIONS = "questions: R-AVST's JSON, or rows (.jsonl, .parquet)"
 
-_AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | {
-    "train": "the same command with --resume goes on from its last checkpoint",
-    "train-sft": "it begins anew in another output",
-}
+_AGAIN = dict.fromkeys(("annotate", "retry", "predict", "make-str"), "the same command goes on from here") | (
+    dict.fromkeys(("train", "train-sft"), "the same command with --resume goes on from its last checkpoint")
+)
 
 
 def _annotate(args: argparse.Namespace) -> None:
@@ -121,7 +120,7 @@ def _train_sft(args: argparse.Namespace) -> None:
     from ravst_ray.training.sft_run import train_sft
 
     console = Console(stderr=True)
-    model = train_sft(load_config(SftRunConfig, args.config, args.overrides), console)
+    model = train_sft(load_config(SftRunConfig, args.config, args.overrides), console, args.resume)
     console.print(f"the fine-tuned model: {model}", highlight=False, soft_wrap=True)
 
 
@@ -231,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     which.add_argument("--best", action="store_true", help="the checkpoint with the best validation")
     export.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
-    add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
+    sft = add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
+    sft.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")

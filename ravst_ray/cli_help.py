@@ -82,7 +82,8 @@ Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its
 
   ravst train-sft --config jobs/configs/sft_laptop.yaml sft.epochs=3 output=out/sft
 
-Out: metrics.jsonl and model/ for `ravst train` and `ravst predict`. Settings: ravst_ray/config/sft.py.
+Out: metrics.jsonl, checkpoints/ and model/ for `ravst train` and `ravst predict`; --resume goes on from the last
+checkpoint. Settings: ravst_ray/config/sft.py.
 """
 EVALUATE = """\
 Metrics of predictions by task, beside trivial answers and the papers' rows; or on a benchmark.

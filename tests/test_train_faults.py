@@ -22,6 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ravst_ray.cli import main
+from ravst_ray.cluster.failures import cause_of
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
@@ -474,9 +475,9 @@ def test_why_ray_train_gave_up_is_told():
     ):
         error = RuntimeError("failed")
         error.worker_failures = failures
-        cause = loop.cause_of(error)
+        cause = cause_of(error)
         assert type(cause) is kind and str(cause) == message
-    assert str(loop.cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
+    assert str(cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
 
 
 @pytest.fixture

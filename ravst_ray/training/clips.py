@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import local_copy
 from ravst_ray.datasets.tasks import VideoTask
@@ -74,7 +75,7 @@ async def decode(task: VideoTask, config: TrainConfig) -> Shown:
 
 
 @ray.remote(num_cpus=0.1, num_returns=2, max_retries=1)
-def decode_clip(task: VideoTask, config: TrainConfig) -> tuple[Clip | None, VideoView | StepError]:
+def decode_clip(task: VideoTask, config: TrainConfig | SftRunConfig) -> tuple[Clip | None, VideoView | StepError]:
     """The frames of a video and its view; in place of the view, why there are none."""
     decoder = ChildDecoder(config.decode)
     try:

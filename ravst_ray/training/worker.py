@@ -18,9 +18,9 @@ from ravst_ray.cluster.failures import crossing
 from ravst_ray.cluster.metrics import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import is_remote
-from ravst_ray.datasets.transfer import Stored
 from ravst_ray.errors import AbortError, BadBatchError, ConfigError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.training.checkpoints import stored
 from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
@@ -256,30 +256,12 @@ class Worker:
 
     def after_save(self, folder: Path, step: int) -> None:
         """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
-        files = self.stored(folder.name)
+        files = stored(self.store, folder.name)
         if self.rank == 0:
             position = ray.get(self.manager.position.remote(step // self.config.learner.iterations))
             checkpoint = Checkpoint(folder.name, position, files)
             self.store.push()  # the record is never behind the checkpoint
             self.store.mark_whole(checkpoint, self.config.keep_checkpoints, self.best_step)
-
-    def stored(self, name: str) -> dict[str, Stored]:
-        """The files of a checkpoint, brought to the store by the first worker of each node that has some."""
-        import torch.distributed as dist
-
-        several = dist.is_available() and dist.is_initialized()
-        if several:
-            dist.barrier()  # what the other workers write is written
-        number = ray.train.get_context().get_local_rank() if several and self.store.remote else self.rank
-        mine: dict[str, Stored] = {}
-        if number == 0:
-            mine = self.store.upload(name)
-            self.store.leave_only(name)
-        shares = [mine]
-        if several:
-            shares *= dist.get_world_size()
-            dist.all_gather_object(shares, mine)
-        return {file: stored for share in shares for file, stored in share.items()}
 
 
 def known_best(folder: Path, config: TrainConfig) -> int | None:
