@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import LearnerConfig, LoraConfig, TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
-from ravst_ray.policy.adapter import write_adapter
+from ravst_ray.policy.adapter import no_change, write_adapter
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.plan import fitted
@@ -172,7 +172,8 @@ def test_a_prompt_that_comes_during_an_update_gets_the_new_adapter(served, tmp_p
 
 def test_an_adapter_that_cannot_be_loaded_leaves_the_one_before(served, tmp_path):
     before = served.engine.weights[1]
-    write_adapter(tmp_path / "wide", {}, LORA.model_copy(update={"rank": 64}))
+    wide = LORA.model_copy(update={"rank": 64})
+    write_adapter(tmp_path / "wide", no_change(wide), wide)
     with pytest.raises(Exception, match="LoRA rank 64 is greater than max_lora_rank"):
         served.run(served.engine.set_weights(str(tmp_path / "wide"), served.version + 1))
     served.run(served.engine.begin_update())

@@ -2,8 +2,8 @@
 
 vLLM adds an adapter's product to the outputs of the base model's layers; the base model stays as it was loaded. Layers
 that vLLM has packed together (queries, keys and values) get their parts by their own names. Over all syncs there is one
-adapter, under one number and one name, loaded in place of the one before; the first one is empty, which is the model as
-it was loaded. By the name vLLM's cache of prefixes tells adapters apart, so it has to be emptied each time.
+adapter, under one number and one name, loaded in place of the one before; the first one changes nothing. By the name
+vLLM's cache of prefixes tells adapters apart, so it has to be emptied each time.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ def lora_request(folder: str, load_inplace: bool = False) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(_NAME, _NUMBER, folder, load_inplace=load_inplace)
+
+
+def no_change(lora: LoraConfig) -> dict[str, np.ndarray]:
+    """An adapter for :func:`write_adapter` that leaves every layer as it is.
+
+    vLLM loads none without a layer: this has one that no model has.
+    """
+    layer = f"{PREFIX}none.{lora.targets[0]}"
+    down, up = np.zeros((lora.rank, 1), np.float32), np.zeros((1, lora.rank), np.float32)
+    return {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
 
 
 def write_adapter(folder: Path, state: Mapping[str, np.ndarray], lora: LoraConfig) -> None:

@@ -25,7 +25,7 @@ from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import Clip
 from ravst_ray.models.pretrained import model_source
-from ravst_ray.policy.adapter import adapter_arguments, lora_request, write_adapter
+from ravst_ray.policy.adapter import adapter_arguments, lora_request, no_change, write_adapter
 from ravst_ray.policy.families import FAMILIES, family_of
 from ravst_ray.policy.families.protocols import Family
 from ravst_ray.policy.protocols import Completion, Generation
@@ -106,7 +106,7 @@ class VideoLLM:
         if self._adapter is not None:
             # From the first one on each request names the adapter: one that waits while another is loaded must get it.
             with tempfile.TemporaryDirectory(prefix="ravst-adapter-") as folder:
-                write_adapter(Path(folder), {}, self._adapter)
+                write_adapter(Path(folder), no_change(self._adapter), self._adapter)
                 self._given = lora_request(folder)
                 await self.engine.add_lora(self._given)
         if self._transport is not None:
