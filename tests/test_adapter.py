@@ -129,28 +129,9 @@ def served(request, tmp_path_factory):
         yield one
 
 
-def test_log_probs_follow_updates_of_the_adapter_alone(served, tmp_path):
-    """As the learner's, and those of the base model before the first one."""
-    model, clip = adapted(served.folder), served.case.clip("shown", 8, 1)
-    assert served.gap(clip, served.learners(served.model)) < 1e-4
-    held = [served.engine.weights]
-    for update in range(1, 4):
-        stir(model, update)
-        served.version += 1
-        write_adapter(tmp_path / str(update), adapter_state(model), LORA)
-        served.run(served.engine.set_weights(str(tmp_path / str(update)), served.version))
-        held.append(served.engine.weights)
-        for shown in (clip, None):  # the same prompts each time: what the engine keeps of them is of older weights
-            assert served.gap(shown, served.learners(model)) < 1e-4, update
-            assert served.gap(shown, served.learners(served.model)) > 0.01, update
-    assert [version for version, _ in held] == [0, 1, 2, 3]
-    assert len({checksums for _, checksums in held}) == 4
-    made = served.generate(clip, True, n=4, temperature=1.0, max_tokens=24)
-    group = Group("q", None, made.prompt_ids, clip, made.completions, ())
-    assert logprob_gap(model, VideoForward(served.processor, served.case.family), [group]) < 1e-4
-
-
-def test_a_prompt_that_comes_during_an_update_gets_the_new_adapter(served, tmp_path):
+def test_a_prompt_that_comes_during_the_first_update_gets_its_adapter(served, tmp_path):
+    """Before it the engine has the base model."""
+    assert served.gap(None, served.learners(served.model)) < 1e-4
     model = adapted(served.folder, seed=9)
     served.version += 1
     write_adapter(tmp_path / "a", adapter_state(model), LORA)
@@ -168,6 +149,26 @@ def test_a_prompt_that_comes_during_an_update_gets_the_new_adapter(served, tmp_p
     made = served.run(meanwhile())
     assert served.distance(made, None, served.learners(model)) < 1e-4
     assert {version for one in made.completions for version in one.versions} == {served.version}
+
+
+def test_log_probs_follow_updates_of_the_adapter_alone(served, tmp_path):
+    """As the learner's, of the same prompts each time."""
+    model, clip = adapted(served.folder), served.case.clip("long", 66, 2)
+    first, held = served.version, [served.engine.weights]
+    for update in range(1, 4):
+        stir(model, update)
+        served.version += 1
+        write_adapter(tmp_path / str(update), adapter_state(model), LORA)
+        served.run(served.engine.set_weights(str(tmp_path / str(update)), served.version))
+        held.append(served.engine.weights)
+        for shown in (clip, None):
+            assert served.gap(shown, served.learners(model)) < 1e-4, update
+            assert served.gap(shown, served.learners(served.model)) > 0.01, update
+    assert [version for version, _ in held] == list(range(first, first + 4))
+    assert len({checksums for _, checksums in held}) == 4
+    made = served.generate(clip, True, n=4, temperature=1.0, max_tokens=24)
+    group = Group("q", None, made.prompt_ids, clip, made.completions, ())
+    assert logprob_gap(model, VideoForward(served.processor, served.case.family), [group]) < 1e-4
 
 
 def test_an_adapter_that_cannot_be_loaded_leaves_the_one_before(served, tmp_path):
