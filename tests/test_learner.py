@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from trl import GRPOTrainer
 
 from ravst_ray.config.train import LearnerConfig, LoraConfig
@@ -349,6 +350,13 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
         learner.train(resume_from_checkpoint=checkpoint)
         assert asked == ([2, 3] if checkpoint else [0, 1, 2, 3])
         ends.append(policy_state(learner.model, frozen_vision=True))
+    if lora is not None:  # the checkpoint holds the adapter and its optimizer's moments, and nothing of the base
+        trained = [value.numel() for value in learner.model.parameters() if value.requires_grad]
+        kept = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
+        assert all("lora_" in name for name in kept) and sum(one.numel() for one in kept.values()) == sum(trained)
+        base = [value.numel() for value in learner.model.parameters() if not value.requires_grad]
+        files = [path.stat().st_size for path in (tmp_path / "checkpoint-2").rglob("*")]
+        assert sum(files) < 4 * sum(base)
     start = {name: value.numpy() for name, value in load_policy(str(folder), config)[0].state_dict().items()}
     assert max(np.abs(ends[0][name] - start[name]).max() for name in ends[0]) > 1e-3
     for name, value in ends[0].items():

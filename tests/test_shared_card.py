@@ -230,6 +230,10 @@ def test_weights_that_a_killed_actor_left_are_removed(tmp_path):
         path = tmp_path / f"ravst-weights-{pid}.safetensors"
         path.touch()
         os.utime(path, (changed, changed))
+    adapter = tmp_path / f"ravst-weights-{gone.pid}"  # a folder with its files
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+    os.utime(adapter, (hour_ago, hour_ago))
     rollout_actor.remove_left_weights(tmp_path)
     left = {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()}
     assert left == {str(os.getpid()), str(gone.pid + 10**7), "x"}

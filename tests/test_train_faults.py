@@ -239,8 +239,10 @@ def test_time_in_which_weights_wait_for_rollouts_is_waiting(worker, forward, mon
     one = worker(two_groups(forward))
     monkeypatch.setattr(one.manager, "drained_s", Remote(lambda: 60.0))
     monkeypatch.setattr(one.transport, "publish", lambda model, version: 1.0)
+    monkeypatch.setattr(one.transport, "sent_bytes", 12_000_000)
     one.numbers["seconds/waiting"] = 2.0
     one.publish(1)
+    assert one.numbers["sync/bytes"] == 12_000_000.0
     assert one.numbers["seconds/waiting"] == 62.0 and one.numbers["seconds/sync"] == 0.0
 
 

@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from ravst_ray.config.base import load_config
-from ravst_ray.config.train import LearnerConfig, TrainConfig
+from ravst_ray.config.train import LearnerConfig, LoraConfig, TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
 from ravst_ray.errors import BrokenTransferError, ConfigError
 from ravst_ray.policy import weight_sender
@@ -104,6 +104,8 @@ def test_what_we_call_is_there_in_this_vllm():
         ("finish_weight_update", ["weight_version"]),
         ("pause_generation", ["mode", "clear_cache"]),
         ("resume_generation", []),
+        ("add_lora", ["lora_request"]),
+        ("update_weight_version", ["new_version"]),
         ("sleep", ["level", "mode"]),
         ("wake_up", ["tags"]),
     ):
@@ -155,6 +157,7 @@ def test_nccl_sends_the_weights_and_makes_the_calls_in_order(direct, policy):
     config = settings(*WHOLE, "engine.tensor_parallel=2", "learner.freeze_vision=true")
     sender = open_transport(config, manager, 0)
     assert sender.publish(policy, 3) == 0.25
+    assert sender.sent_bytes == sum(value.numel() * 2 for _, value in direct) > 0
     methods = [call[1] if call[0] == "transfer" else call[0] for call in manager.calls]
     assert methods == [
         "party",
@@ -322,3 +325,7 @@ def test_engine_arguments(monkeypatch):
     assert "enable_sleep_mode" not in arguments(False, transport="ipc", sleeps=True)
     assert "weight_transfer_config" not in arguments(True)
     assert arguments(True, trainable=True)["weight_transfer_config"].backend == "object_store"
+    adapting = arguments(True, trainable=True, adapter=LoraConfig(rank=33, targets=("q_proj",)))
+    assert adapting["enable_lora"] and adapting["max_loras"] == 1 and adapting["lora_target_modules"] == ["q_proj"]
+    assert adapting["max_lora_rank"] == 64  # the next that vLLM has room for
+    assert "weight_transfer_config" not in adapting and "worker_extension_cls" in adapting

@@ -19,11 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ravst_ray.config.train import LoraConfig
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import Clip
 from ravst_ray.models.pretrained import model_source
+from ravst_ray.policy.adapter import adapter_arguments, lora_request, no_change, write_adapter
 from ravst_ray.policy.families import FAMILIES, family_of
 from ravst_ray.policy.families.protocols import Family
 from ravst_ray.policy.protocols import BAN, Completion, Generation
@@ -47,6 +49,8 @@ class VideoLLM:
         transport: how new weights come, by vLLM's name or :data:`~ravst_ray.policy.vllm_plugin.BACKEND`; implies
             ``trainable``.
         sleeps: whether :meth:`sleep` will be called; without a GPU it does nothing.
+        adapter: new weights are such an adapter's alone (:mod:`~ravst_ray.policy.adapter`); until the first ones come
+            the model answers as it was loaded.
 
     Attributes:
         weights: version and checksums (one a worker) of the weights at hand, for an engine that gets others.
@@ -61,11 +65,14 @@ class VideoLLM:
         trainable: bool = False,
         transport: str | None = None,
         sleeps: bool = False,
+        adapter: LoraConfig | None = None,
     ):
         self.config = config
         self._options = dict(engine_options or {})
         self._transport = transport or (BACKEND if trainable else None)
         self._sleeps, self._asleep = sleeps, False
+        self._adapter = adapter
+        self._given: Any = None  # what names the adapter in requests; in none of them to be loaded in place again
         self._joined = self._updating = self._session = False
         self.weights: tuple[int, tuple[str, ...]] = (0, ())
         self.alive_at = time.monotonic()
@@ -95,6 +102,12 @@ class VideoLLM:
             raise ConfigError(f"engine.model: vLLM can't start {model} ({error}); {hint}") from error
         self._listen()
         self.tokenizer = self.engine.get_tokenizer()
+        if self._adapter is not None:
+            # From the first one on each request names the adapter: one that waits while another is loaded must get it.
+            with tempfile.TemporaryDirectory(prefix="ravst-adapter-") as folder:
+                write_adapter(Path(folder), no_change(self._adapter), self._adapter)
+                self._given = lora_request(folder)
+                await self.engine.add_lora(self._given)
         if self._transport is not None:
             await self._weigh(0)
         self._bias = dict.fromkeys(self.family.banned_ids(self.tokenizer), BAN)
@@ -132,12 +145,15 @@ class VideoLLM:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
         }
+        if self._adapter is not None:
+            arguments |= adapter_arguments(self._adapter)
         if self._transport is not None:
             from vllm.config import WeightTransferConfig
 
             register()
-            arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._transport)
             arguments["worker_extension_cls"] = EXTENSION
+            if self._adapter is None:
+                arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._transport)
         if config.tensor_parallel > 1:
             # In a placement group vLLM would by itself take Ray for its workers, and find no room for them there.
             arguments["distributed_executor_backend"] = "mp"
@@ -185,7 +201,9 @@ class VideoLLM:
             final: Any = None
             try:
                 with self._living():
-                    async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
+                    async for output in self.engine.generate(
+                        prompt, parameters, request_id=f"r{next(self._ids)}", lora_request=self._given
+                    ):
                         final = output
             except (ValueError, VLLMValidationError) as error:
                 raise _refusal(error) from None
@@ -204,7 +222,8 @@ class VideoLLM:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.
 
         Args:
-            path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays.
+            path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays. For an
+                engine with an adapter, a folder with a new one, which may go when this has come back.
             version: which completions then carry.
 
         Returns:
@@ -251,8 +270,9 @@ class VideoLLM:
                 drained_s = time.monotonic() - started
                 self.alive_at = time.monotonic()
             self._updating = True
-            await self.engine.start_weight_update()
-            self._session = True
+            if self._adapter is None:  # vLLM ends such an update by throwing its adapters away
+                await self.engine.start_weight_update()
+                self._session = True
         return drained_s
 
     async def _leave_update(self) -> None:
@@ -262,17 +282,23 @@ class VideoLLM:
             self._session = False
 
     async def update(self, info: dict[str, Any]) -> None:
-        """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of."""
+        """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of; of an adapter, its folder ``path``."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         with self._living():
+            if self._adapter is not None:
+                await self.engine.add_lora(lora_request(info["path"], load_inplace=True))
+                return
             await self.engine.update_weights(WeightTransferUpdateRequest(update_info=info))
 
     async def end_update(self, version: int) -> None:
         """Generate with the new weights from here on."""
         with self._living():
-            await self.engine.finish_weight_update(str(version))
-            self._session = False
+            if self._adapter is None:
+                await self.engine.finish_weight_update(str(version))
+                self._session = False
+            else:
+                await self.engine.update_weight_version(str(version))
             await self._weigh(version)
             if self._asleep:
                 await self.engine.wake_up(["kv_cache"])  # now all is there again, and vLLM resumes by itself

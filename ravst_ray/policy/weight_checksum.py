@@ -27,9 +27,13 @@ class ChecksumExtension:
 def weight_checksum(model: torch.nn.Module) -> str:
     """A hash of the names of all parameters and, for each, the sum (modulo 2^64) of its bits, read as integers.
 
-    Weights that a CPU engine has packed away (their parameters are empty) aren't in it.
+    Those of an adapter that an engine adds to its model are in it; weights that a CPU engine has packed away (their
+    parameters are empty) aren't.
     """
     named = {name: value for name, value in model.named_parameters() if value.numel()}
+    for name, layer in model.named_modules():
+        for side in ("lora_a_stacked", "lora_b_stacked"):  # vLLM's, no parameters
+            named |= {f"{name}.{side}.{i}": value for i, value in enumerate(getattr(layer, side, ()))}
     sums = [_bit_sum(value.detach()) for value in named.values()]
     numbers = torch.stack(sums).tolist() if sums else []  # one wait for the card, not one a tensor
     told = "\n".join(f"{name} {number}" for name, number in zip(named, numbers, strict=True))

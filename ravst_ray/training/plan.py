@@ -18,6 +18,7 @@ from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.datasets.places import folder_name, is_remote, list_names, local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.models.pretrained import check_model, loading, model_source
@@ -32,6 +33,7 @@ from ravst_ray.training.memory_table import budget_table
 from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
 from ravst_ray.training.run_store import RunStore, existing
 
+log = get_logger(__name__)
 _NAMED = 5
 
 
@@ -87,9 +89,22 @@ def fitted(config: TrainConfig) -> TrainConfig:
     family = family_of(config.model)
     family.learner()
     frames, prompt = fit(config.frames, config.prompt, family)
-    return config.model_copy(
-        update={"frames": frames, "prompt": prompt, "reward": settled(config.reward, "reward.weights")}
-    )
+    reward = settled(config.reward, "reward.weights")
+    return _with_adapter(config.model_copy(update={"frames": frames, "prompt": prompt, "reward": reward}), family)
+
+
+def _with_adapter(config: TrainConfig, family: Family) -> TrainConfig:
+    """The configuration with ``sync.adapter`` as it can be had; why it can't be otherwise is logged."""
+    lora = config.learner.lora
+    if lora is None or config.sync.adapter == "merged":
+        return config
+    why = config.merged_because
+    if foreign := sorted(set(lora.targets) - family.adapter_targets):
+        why = f"vLLM adapts no {', '.join(foreign)} of {family.name}"
+    if why is None:
+        return config
+    log.warning("each sync sends the whole model with the adapter merged into it: %s", why)
+    return config.model_copy(update={"sync": config.sync.model_copy(update={"adapter": "merged"})})
 
 
 def load_tokenizer(model: str) -> Any:
@@ -192,7 +207,7 @@ def _lines(config: TrainConfig, budget: Budget | None) -> list[str]:
     )
     fewest, most = rollouts.bounds
     lines.append(f"rollout actors: {fewest} to {most}" if most > fewest else f"rollout actors: {most}")
-    lines.append(f"weights: reach them by {config.transport}")
+    lines.append(f"weights{' (the adapter alone)' if config.ships_adapter else ''}: reach them by {config.transport}")
     if rollouts.share_gpu:
         lines[-1] += "; they sleep while the learner computes on their cards"
     if budget is None:

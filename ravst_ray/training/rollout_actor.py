@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,19 +16,23 @@ from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import Clip
+from ravst_ray.policy.adapter import write_adapter
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.training.weight_check import Held
 
 log = get_logger(__name__)
-_WEIGHTS = "ravst-weights-"
+_WEIGHTS, _FILE = "ravst-weights-", ".safetensors"
 _LEFT_S = 600.0
 """After so long a file of weights whose process is gone was left behind by it."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A version of the policy; ``state`` is a list of one reference to ``{name: array}`` in the object store."""
+    """A version of the policy; ``state`` is a list of one reference to ``{name: array}`` in the object store.
+
+    The arrays are a checkpoint's, or an adapter's alone (``TrainConfig.ships_adapter``).
+    """
 
     version: int
     state: Any
@@ -40,7 +45,10 @@ class RolloutActor:
         setup_logging()
         remove_left_weights(weights_folder())
         engine = config.engine.model_copy(update={"model": config.model})
-        self._engine = VideoLLM(engine, transport=config.transport, sleeps=config.rollouts.share_gpu)
+        self._adapter = config.learner.lora if config.ships_adapter else None
+        self._engine = VideoLLM(
+            engine, transport=config.transport, sleeps=config.rollouts.share_gpu, adapter=self._adapter
+        )
         self._level = config.rollouts.sleep_level
         self._busy_s, self._running, self._since = 0.0, 0, 0.0
         self._calls, self._called_at = 0, 0.0
@@ -69,14 +77,17 @@ class RolloutActor:
         """Load a version of the policy from the object store; gives the seconds until running groups had ended."""
         from safetensors.numpy import save_file
 
-        path = weights_folder() / f"{_WEIGHTS}{os.getpid()}.safetensors"
+        path = weights_folder() / f"{_WEIGHTS}{os.getpid()}{'' if self._adapter else _FILE}"
         with self._at_work():
             state = await weights.state[0]
             try:
-                save_file(state, path)
+                if self._adapter is not None:
+                    write_adapter(path, state, self._adapter)
+                else:
+                    save_file(state, path)
                 return await self._engine.set_weights(str(path), weights.version)
             finally:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
         """Get ready for weights that come from the learner's card; ``info`` is vLLM's, of its trainer's side."""
@@ -144,10 +155,19 @@ def weights_folder() -> Path:
 
 def remove_left_weights(folder: Path) -> None:
     """Remove the weights that killed actors left on this machine; of a large model they take much of its memory."""
-    for path in folder.glob(f"{_WEIGHTS}*.safetensors"):
+    for path in folder.glob(f"{_WEIGHTS}*"):
         with suppress(OSError, ValueError):  # another's file, or somebody else was quicker
-            if time.time() - path.stat().st_mtime > _LEFT_S and not _alive(int(path.stem.removeprefix(_WEIGHTS))):
-                path.unlink()
+            pid = int(path.name.removeprefix(_WEIGHTS).removesuffix(_FILE))
+            if time.time() - path.stat().st_mtime > _LEFT_S and not _alive(pid):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A file of weights, or the folder of an adapter."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

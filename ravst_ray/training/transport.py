@@ -8,11 +8,12 @@
 
 For ``nccl`` and ``ipc`` vLLM's own sender drives the update: it calls a :class:`ManagerClient`, which passes each call
 on to the actors through the rollout manager. The object store keeps a version, so an actor that starts anew has it at
-once; the other two send to whoever is there. When an actor falls out of such a transfer, the pool puts another in its
-place, and the learner shuts the sender down and sends anew to those that are there. Two things end its process, and the
-run begins anew at its last checkpoint: a sender that doesn't come back (nothing can end a broadcast that waits for an
-engine that is gone), and an error after other learner workers have begun to gather, since they can't begin again.
-``nccl`` and ``ipc`` have not been run on GPUs yet: their calls are checked against vLLM's sources and with stubs.
+once, and of a run with LoRA it takes the adapter alone; the other two send whole models to whoever is there. When an
+actor falls out of such a transfer, the pool puts another in its place, and the learner shuts the sender down and sends
+anew to those that are there. Two things end its process, and the run begins anew at its last checkpoint: a sender that
+doesn't come back (nothing can end a broadcast that waits for an engine that is gone), and an error after other learner
+workers have begun to gather, since they can't begin again. ``nccl`` and ``ipc`` have not been run on GPUs yet: their
+calls are checked against vLLM's sources and with stubs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import BrokenTransferError
 from ravst_ray.logs import get_logger
 from ravst_ray.training.rollout_actor import Weights
-from ravst_ray.training.weights import policy_state, wire_weights
+from ravst_ray.training.weights import adapter_state, policy_state, wire_weights
 
 log = get_logger(__name__)
 MEET_S = 330.0
@@ -40,7 +41,13 @@ BROADCAST_S = 30.0
 
 
 class Transport(Protocol):
-    """Sends a policy's weights to all engines."""
+    """Sends a policy's weights to all engines.
+
+    Attributes:
+        sent_bytes: of the last version, how much each engine was given; known to rank 0.
+    """
+
+    sent_bytes: int
 
     def publish(self, model: Any, version: int) -> float:
         """Send; every rank calls this. Gives rank 0 the share of time in which engines sampled, others 0."""
@@ -58,13 +65,19 @@ class ObjectStoreTransport:
     """By way of Ray's object store: works anywhere."""
 
     def __init__(self, config: TrainConfig, manager: Any, rank: int):
-        self._frozen, self._manager, self._rank = _frozen(config), manager, rank
+        self._config, self._manager, self._rank = config, manager, rank
+        self.sent_bytes = 0
 
     def publish(self, model: Any, version: int) -> float:
         """See :class:`Transport`."""
-        state = policy_state(model, self._frozen, keep=self._rank == 0)
-        if self._rank != 0:
+        keep = self._rank == 0
+        if self._config.ships_adapter:
+            state = adapter_state(model, keep)
+        else:
+            state = policy_state(model, _frozen(self._config), keep)
+        if not keep:
             return 0.0
+        self.sent_bytes = sum(value.nbytes for value in state.values())
         share: float = ray.get(self._manager.publish.remote(Weights(version, [ray.put(state)])))
         return share
 
@@ -78,6 +91,7 @@ class CardTransport:
         self._party: list[int] | None = None
         self._sender: Any = None
         self._model: Any = None
+        self.sent_bytes = 0
 
     def publish(self, model: Any, version: int) -> float:
         """See :class:`Transport`."""
@@ -122,6 +136,7 @@ class CardTransport:
         self._party, self._client.party = party, party
         workers = len(party) * self._config.engine.tensor_parallel
         source = PolicySource(self._named, wire_dtype(self._config))
+        self.sent_bytes = source.size_bytes
         address = ray.util.get_node_ip_address()
         self._sender = open_sender(self._transport, self._rank, source, self._client, workers, address)
 

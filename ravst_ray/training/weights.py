@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ravst_ray.errors import AbortError
+from ravst_ray.policy.adapter import PREFIX
 from ravst_ray.policy.families import side_of
 from ravst_ray.training.forward import unwrapped
 from ravst_ray.training.groups import Group
@@ -53,6 +54,24 @@ def wire_weights(model: Any, frozen_vision: bool, merged: bool = True) -> Iterat
     for name, value in named_weights(model, frozen_vision, merged):
         if (known := side.wire_name(name)) is not None:
             yield known, value
+
+
+def adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """An adapter's own weights, whole or sharded: ``A [rank, in]`` and ``B [out, rank]`` of each layer.
+
+    Names are PEFT's around the checkpoint's names of the layers, which vLLM translates as it does a checkpoint's.
+    """
+    inner = unwrapped(model)
+    side = side_of(inner)
+    for key, value in inner.state_dict().items():
+        layer, found, rest = key.partition(".lora_")
+        if found and (known := side.wire_name(f"{layer}.weight")) is not None:
+            yield f"{PREFIX}{known.removesuffix('.weight')}.lora_{rest[0]}.weight", value
+
+
+def adapter_state(model: Any, keep: bool = True) -> dict[str, np.ndarray]:
+    """The weights of :func:`adapter_weights` as :func:`policy_state` gives the whole policy's."""
+    return {name: value.numpy().copy() for name, value in _gathered(adapter_weights(model), keep)}
 
 
 def policy_state(model: Any, frozen_vision: bool, keep: bool = True) -> dict[str, np.ndarray]:

@@ -178,6 +178,7 @@ class Worker:
             self._waited(drained_s)
             self.numbers["rollout/busy_share"] = share
             self.numbers["sync/changed_engines"] = changed
+            self.numbers["sync/bytes"] = float(self.transport.sent_bytes)
             self.numbers["seconds/sync"] = max(time.monotonic() - started - drained_s, 0.0)
         self.prove_if_due(version)
 
