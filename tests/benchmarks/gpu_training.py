@@ -3,8 +3,8 @@
     python -m tests.benchmarks.gpu_training --out out/gpu_training      # one 80 GB card, at most 8 minutes
     python -m tests.benchmarks.gpu_training --tiny --out out/try        # a tiny model on a CPU, to try the whole
 
-A case is the update of G completions of one prompt with a video, as the learner makes it: log-probs before the update,
-GRPO's loss (``dapo``, importance corrected), gradients with layers computed again, their norm clipped, fused AdamW.
+A case is the update of G completions of one prompt with a video, as the learner makes it: GRPO's loss (``dapo``,
+importance corrected), gradients with layers computed again, their norm clipped, fused AdamW.
 Full training has float32 weights and computes in bfloat16; an adapter is float32 beside bfloat16. The tower is frozen:
 its features are kept, or each step brings a video that it hasn't seen. Told are the median step, tokens per second, the
 share of the card's peak (MFU, see ``step_flops`` for what counts), peak memory; and once for each size how far
@@ -84,9 +84,10 @@ def cases(sizes: Sequence[str], frames: tuple[int, int]) -> list[Case]:
 
 
 def grpo_loss(
-    logps: torch.Tensor, old: torch.Tensor, sampled: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
+    logps: torch.Tensor, sampled: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """TRL's ``dapo`` with ``token_truncate``: the mean over all tokens; all ``[B, C]``, ``advantages [B, 1]``."""
+    old = logps.detach()  # log-probs before the update
     ratio = torch.exp(logps - old)
     gain = torch.min(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
     return -(gain * torch.exp(old - sampled).clamp(max=CAP))[mask].mean()
@@ -115,11 +116,9 @@ class Learner:
 
     def step(self, forward: VideoForward, rows: Sequence[Row], advantages: torch.Tensor) -> float:
         """One update; gives the gradient's norm."""
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            old = forward.score(self.model, rows).logps
-        with torch.autocast(self.device.type, torch.bfloat16):  # one of its own: weights that are cast stay cast in it
+        with torch.autocast(self.device.type, torch.bfloat16):
             scores = forward.score(self.model, rows, entropies=True)
-        loss = grpo_loss(scores.logps, old, old, advantages, scores.mask)
+        loss = grpo_loss(scores.logps, scores.logps.detach(), advantages, scores.mask)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
         self.optimizer.step()

@@ -120,7 +120,7 @@ def tower_flops(name: str, patches: int) -> float:
 
 
 def step_flops(name: str, rows: Sequence[Row], *, shared: bool, lora: bool, patches: int) -> float:
-    """What an update of GRPO needs: a forward for the old log-probs, a forward, a backward.
+    """What an update of GRPO needs: a forward and a backward.
 
     A backward costs two forwards, where weights stand still one, of attention always two. What is computed again to
     save memory doesn't count.
@@ -133,7 +133,7 @@ def step_flops(name: str, rows: Sequence[Row], *, shared: bool, lora: bool, patc
         patches: that the tower sees in a step; 0 where its features are kept.
     """
     forward = forward_flops(name, rows, shared)
-    return (3 if lora else 4) * forward["weights"] + 4 * forward["attention"] + tower_flops(name, patches)
+    return (2 if lora else 3) * forward["weights"] + 3 * forward["attention"] + tower_flops(name, patches)
 
 
 def card_peak(card: str) -> float | None:
