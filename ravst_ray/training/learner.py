@@ -242,7 +242,7 @@ class GRPOLearner(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, None]:
         scores = self.forward_pass.score(model, self._at_hand["rows"], entropies=True)
-        if self.num_iterations == 1:  # no update lies between a step's micro-batches: these are what they were before it
+        if self.num_iterations == 1:  # no update lies between micro-batches: these are the log-probs before it
             self._correct(self._at_hand, scores.logps.detach())
         return scores.logps, scores.entropies, None
 

@@ -83,9 +83,7 @@ def cases(sizes: Sequence[str], frames: tuple[int, int]) -> list[Case]:
     return [Case(*model, *ways) for part in (telling, rest) for model in models for ways in part]
 
 
-def grpo_loss(
-    logps: torch.Tensor, sampled: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def grpo_loss(logps: torch.Tensor, sampled: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """TRL's ``dapo`` with ``token_truncate``: the mean over all tokens; all ``[B, C]``, ``advantages [B, 1]``."""
     old = logps.detach()  # log-probs before the update
     ratio = torch.exp(logps - old)
