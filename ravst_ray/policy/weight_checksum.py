@@ -7,21 +7,10 @@ slow for every sync of a large model. This one adds up each tensor's bits where 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 
 _WORD = 8
-
-
-class ChecksumExtension:
-    """What vLLM's workers get beside their own methods (``worker_extension_cls``)."""
-
-    model_runner: Any
-
-    def ravst_weight_checksum(self) -> str:
-        """:func:`weight_checksum` of this worker's share of the model."""
-        return weight_checksum(self.model_runner.get_model())
 
 
 def weight_checksum(model: torch.nn.Module) -> str:

@@ -38,6 +38,21 @@ class Weights:
     state: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an actor tells of an update.
+
+    Attributes:
+        drained_s: seconds until running groups had ended.
+        held: the weights that its engine has now.
+        busy_s: seconds in which at least one group was being sampled, since it is there.
+    """
+
+    drained_s: float
+    held: Held
+    busy_s: float
+
+
 class RolloutActor:
     """A vLLM engine in a Ray actor; its methods run side by side."""
 
@@ -46,8 +61,9 @@ class RolloutActor:
         remove_left_weights(weights_folder())
         engine = config.engine.model_copy(update={"model": config.model})
         self._adapter = config.learner.lora if config.ships_adapter else None
+        transport = None if config.transport == "object_store" else config.transport
         self._engine = VideoLLM(
-            engine, transport=config.transport, sleeps=config.rollouts.share_gpu, adapter=self._adapter
+            engine, trainable=True, transport=transport, sleeps=config.rollouts.share_gpu, adapter=self._adapter
         )
         self._level = config.rollouts.sleep_level
         self._busy_s, self._running, self._since = 0.0, 0, 0.0
@@ -73,8 +89,8 @@ class RolloutActor:
             if not self._running:
                 self._busy_s += time.monotonic() - self._since
 
-    async def set_weights(self, weights: Weights) -> float:
-        """Load a version of the policy from the object store; gives the seconds until running groups had ended."""
+    async def set_weights(self, weights: Weights) -> Loaded:
+        """Load a version of the policy from the object store."""
         from safetensors.numpy import save_file
 
         path = weights_folder() / f"{_WEIGHTS}{os.getpid()}{'' if self._adapter else _FILE}"
@@ -85,7 +101,7 @@ class RolloutActor:
                     write_adapter(path, state, self._adapter)
                 else:
                     save_file(state, path)
-                return await self._engine.set_weights(str(path), weights.version)
+                return self._loaded(await self._engine.set_weights(str(path), weights.version))
             finally:
                 _remove(path)
 
@@ -104,10 +120,15 @@ class RolloutActor:
         with self._at_work():
             await self._engine.update(info)
 
-    async def end_transfer(self, version: int) -> None:
+    async def end_transfer(self, version: int) -> Loaded:
         """Sample with the new weights from here on."""
         with self._at_work():
             await self._engine.end_update(version)
+        return self._loaded(0.0)
+
+    def _loaded(self, drained_s: float) -> Loaded:
+        busy_s = self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
+        return Loaded(drained_s, Held(*self._engine.weights), busy_s)
 
     async def weights(self) -> Held:
         """What weights the engine has."""
@@ -117,10 +138,6 @@ class RolloutActor:
         """Give the card's memory to the learner; the next weights wake the engine."""
         with self._at_work():
             await self._engine.sleep(self._level)
-
-    async def busy_s(self) -> float:
-        """Seconds in which at least one group was being sampled."""
-        return self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
 
     async def quiet_s(self) -> float:
         """Seconds since the engine's last sign of life, or since it has work; 0 while it has none."""

@@ -30,6 +30,7 @@ import torch
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import BrokenTransferError
 from ravst_ray.logs import get_logger
+from ravst_ray.training.pool import Synced
 from ravst_ray.training.rollout_actor import Weights
 from ravst_ray.training.weights import adapter_state, policy_state, wire_weights
 
@@ -49,8 +50,23 @@ class Transport(Protocol):
 
     sent_bytes: int
 
-    def publish(self, model: Any, version: int) -> float:
-        """Send; every rank calls this. Gives rank 0 the share of time in which engines sampled, others 0."""
+    def publish(self, model: Any, version: int) -> None:
+        """Send; every rank calls this, after what was sent before is settled.
+
+        The model may change as soon as this comes back; engines may load the weights meanwhile.
+        """
+        ...
+
+    def settled(self) -> Synced | None:
+        """Wait until the engines have what was sent last; what came of it, once, and only on rank 0.
+
+        Raises:
+            RavstError: what stopped them.
+        """
+        ...
+
+    def check(self, asked: Any) -> None:
+        """Wait until something asked of the manager is there, or raise what stopped the update that it waits for."""
         ...
 
 
@@ -66,20 +82,30 @@ class ObjectStoreTransport:
 
     def __init__(self, config: TrainConfig, manager: Any, rank: int):
         self._config, self._manager, self._rank = config, manager, rank
+        self._sent: Any = None
         self.sent_bytes = 0
 
-    def publish(self, model: Any, version: int) -> float:
+    def publish(self, model: Any, version: int) -> None:
         """See :class:`Transport`."""
         keep = self._rank == 0
         if self._config.ships_adapter:
             state = adapter_state(model, keep)
         else:
             state = policy_state(model, _frozen(self._config), keep)
-        if not keep:
-            return 0.0
-        self.sent_bytes = sum(value.nbytes for value in state.values())
-        share: float = ray.get(self._manager.publish.remote(Weights(version, [ray.put(state)])))
-        return share
+        if keep:
+            self.sent_bytes = sum(value.nbytes for value in state.values())
+            self._sent = self._manager.publish.remote(Weights(version, [ray.put(state)]))
+
+    def settled(self) -> Synced | None:
+        """See :class:`Transport`."""
+        sent, self._sent = self._sent, None
+        return None if sent is None else ray.get(sent)
+
+    def check(self, asked: Any) -> None:
+        """See :class:`Transport`."""
+        if self._sent is not None:
+            ended, _ = ray.wait([asked, self._sent], num_returns=1)
+            ray.get([one for one in ended if one == self._sent])
 
 
 class CardTransport:
@@ -91,17 +117,24 @@ class CardTransport:
         self._party: list[int] | None = None
         self._sender: Any = None
         self._model: Any = None
+        self._synced: Synced | None = None
         self.sent_bytes = 0
 
-    def publish(self, model: Any, version: int) -> float:
+    def publish(self, model: Any, version: int) -> None:
         """See :class:`Transport`."""
         self._model, self._client.version = model, version
         while not self._sent():
             pass
-        if self._rank != 0:
-            return 0.0
-        share: float = ray.get(self._manager.published.remote(version))
-        return share
+        if self._rank == 0:
+            self._synced = ray.get(self._manager.published.remote(version))
+
+    def settled(self) -> Synced | None:
+        """See :class:`Transport`."""
+        synced, self._synced = self._synced, None
+        return synced
+
+    def check(self, asked: Any) -> None:
+        """Nothing waits: what was sent is there."""
 
     def _sent(self) -> bool:
         """Connect and send; False when an engine fell out, so that it must be done again."""

@@ -71,15 +71,16 @@ def adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def adapter_state(model: Any, keep: bool = True) -> dict[str, np.ndarray]:
     """The weights of :func:`adapter_weights` as :func:`policy_state` gives the whole policy's."""
-    return {name: value.numpy().copy() for name, value in _gathered(adapter_weights(model), keep)}
+    return {name: value.numpy() for name, value in _gathered(adapter_weights(model), keep)}
 
 
 def policy_state(model: Any, frozen_vision: bool, keep: bool = True) -> dict[str, np.ndarray]:
     """The weights of :func:`wire_weights` as float32 arrays on the host; every rank must call this.
 
-    Shards are gathered; a rank that doesn't ``keep`` what it gathers gets an empty dict.
+    Shards are gathered; a rank that doesn't ``keep`` what it gathers gets an empty dict. An array may be a weight
+    itself, of a learner in float32 on the host, so it must be used (Ray's object store copies it) before the next step.
     """
-    return {name: value.numpy().copy() for name, value in _gathered(wire_weights(model, frozen_vision), keep)}
+    return {name: value.numpy() for name, value in _gathered(wire_weights(model, frozen_vision), keep)}
 
 
 def _gathered(named: Iterable[tuple[str, torch.Tensor]], keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
