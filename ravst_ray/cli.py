@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ravst_ray import cli_help
 from ravst_ray.errors import ConfigError, RavstError
@@ -69,8 +70,10 @@ def _predict(args: argparse.Namespace) -> None:
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.video_llm import PredictConfig
-    from ravst_ray.evaluation.predict import predict
+    from ravst_ray.datasets.tasks import read_tasks
+    from ravst_ray.evaluation.predict import predict, predict_dry_run
 
+    read: Any
     model = [f"engine.model={args.model}"] if args.model else []
     if args.benchmark:
         from functools import partial
@@ -81,10 +84,10 @@ def _predict(args: argparse.Namespace) -> None:
         benchmark = benchmark_of(args.benchmark)
         config = load_config(PredictConfig, args.config, [*benchmark.settings, *model, *args.overrides])
         read = partial(benchmark_tasks, benchmark)
-        predict(args.annotations, args.videos, args.out, config, Console(stderr=True), read)
-        return
-    config = load_config(PredictConfig, args.config, [*model, *args.overrides])
-    predict(args.annotations, args.videos, args.out, config, Console(stderr=True))
+    else:
+        config, read = load_config(PredictConfig, args.config, [*model, *args.overrides]), read_tasks
+    work = predict_dry_run if args.dry_run else predict
+    work(args.annotations, args.videos, args.out, config, Console(stderr=True), read)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -95,7 +98,7 @@ def _train(args: argparse.Namespace) -> None:
 
     config = load_config(TrainConfig, args.config, args.overrides)
     if args.dry_run:
-        from ravst_ray.training.plan import dry_run
+        from ravst_ray.training.dry_run import dry_run
 
         return dry_run(config, Console())
     from ravst_ray.training.loop import train
@@ -117,10 +120,16 @@ def _train_sft(args: argparse.Namespace) -> None:
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.sft import SftRunConfig
+
+    config = load_config(SftRunConfig, args.config, args.overrides)
+    if args.dry_run:
+        from ravst_ray.training.dry_run import sft_dry_run
+
+        return sft_dry_run(config, Console())
     from ravst_ray.training.sft_run import train_sft
 
     console = Console(stderr=True)
-    model = train_sft(load_config(SftRunConfig, args.config, args.overrides), console, args.resume)
+    model = train_sft(config, console, args.resume)
     console.print(f"the fine-tuned model: {model}", highlight=False, soft_wrap=True)
 
 
@@ -221,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--annotations", required=True, metavar="F", help=f"{_QUESTIONS}; or the benchmark's file")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
+    predict.add_argument("--dry-run", action="store_true", help="tell what would be asked; start nothing")
     train = add("train", _train, cli_help.TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
@@ -232,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
     sft = add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
     sft.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
+    sft.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
     evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")

@@ -8,6 +8,7 @@ import pytest
 
 from ravst_ray.datasets import places
 from ravst_ray.datasets.tasks import read_tasks
+from ravst_ray.datasets.transfer import check_writable
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.models.pretrained import check_model, model_source
 from ravst_ray.training import loop
@@ -136,7 +137,7 @@ def test_a_store_that_refuses_ends_an_upload_with_a_sentence(s3, tmp_path):
     with pytest.raises(AbortError, match="can't be read or written"):
         store.upload(name)
     with pytest.raises(ConfigError, match=f"output: can't write to s3://{BUCKET}/refused"):
-        store.check_writable()
+        check_writable(store.output, "output")
 
 
 def test_a_node_that_sees_another_directory_is_told(tmp_path):

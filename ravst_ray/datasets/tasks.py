@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.datasets.places import is_remote, join, list_names, local_copy, named
+from ravst_ray.datasets.places import folder_name, is_remote, join, list_names, local_copy, named
 from ravst_ray.datasets.questions import read_questions
 from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
 from ravst_ray.errors import ConfigError, StepError
@@ -52,6 +53,18 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
         return [VideoTask(name, files.place(name), durations[name], tuple(asked)) for name, asked in found.items()]
     except ValueError as error:
         raise ConfigError(f"{videos_dir}: {error}") from None
+
+
+def without_file(tasks: Sequence[VideoTask], videos_dir: str) -> int:
+    """Of how many tasks the video has no file in the folder, a path or a URI.
+
+    Raises:
+        ConfigError: the folder of a store can't be listed.
+    """
+    if not is_remote(videos_dir):
+        return sum(not Path(task.path).exists() for task in tasks)
+    names = list_names(videos_dir)
+    return sum(folder_name(task.path) not in names for task in tasks)
 
 
 def _files(videos_dir: str) -> VideoFiles:
