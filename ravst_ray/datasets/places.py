@@ -8,6 +8,7 @@ A name in a URI is percent-encoded; :func:`join` does that.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,19 @@ def named(path: str, place: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(str(error).replace(path, place)) from None
+
+
+def check_seen(folder: str) -> None:
+    """Check that this node has a folder, or all that it holds would seem to be missing; a URI is the same everywhere.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if folder and not is_remote(folder) and not Path(folder).is_dir():
+        raise ConfigError(
+            f"{folder} isn't there on node {socket.gethostname()}; name a folder that all nodes share, "
+            "or a place in an object store (s3://bucket/videos)"
+        )
 
 
 @contextmanager

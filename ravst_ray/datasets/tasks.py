@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.datasets.places import folder_name, is_remote, join, list_names, local_copy, named
+from ravst_ray.datasets.places import absolute, folder_name, is_remote, join, list_names, local_copy, named
 from ravst_ray.datasets.questions import read_questions
 from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
 from ravst_ray.errors import ConfigError, StepError
@@ -17,13 +17,15 @@ from ravst_ray.records import QAPair
 class VideoTask:
     """One video and its questions, in the file's order; ``path`` may be a URI, or a file that doesn't exist.
 
-    ``duration_s`` is 0 where the dataset doesn't state it: then the file's own counts.
+    ``duration_s`` is 0 where the dataset doesn't state it: then the file's own counts. ``folder`` is where all videos
+    lie, which every node must see.
     """
 
     video_id: str
     path: str
     duration_s: float
     questions: tuple[QAPair, ...]
+    folder: str = ""
 
 
 def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | None = None) -> list[VideoTask]:
@@ -43,14 +45,17 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
             pairs, durations = read_questions(path)
     except StepError as error:
         raise ConfigError(f"annotations file {error.message}") from None
-    files = _files(str(videos_dir))
+    folder = absolute(str(videos_dir))
+    files = _files(folder)
     found: dict[str, list[QAPair]] = {}
     for pair in pairs[:limit]:
         if not is_safe_id(pair.video_id):
             raise ConfigError(f"{annotations}: the video name {pair.video_id!r} can't be a file name")
         found.setdefault(pair.video_id, []).append(pair)
     try:
-        return [VideoTask(name, files.place(name), durations[name], tuple(asked)) for name, asked in found.items()]
+        return [
+            VideoTask(name, files.place(name), durations[name], tuple(asked), folder) for name, asked in found.items()
+        ]
     except ValueError as error:
         raise ConfigError(f"{videos_dir}: {error}") from None
 

@@ -35,7 +35,7 @@ from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
-from ravst_ray.datasets.places import absolute, folder_name, local_copy
+from ravst_ray.datasets.places import absolute, check_seen, folder_name, local_copy
 from ravst_ray.datasets.tasks import VideoTask, read_tasks, without_file
 from ravst_ray.datasets.transfer import check_writable
 from ravst_ray.errors import AbortError, ConfigError, StepError
@@ -202,6 +202,7 @@ class DecodeClips:
         return pa.Table.from_pylist([self._row(json.loads(row["state"])) for row in table.to_pylist()], schema=ROW)
 
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
+        check_seen(task["folder"])
         try:
             stated_s, frames = task["duration_s"], self._config.frames
             with local_copy(task["path"]) as path:
