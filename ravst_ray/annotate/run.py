@@ -25,7 +25,6 @@ from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.node_log import NodeLog, read_nodes
 from ravst_ray.datasets.places import insist, is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
-from ravst_ray.datasets.splits import split_of
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.language.dialect import ADAPTATIONS
@@ -248,11 +247,7 @@ def write_questions(store: DatasetStore, config: AnnotateConfig, split: str) -> 
 
     wanted = config.export.statuses
     pairs = [qa_from_row(row) for row in store.rows("qa") if row["split"] == split and row["status"] in wanted]
-    durations = {
-        row["video_id"]: row["duration_s"]
-        for row in store.rows("annotations")
-        if split_of(row["video_id"], config.seed, config.split.test_share) == split
-    }
+    durations = {row["video_id"]: row["duration_s"] for row in store.rows("annotations") if row["split"] == split}
     store.write_bytes(f"ravst_{split}_QA.json", dump_questions(pairs, durations).encode())
 
 

@@ -79,7 +79,7 @@ for sample in webdataset.WebDataset("train-{000000..000000}.tar", shardshuffle=F
         """The one that is open, or the next."""
         if split not in self._shards:
             file = self._folder.open(f"{split}-{self._begun[split]:06d}.tar")
-            self._shards[split] = _Shard(file, tarfile.open(fileobj=file, mode="w|"))  # noqa: SIM115
+            self._shards[split] = _Shard(file, tarfile.open(fileobj=file, mode="w"))  # noqa: SIM115
             self._begun[split] += 1
         return self._shards[split]
 
