@@ -5,6 +5,7 @@ import json
 import resource
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,16 @@ def test_a_full_disk_leaves_nothing(out, tmp_path, form):
         with small_disk(300), pytest.raises(AbortError, match=r"can't be written: .*nothing is left"):
             export(out, str(tmp_path / to), form, QUIET, videos="")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_rows_that_do_not_fit_together_end_it(tmp_path):
+    broken = item("a")
+    (event,) = broken.annotations
+    broken = replace(broken, annotations=(replace(event, tracks=(replace(event.tracks[0], scores=(0.9,)),)),))
+    write(str(tmp_path / "out"), items=[broken])
+    with pytest.raises(AbortError, match="the rows of 'a', .* aren't as ravst annotate writes them: ValueError"):
+        export(str(tmp_path / "out"), str(tmp_path / "to"), "coco", QUIET)
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_run_that_goes_on(tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ def export(
         raise ConfigError(f"{form}: no such format; there are {', '.join(FORMATS)}")
     if unknown := sorted(set(statuses) - set(STATUSES)):
         raise ConfigError(f"{unknown[0]}: no such status; there are {', '.join(STATUSES)}")
+    statuses = list(dict.fromkeys(statuses))
     store = DatasetStore(output)
     generation, waiting = finished(store)
     settings = _settings(store)
@@ -83,7 +84,7 @@ def export(
                 writer = FORMATS[form](folder)
                 with closing(chosen if files is None else with_files(chosen, files)) as exported:
                     for video in exported:
-                        writer.add(video)
+                        _add(writer, video, output)
                         tally.add(video)
                 if not tally.total["videos"]:
                     raise ConfigError(
@@ -92,11 +93,21 @@ def export(
                 writer.close()
             card = dataset_card(tally, writer.about, writer.header(), statuses, settings, review)
             folder.write("README.md", card)
-            folder.finish({"format": form, "statuses": list(statuses), **tally.facts()})
+            folder.finish({"format": form, "statuses": statuses, **tally.facts()})
     except (OSError, pa.ArrowException) as error:
         raise AbortError(f"{to}: can't be written: {error}; nothing is left of the export") from None
     _tell(tally, waiting, to, files is not None, console)
     return tally
+
+
+def _add(writer: Writer, video: ExportedVideo, output: str) -> None:
+    try:
+        writer.add(video)
+    except (KeyError, TypeError, ValueError) as error:  # some formats hold rows back, and look at them later
+        raise AbortError(
+            f"{output}: the rows of {video.video_id!r}, or of a video shortly before it, aren't as ravst annotate writes "
+            f"them: {error!r}"
+        ) from error
 
 
 def _settings(store: DatasetStore) -> Mapping[str, Any]:
