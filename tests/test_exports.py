@@ -289,7 +289,7 @@ def test_rows_that_do_not_fit_together_end_it(tmp_path):
     (event,) = broken.annotations
     broken = replace(broken, annotations=(replace(event, tracks=(replace(event.tracks[0], scores=(0.9,)),)),))
     write(str(tmp_path / "out"), items=[broken])
-    with pytest.raises(AbortError, match="the rows of 'a', .* aren't as ravst annotate writes them: ValueError"):
+    with pytest.raises(AbortError, match=r"the rows of 'a', .* aren't as ravst annotate writes them: ValueError"):
         export(str(tmp_path / "out"), str(tmp_path / "to"), "coco", QUIET)
     assert not (tmp_path / "to").exists()
 

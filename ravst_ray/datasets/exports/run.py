@@ -105,8 +105,8 @@ def _add(writer: Writer, video: ExportedVideo, output: str) -> None:
         writer.add(video)
     except (KeyError, TypeError, ValueError) as error:  # some formats hold rows back, and look at them later
         raise AbortError(
-            f"{output}: the rows of {video.video_id!r}, or of a video shortly before it, aren't as ravst annotate writes "
-            f"them: {error!r}"
+            f"{output}: the rows of {video.video_id!r}, or of a video shortly before it, aren't as ravst annotate "
+            f"writes them: {error!r}"
         ) from error
 
 
