@@ -125,10 +125,10 @@ class DatasetStore:
     def sink(self, name: str) -> Iterator[pa.NativeFile]:
         """A file to be written piece by piece."""
         self._make_folder(name.rpartition("/")[0])
-        with self._open(name) as file:
+        with self._create(name) as file:
             yield file
 
-    def _open(self, name: str) -> pa.NativeFile:
+    def _create(self, name: str) -> pa.NativeFile:
         return self._fs.open_output_stream(f"{self._base}/{name}")
 
     def replace_bytes(self, name: str, data: bytes) -> None:
@@ -305,7 +305,7 @@ class DatasetStore:
         """The parts of some tables, from batches that hold rows of any of them."""
         for name in names:
             self._make_folder(name)
-        writers = {name: PartWriter(self._open, f"{name}/part-{number:06d}", self._tables[name]) for name in names}
+        writers = {name: PartWriter(self._create, f"{name}/part-{number:06d}", self._tables[name]) for name in names}
         for batch in batches:
             for name, rows in batch.items():
                 writers[name].add(rows)

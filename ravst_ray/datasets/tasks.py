@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.datasets.places import is_remote, join, list_names, local_copy, named
+from ravst_ray.datasets.places import local_copy, named, video_files
 from ravst_ray.datasets.questions import read_questions
-from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
+from ravst_ray.datasets.unav import is_safe_id
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.records import QAPair
 
@@ -42,7 +42,7 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
             pairs, durations = read_questions(path)
     except StepError as error:
         raise ConfigError(f"annotations file {error.message}") from None
-    files = _files(str(videos_dir))
+    files = video_files(str(videos_dir))
     found: dict[str, list[QAPair]] = {}
     for pair in pairs[:limit]:
         if not is_safe_id(pair.video_id):
@@ -52,9 +52,3 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
         return [VideoTask(name, files.place(name), durations[name], tuple(asked)) for name, asked in found.items()]
     except ValueError as error:
         raise ConfigError(f"{videos_dir}: {error}") from None
-
-
-def _files(videos_dir: str) -> VideoFiles:
-    if not is_remote(videos_dir):
-        return list_files(videos_dir)
-    return VideoFiles(list_names(videos_dir), lambda name: join(videos_dir, name))

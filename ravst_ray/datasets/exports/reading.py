@@ -44,7 +44,7 @@ def finished(store: DatasetStore) -> tuple[Generation, int]:
             )
     except OSError as error:
         raise ConfigError(f"{store.root}: can't be read: {error}") from None
-    if not generation.number or {"annotations", "qa"} - generation.tables.keys():
+    if not all(generation.tables.get(name) for name in ("annotations", "qa")):
         raise ConfigError(f"{store.root}: no annotations there; name the output of ravst annotate")
     return generation, waiting
 
