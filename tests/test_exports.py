@@ -288,9 +288,15 @@ def test_rows_that_do_not_fit_together_end_it(tmp_path):
     broken = item("a")
     (event,) = broken.annotations
     broken = replace(broken, annotations=(replace(event, tracks=(replace(event.tracks[0], scores=(0.9,)),)),))
-    write(str(tmp_path / "out"), items=[broken])
+    store = write(str(tmp_path / "out"), items=[broken])
     with pytest.raises(AbortError, match=r"the rows of 'a', .* aren't as ravst annotate writes them: ValueError"):
-        export(str(tmp_path / "out"), str(tmp_path / "to"), "coco", QUIET)
+        export(store.root, str(tmp_path / "to"), "coco", QUIET)
+    rows = rows_of(item("b"), 0, 0.0)
+    rows["annotations"][0]["split"] = "../../x"
+    store.commit("b", rows, {})
+    store.compact()
+    with pytest.raises(AbortError, match=r"the split of 'b' is '../../x'"):
+        export(store.root, str(tmp_path / "to"), "hf", QUIET)
     assert not (tmp_path / "to").exists()
 
 
@@ -328,7 +334,9 @@ def test_from_and_to_an_object_store(s3, tmp_path):
     s3.spoil = lambda method, path: 403 if path.endswith("annotations/test-00000.parquet") else None
     with pytest.raises(AbortError, match="nothing is left of the export"):
         export(f"{here}/out", f"{here}/broken", "hf", QUIET)
-    assert not [key for key in s3.keys("exports/broken/") if not key.endswith("/")]
+    assert set(s3.keys("exports/broken/")) <= {"exports/broken/"}
+    s3.spoil = lambda method, path: None
+    export(f"{here}/out", f"{here}/broken", "ravst", QUIET)
     s3.spoil = lambda method, path: 403 if path.endswith("exports/videos/plain.mp4") else None
     with pytest.raises(AbortError, match="check the nodes' credentials"):
         export(f"{here}/out", f"{here}/forbidden", "hf", QUIET, videos="")

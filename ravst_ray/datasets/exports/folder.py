@@ -79,9 +79,10 @@ class ExportFolder:
                 with suppress(OSError):  # something else may lie there by now
                     os.rmdir(self._target)
             return
-        for name in self._sizes:
+        for name in self._folders | {name for name in self._sizes if "/" not in name}:
             with suppress(Exception):
-                self._fs.delete_file(f"{self._base}/{name}")
+                remove = self._fs.delete_dir if name in self._folders else self._fs.delete_file
+                remove(f"{self._base}/{name}")
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to be written from its beginning to its end; folders are made."""

@@ -19,7 +19,7 @@ from ravst_ray.datasets.exports.card import Tally, dataset_card
 from ravst_ray.datasets.exports.coco import CocoWriter
 from ravst_ray.datasets.exports.folder import ExportFolder
 from ravst_ray.datasets.exports.hf import HuggingFaceWriter
-from ravst_ray.datasets.exports.protocols import ExportedVideo, Row, Writer
+from ravst_ray.datasets.exports.protocols import SPLITS, ExportedVideo, Row, Writer
 from ravst_ray.datasets.exports.ravst import RavstWriter
 from ravst_ray.datasets.exports.reading import Rows, event_count, finished, read_videos, with_files
 from ravst_ray.datasets.exports.webdataset import WebDatasetWriter
@@ -140,6 +140,8 @@ def _chosen(
     """The rows of the wanted statuses; a video that has none is left out."""
     for video_id, events, qa in videos:
         split, duration_s = events[0]["split"], events[0]["duration_s"]
+        if split not in SPLITS:  # it becomes a part of file names
+            raise AbortError(f"the split of {video_id!r} is {split!r}, not {' or '.join(SPLITS)}; its row is damaged")
         if revise is not None:
             events, qa = revise(video_id, events, qa)
         tables = {"events": events, "questions": qa}
