@@ -119,7 +119,7 @@ class ExportFolder:
             names = sorted(os.listdir(self._base), key=lambda name: name == MARKER)
             for name in names:
                 os.rename(f"{self._base}/{name}", f"{self._target}/{name}")
-            os.rmdir(self._base)
+            shutil.rmtree(self._base, ignore_errors=True)
         self._whole = True
 
 
