@@ -47,6 +47,14 @@ def _retry(args: argparse.Namespace) -> None:
     retry(args.output, args.reason, args.overrides, Console(stderr=True))
 
 
+def _export(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.datasets.exports.run import export
+
+    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos)
+
+
 def _toyworld(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -211,6 +219,16 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("output", metavar="OUT", help="output directory of a run")
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
+    export = add("export", _export, cli_help.EXPORT, config=None)
+    export.add_argument("output", metavar="OUT", help="output directory of a run, here or in an object store")
+    export.add_argument("--to", required=True, metavar="DIR", help="empty or new folder, a path or a URI")
+    export.add_argument("--format", required=True, metavar="NAME", help="ravst, hf, coco or webdataset")
+    export.add_argument(
+        "--statuses", nargs="+", default=["accepted"], metavar="S", help="accepted (default), suspect, rejected"
+    )
+    export.add_argument(
+        "--videos", nargs="?", const="", metavar="DIR", help="with the videos; DIR: where they are now, if not there"
+    )
     toyworld = add("toyworld", _toyworld, cli_help.TOYWORLD, config=None)
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
@@ -234,12 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, cli_help.TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
-    export = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
-    export.add_argument("output", metavar="RUN", help="output of ravst train, here or in an object store")
-    which = export.add_mutually_exclusive_group()
+    model = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
+    model.add_argument("output", metavar="RUN", help="output of ravst train, here or in an object store")
+    which = model.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     which.add_argument("--best", action="store_true", help="the checkpoint with the best validation")
-    export.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
+    model.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
     sft = add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
     sft.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     sft.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")

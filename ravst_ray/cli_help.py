@@ -28,6 +28,15 @@ Do failed videos of an annotation run again, with the configuration in its outpu
 `ravst status` lists the reasons. An errors row stays until the new result of its video is committed.
 Exit status: as of ravst annotate.
 """
+EXPORT = """\
+Write a finished dataset into a folder that can be handed on, with a dataset card.
+
+  ravst export out/run1 --to out/mine --format hf --videos
+  ravst export s3://bucket/run1 --to s3://bucket/shards --format webdataset --statuses accepted suspect
+
+Formats: ravst (R-AVST's published JSON), hf (a folder for datasets.load_dataset), coco (JSON for pycocotools, boxes and
+masks on tracks), webdataset (tar shards). DIR is whole once export.json is in it; an export that fails leaves nothing.
+"""
 TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
 

@@ -207,6 +207,8 @@ def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, 
     assert "(<|…|>) stands in 2 of 3 questions, a/1/AVTR/0 is one; they are left out" in caplog.text
     with pytest.raises(ConfigError, match=r"stands in 1 of 1 questions, .* none can be asked"):
         tasks(asked[0])
+    with pytest.raises(ConfigError, match=r"no question in .*q.json; .* export.statuses="):
+        tasks()
     forward = VideoForward(load_tiny(policy)[1], FAMILY)
     for clip in (noise_clip(), None):
         with pytest.raises(StepError, match=r"<\|im_end\|> stands in the question") as refused:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravst_ray.datasets.places import absolute, folder_name, is_remote, join, list_names, local_copy, named
+from ravst_ray.datasets.places import absolute, folder_name, is_remote, list_names, local_copy, named, video_files
 from ravst_ray.datasets.questions import read_questions
-from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
+from ravst_ray.datasets.unav import is_safe_id
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.records import QAPair
 
@@ -46,7 +46,7 @@ def read_tasks(annotations: str | Path, videos_dir: str | Path, limit: int | Non
     except StepError as error:
         raise ConfigError(f"annotations file {error.message}") from None
     folder = absolute(str(videos_dir))
-    files = _files(folder)
+    files = video_files(folder)
     found: dict[str, list[QAPair]] = {}
     for pair in pairs[:limit]:
         if not is_safe_id(pair.video_id):
@@ -70,9 +70,3 @@ def without_file(tasks: Sequence[VideoTask], videos_dir: str) -> int:
         return sum(not Path(task.path).exists() for task in tasks)
     names = list_names(videos_dir)
     return sum(folder_name(task.path) not in names for task in tasks)
-
-
-def _files(videos_dir: str) -> VideoFiles:
-    if not is_remote(videos_dir):
-        return list_files(videos_dir)
-    return VideoFiles(list_names(videos_dir), lambda name: join(videos_dir, name))
