@@ -39,7 +39,9 @@ def item(name: str, error: str | None = None, retryable: bool = False) -> VideoI
         return VideoItem(video, error=row, stats={"frames_decoded": 1})
     track = Track(1, "bell", True, (0.5, 1.5), ((1.0, 2.0, 3.0, 4.0), (1.5, 2.0, 3.5, 4.0)), (0.9, 0.8), None)
     annotation = EventAnnotation(event, (SceneObject("bell", True),), (0.5, 1.5), (track,), "suspect", ("jump",))
-    context = EventAnnotation(Event(2, 3.0, 5.0, "cat meowing", 8, None, None, False), (SceneObject("cat", True, (2,)),))
+    context = EventAnnotation(
+        Event(2, 3.0, 5.0, "cat meowing", 8, None, None, False), (SceneObject("cat", True, (2,)),)
+    )
     level = Loudness(0.1, (-100.0, -20.51), 0.2)
     pair = QAPair(f"{name}/1/AVTR/0", name, 1, "AVTR", "When?", "<answer>\n</answer>", "suspect")
     meta = VideoMeta(10.0, 29.97, 320, 240, True, "decord")
@@ -269,6 +271,7 @@ def test_a_dataset_of_nothing_can_be_read(tmp_path):
         assert {name: list(store.rows(name)) for name in schemas.TABLES} == {
             "annotations": [],
             "qa": [],
+            "videos": [],
             "errors": [rejected],
         }
         for name, schema in schemas.TABLES.items():
