@@ -183,7 +183,8 @@ def _applied(edit: Edit, one: EventAnnotation, scope: Scope) -> EventAnnotation:
 
 
 def _has_name(one: EventAnnotation, key: tuple[str, ...]) -> bool:
-    return any(normal_words(thing.name) == key for thing in (*one.objects, *one.tracks))
+    names = [thing.name for thing in one.objects] + [track.name for track in one.tracks]
+    return any(normal_words(name) == key for name in names)
 
 
 def _check_own(one: EventAnnotation, name: str, everywhere: bool) -> None:

@@ -113,7 +113,7 @@ class Queue:
 
     def left(self) -> dict[str, dict[str, int]]:
         """How many rows each section has, and how many of them nobody has looked at."""
-        counts = {section: {"rows": 0, "left": 0} for section in SECTIONS}
+        counts: dict[str, dict[str, int]] = {section: {"rows": 0, "left": 0} for section in SECTIONS}
         reviewed = self._reviewers()
         for placed in self.order:
             counts[placed.section]["rows"] += 1

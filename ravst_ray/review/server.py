@@ -68,17 +68,14 @@ def make_app(review: Review) -> FastAPI:
     @app.middleware("http")
     async def guarded(request: Request, call_next: Next) -> Response:
         refusal = guard.refusal(request.method, request.headers, request.cookies)
-        given = request.query_params.get("token")
-        if refusal is None or (refusal.error == "no_token" and request.url.path == "/" and given):
-            if given is not None and request.url.path == "/" and guard.is_token(given):
-                answer: Response = RedirectResponse("/", status_code=303)
-                answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
-            elif refusal is None:
-                answer = await call_next(request)
-            else:
-                answer = _error(refusal.status, refusal.error, refusal.message)
-        else:
+        given = request.query_params.get("token", "") if request.url.path == "/" else ""
+        if guard.is_token(given) and (refusal is None or refusal.error == "no_token"):
+            answer: Response = RedirectResponse("/", status_code=303)
+            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
+        elif refusal is not None:
             answer = _error(refusal.status, refusal.error, refusal.message)
+        else:
+            answer = await call_next(request)
         for name, value in HEADERS.items():
             answer.headers[name] = value
         return answer
@@ -267,7 +264,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _assets() -> dict[str, bytes]:
     """The page's files and the reports' style sheets, by name; nothing else is ever served as a file."""
-    found = {}
+    found: dict[str, bytes] = {}
     for package, endings in (("ravst_ray.reports", (".css",)), ("ravst_ray.review", (".html", ".css", ".js", ".svg"))):
         folder = resources.files(package) / "assets"
         if folder.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,17 @@ def entries_of(table: pa.Table, config: QualityConfig) -> Iterator[Entry]:
     tracks = table["tracks"].combine_chunks()
     counts, scores = _tracks_and_scores(tracks)
     objects = pc.fill_null(pc.list_value_length(table["objects"]), 0).to_pylist()
-    columns = [table[name].to_pylist() for name in _PLAIN]
+    columns: list[list[Any]] = [table[name].to_pylist() for name in _PLAIN]
     for place, plain in enumerate(zip(*columns, strict=True)):
-        *head, status, reasons = plain
-        margin = None
-        if status == "rejected":
-            margin = _margin(head, reasons, table, place, config)
-        score = None if math.isnan(scores[place]) else round(float(scores[place]), 4)
-        yield Entry(*head, status, tuple(reasons or ()), objects[place], int(counts[place]), score, margin)
+        told: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
+        told["reasons"] = tuple(told["reasons"] or ())
+        yield Entry(
+            **told,
+            objects=objects[place],
+            tracks=int(counts[place]),
+            score=None if math.isnan(scores[place]) else round(float(scores[place]), 4),
+            margin=_margin(told, table, place, config) if told["status"] == "rejected" else None,
+        )
 
 
 def _tracks_and_scores(tracks: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -106,12 +109,13 @@ def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.asarray(total[ends] - total[ends - lengths])
 
 
-def _margin(head: Sequence[Any], reasons: Sequence[str], table: pa.Table, place: int, config: QualityConfig) -> float:
+def _margin(told: Mapping[str, Any], table: pa.Table, place: int, config: QualityConfig) -> float:
     """By how much a row failed; 1 where it failed for something that has no measure."""
-    start_s, end_s, duration_s = head[4:7]
+    reasons, end_s = told["reasons"], told["end_s"]
     margins = []
     if "outside_video" in reasons:
-        margins.append((end_s - duration_s - config.overrun_s) / max(end_s - start_s, 1e-9))
+        over_s = end_s - told["duration_s"] - config.overrun_s
+        margins.append(over_s / max(end_s - told["start_s"], 1e-9))
     if "rarely_visible" in reasons and config.reject_visible_share > 0:
         share = _visible_share(table.slice(place, 1).to_pylist()[0])
         if share < config.reject_visible_share:
