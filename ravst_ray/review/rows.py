@@ -105,7 +105,8 @@ class Rows:
             for name, source in sources.items():
                 self.entries |= {entry.annotation_id: entry for entry in source.entries}
                 for video_id, counts in source.tasks.items():
-                    self.tasks[video_id] = self.tasks.get(video_id, Counter()) + counts
+                    known = self.tasks.get(video_id)
+                    self.tasks[video_id] = counts if known is None else known + counts
                 for video_id in source.groups:
                     self._places[video_id].append((kind, name))
         self._tables.clear()
