@@ -252,12 +252,17 @@ def _add_errors(app: FastAPI) -> None:
     def not_saved(request: Request, error: AbortError) -> Response:
         return _error(503, "not_saved", str(error))
 
+    @app.exception_handler(OSError)
+    def unreachable(request: Request, error: OSError) -> Response:
+        log.warning("%s: %s", request.url.path, error)
+        return _error(503, "unreachable", f"the output can't be read at the moment: {error}")
+
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> Response:
         found = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
         return _error(422, "bad_request", "; ".join(found))
 
-    @app.exception_handler(TimeoutError)
+    @app.exception_handler(TimeoutError)  # of a decoder
     def late(request: Request, error: TimeoutError) -> Response:
         return _error(504, "decode_deadline", "the file could not be read in time")
 
