@@ -92,6 +92,14 @@ class Boxes(StrictModel):
     keys: tuple[Key, ...] = Field(min_length=1, max_length=10_000)
 
 
+class AddTrack(StrictModel):
+    """An object that was overlooked, seen at key times and between them; a name that is new is a silent one."""
+
+    op: Literal["add_track"]
+    name: Name
+    keys: tuple[Key, ...] = Field(min_length=1, max_length=10_000)
+
+
 class DeleteTrack(StrictModel):
     """A track shows nothing of the kind."""
 
@@ -108,7 +116,7 @@ class SplitTrack(StrictModel):
     to: Name | None = None
 
 
-Edit = Rename | RenameTrack | Audible | RemoveObject | Bounds | Boxes | DeleteTrack | SplitTrack
+Edit = Rename | RenameTrack | Audible | RemoveObject | Bounds | Boxes | AddTrack | DeleteTrack | SplitTrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,8 @@ def _applied(edit: Edit, one: EventAnnotation, scope: Scope) -> EventAnnotation:
             return _moved(one, edit, scope)
         case Boxes():
             return _with_track(one, edit.track_id, lambda track: _keyed(track, edit.keys, one, scope))
+        case AddTrack():
+            return _added(one, edit, scope)
         case DeleteTrack():
             return _with_track(one, edit.track_id, lambda track: ())
         case SplitTrack():
@@ -304,6 +314,14 @@ def _keyed(track: Track, keys: Sequence[Key], one: EventAnnotation, scope: Scope
             masks_rle=None,
         ),
     )
+
+
+def _added(one: EventAnnotation, edit: AddTrack, scope: Scope) -> EventAnnotation:
+    new_id = max((track.track_id for track in one.tracks), default=0) + 1
+    known = {normal_words(thing.name): thing for thing in one.objects}
+    thing = known.get(normal_words(edit.name), SceneObject(edit.name, False))
+    bare = Track(new_id, thing.name, thing.audible, (), (), ())
+    return _with_track(replace(one, tracks=(*one.tracks, bare)), new_id, lambda t: _keyed(t, edit.keys, one, scope))
 
 
 def _within(box: Box, scope: Scope) -> Box:

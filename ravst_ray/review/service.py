@@ -272,7 +272,12 @@ class Review:
         self._event(revised, video_id, event_num)
         own, first = histories.get(event_num, EventHistory()), rows.annotations[0]
         lines = sorted((one for h in histories.values() for one in (*h.chain, *h.conflicts)), key=lambda one: one.when)
-        said = {one.before.get("question"): one.what for h in histories.values() for one in h.in_force if one.qa_id}
+        said = {
+            (one.before.get("question"), one.before.get("answer")): one.what
+            for history in histories.values()
+            for one in history.in_force
+            if one.qa_id is not None
+        }
         return {
             "annotation_id": f"{video_id}/{event_num}",
             "video_id": video_id,
@@ -286,7 +291,7 @@ class Review:
                 _event_told(one, row, histories.get(one.event.event_num, EventHistory()))
                 for one, row in zip(revised.annotations, rows.annotations, strict=True)
             ],
-            "questions": [_question_told(pair, said.get(pair.question)) for pair in revised.qa],
+            "questions": [_question_told(pair, said.get((pair.question, pair.answer))) for pair in revised.qa],
             "left_out": dict(revised.left_out),
             "history": [_line_told(one, revised.states[one.id]) for one in lines],
             "can_undo": own.last_in_force is not None,
