@@ -5,7 +5,8 @@ import pytest
 from ravst_ray.annotate.questions import questions_of
 from ravst_ray.core.answers import parse
 from ravst_ray.records import Event, EventAnnotation, SceneObject
-from ravst_ray.review.edits import BadEdit, Scope, apply_edit, edit_of
+from ravst_ray.review.editing import Scope, apply_edit
+from ravst_ray.review.edits import BadEdit, edit_of
 from ravst_ray.review.revise import BY_HAND, Evidence, difference, edited, revise, revised_rows
 from ravst_ray.review.verdicts import Verdict, history_of
 from tests.review_output import DURATION_S, config, item, rows, track, two_events
