@@ -360,9 +360,10 @@ def check_that_review_makes_the_same_questions(config: AnnotateConfig) -> None:
         found = rows.of_video(video_id)
         evidence = Evidence.of(found.annotations[0], found.video)
         events = (*map(annotation_from_row, found.annotations), *evidence.context)
-        name = events[0].objects[0]
-        same = edit_of({"op": "audible", "name": name.name, "audible": name.audible, "everywhere": True})
-        assert edited(same, events, 1, evidence, config) == events
+        first = events[0]
+        own = next(one for one in first.objects if not one.audible or first.event.event_num in one.heard_in)
+        same = edit_of({"op": "audible", "name": own.name, "audible": own.audible})
+        assert edited(same, events, first.event.event_num, evidence, config) == events
         asked, _ = questions_of(video_id, events, evidence.meta.duration_s, config.questions, seed=config.seed)
         assert asked == tuple(map(qa_from_row, found.qa))
 
