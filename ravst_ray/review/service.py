@@ -220,7 +220,7 @@ class Review:
             return {"status": pair.status, **asked}, {"status": _status(draft), **asked}
         one = revised.event(draft.event_num)
         if draft.what != "edit":
-            after = () if draft.what == "accept" else (*one.reasons, BY_HAND)
+            after = () if draft.what == "accept" else tuple(dict.fromkeys((*one.reasons, BY_HAND)))
             return {"status": one.status, "reasons": one.reasons}, {"status": _status(draft), "reasons": after}
         evidence = Evidence.of(rows.annotations[0], rows.video)
         events = (*revised.annotations, *evidence.context)
