@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Box = tuple[float, float, float, float]
 Status = Literal["accepted", "suspect", "rejected"]
@@ -225,6 +226,8 @@ class VideoItem:
 
 @cache
 def _item_adapter() -> TypeAdapter[VideoItem]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(VideoItem)
 
 

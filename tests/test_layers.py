@@ -64,7 +64,18 @@ MAY_IMPORT_RAY = {
     # Of training: what starts and calls actors, moves weights and clips by reference, and wires the whole.
     *(
         f"ravst_ray.training.{name}"
-        for name in ("pool", "member", "clips", "placement", "transport", "sft_run", "loop", "worker")
+        for name in (
+            "pool",
+            "member",
+            "clips",
+            "placement",
+            "transport",
+            "checkpoints",
+            "sft_examples",
+            "sft_run",
+            "loop",
+            "worker",
+        )
     ),
     "ravst_ray.evaluation.predict",
     "ravst_ray.questions.stream",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from trl import GRPOTrainer
 
 from ravst_ray.config.train import LearnerConfig, LoraConfig
@@ -16,6 +17,7 @@ from ravst_ray.training.forward import Row, VideoForward, unwrapped
 from ravst_ray.training.learner import GRPOLearner
 from ravst_ray.training.policy_loading import load_policy, load_reference
 from ravst_ray.training.weights import policy_state, save_policy_model
+from tests.benchmarks.gpu_training import grpo_loss
 from tests.tiny_policies import FAMILY, load_tiny, made_up_group, noise_clip, tiny_policy
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
@@ -100,6 +102,25 @@ def test_text_only_loss_and_gradients_are_trls_own(folder, tmp_path, loss, monke
     assert abs(ours[0] - unbanned[0]) < 0.05
 
 
+def test_the_benchmark_of_a_step_has_the_learners_loss(folder, tmp_path):
+    learner = build(folder, tmp_path, settings(), lambda step: [])
+    inputs = learner.micro_batches(groups(learner.processing_class))
+    wanted = gradients(learner, inputs)
+    learner.model.zero_grad()
+    total = 0.0
+    tokens = sum(int(one["completion_mask"].sum()) for one in inputs)
+    for one in inputs:
+        logps = learner.forward_pass.score(learner.model, one["rows"]).logps
+        mask = one["completion_mask"].bool()
+        given = (one["sampling_per_token_logps"], one["advantages"][:, None], mask)
+        loss = grpo_loss(logps, *given) * mask.sum() / tokens
+        loss.backward()
+        total += float(loss)
+    found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+    assert_same((total, found), wanted)
+    assert max(float(value.abs().max()) for value in found.values()) > 1e-3
+
+
 def plain_grpo(model, forward, given, config, most, cap=1.05):
     """The losses as in their papers, a row at a time, ratio 1 to the old policy.
 
@@ -135,6 +156,7 @@ def plain_grpo(model, forward, given, config, most, cap=1.05):
     "more",
     [
         {"loss": "dapo"},
+        {"loss": "dapo", "iterations": 2},
         {"loss": "grpo"},
         {"loss": "dr_grpo"},
         {"loss": "cispo"},
@@ -156,6 +178,7 @@ def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, more):
     given[1] = replace(given[1], completions=(replace(others[0], truncated=True), *others[1:]))
     inputs = learner.micro_batches(given)
     ours = gradients(learner, inputs)
+    learner._tell_importance()
     learner.model.zero_grad()
     loss = plain_grpo(learner.model, VideoForward(learner.processing_class, FAMILY), given, config, most=16)
     loss.backward()
@@ -165,7 +188,9 @@ def test_a_video_batch_agrees_with_plain_pytorch(folder, tmp_path, more):
     told = learner._metrics["train"]
     assert told["importance/masked_tokens"] == [2.0]
     if not config.mask_truncated:
-        ratios = torch.cat([torch.exp(one["log_ratio"][one["completion_mask"].bool()]) for one in inputs])
+        scored = [(learner.forward_pass.score(learner.model, one["rows"]).logps.detach(), one) for one in inputs]
+        behind = [(logps - one["sampling_per_token_logps"])[one["completion_mask"].bool()] for logps, one in scored]
+        ratios = torch.cat(behind).exp()
         tokens = sum(len(one.token_ids) for group in given for one in group.completions)
         assert len(ratios) == tokens - 2
         assert told["importance/ratio_mean"] == pytest.approx([float(ratios.mean())], abs=1e-5)
@@ -329,6 +354,13 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
         learner.train(resume_from_checkpoint=checkpoint)
         assert asked == ([2, 3] if checkpoint else [0, 1, 2, 3])
         ends.append(policy_state(learner.model, frozen_vision=True))
+    if lora is not None:  # the checkpoint holds the adapter and its optimizer's moments, and nothing of the base
+        trained = [value.numel() for value in learner.model.parameters() if value.requires_grad]
+        kept = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
+        assert all("lora_" in name for name in kept) and sum(one.numel() for one in kept.values()) == sum(trained)
+        base = [value.numel() for value in learner.model.parameters() if not value.requires_grad]
+        files = [path.stat().st_size for path in (tmp_path / "checkpoint-2").rglob("*")]
+        assert sum(files) < 4 * sum(base)
     start = {name: value.numpy() for name, value in load_policy(str(folder), config)[0].state_dict().items()}
     assert max(np.abs(ends[0][name] - start[name]).max() for name in ends[0]) > 1e-3
     for name, value in ends[0].items():

@@ -12,6 +12,7 @@ import ray
 from ravst_ray.errors import ConfigError, WorkerDiedError
 from ravst_ray.training import pool, rollout
 from ravst_ray.training.rollout import Weights
+from ravst_ray.training.rollout_actor import Loaded
 from ravst_ray.training.weight_check import Held
 from tests.test_rollout import StubActor, ids, run
 from tests.test_rollout import manager as plain_manager
@@ -34,13 +35,14 @@ class SlowActor(StubActor):
         self._joined = info
 
     async def begin_transfer(self, _):
-        pass
+        return 0.25
 
     async def receive_transfer(self, info):
         self._version = info
 
     async def end_transfer(self, version):
         assert self._version == version
+        return Loaded(0.0, await self.weights(), 0.5)
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ async def kill(member):
     async with asyncio.timeout(60):
         with pytest.raises(ray.exceptions.RayActorError):
             while True:
-                await member.handle.busy_s.remote()
+                await member.handle.weights.remote()
 
 
 async def transfer(one, version):
@@ -172,8 +174,8 @@ async def transfer(one, version):
     await one.transfer("begin_transfer", [None] * len(party))
     await one.transfer("receive_transfer", [version] * len(party))
     await one.transfer("end_transfer", [version] * len(party))
-    await one.published(version)
-    return party
+    synced = await one.published(version)
+    return party, synced
 
 
 @pytest.mark.parametrize("way", ["publish", "transfer"])
@@ -195,15 +197,12 @@ def test_an_engine_that_kept_its_old_weights_is_replaced(slow, monkeypatch, tmp_
         one = slow("rollouts.max_staleness=0", "rollouts.actors=3")
         await one.start()
         await one.groups(0, 0)
-        if way == "publish":
-            await one.publish(Weights(1, [None]))
-        else:
-            await transfer(one, 1)
-        share = one.changed()
-        return share, await one.groups(1, 0)
+        synced = await one.publish(Weights(1, [None])) if way == "publish" else (await transfer(one, 1))[1]
+        return synced, await one.groups(1, 0)
 
-    share, step = run(work())
-    assert share == pytest.approx(2 / 3)
+    synced, step = run(work())
+    assert synced.changed == pytest.approx(2 / 3)
+    assert synced.drained_s == (0.125 if way == "publish" else 0.25)
     assert step.numbers["rollout/restarts"] == 1
     assert (tmp_path / "keeps").read_text() not in {process for _, process, _ in slow.asked()[4:]}
 
@@ -213,10 +212,10 @@ def test_weights_that_nobody_keeps_reach_a_new_actor_with_the_next_transfer(slow
         one = slow("rollouts.max_staleness=0")
         await one.start()
         await one.groups(0, 0)
-        parties = [await transfer(one, 1)]
+        parties = [(await transfer(one, 1))[0]]
         await one.resize(2)
         await one.groups(1, 0)
-        parties.append(await transfer(one, 2))
+        parties.append((await transfer(one, 2))[0])
         await one.groups(2, 0)
         return parties
 
@@ -248,9 +247,9 @@ def test_a_dead_actor_is_replaced_before_a_transfer(slow):
         one = slow("rollouts.max_staleness=0", "rollouts.actors=2")
         await one.start()
         await one.groups(0, 0)
-        before = await transfer(one, 1)
+        before, _ = await transfer(one, 1)
         await kill(one._pool._members[0])
-        after = await transfer(one, 2)
+        after, _ = await transfer(one, 2)
         return before, after, await one.groups(1, 0)
 
     before, after, step = run(work())

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -330,3 +331,7 @@ def test_the_output_itself_stays_as_it_is_and_is_handed_on_with_its_verdicts(ser
     assert Counter(row["status"] for row in qa) == {"rejected": 4, "accepted": 2}, "none asks for the drum any more"
     assert pa.Table.from_pylist(annotations, schema=ANNOTATIONS).num_rows == 2
     assert pa.Table.from_pylist(qa, schema=QA).num_rows == 6
+    assert main(["export", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--format", "hf"]) == 0
+    exported = [row for file in (tmp_path / "to" / "qa").iterdir() for row in pq.read_table(file).to_pylist()]
+    assert Counter(row["video_id"] for row in exported)["seen"] == 2, "those that are still accepted"
+    assert "| … of which accepted, rejected | 0, 1 |" in (tmp_path / "to" / "README.md").read_text()

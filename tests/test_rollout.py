@@ -23,6 +23,7 @@ from ravst_ray.records import QAPair, VideoView
 from ravst_ray.training import rollout
 from ravst_ray.training.clips import Clips
 from ravst_ray.training.rollout import RolloutManager, Weights
+from ravst_ray.training.rollout_actor import Loaded
 from ravst_ray.training.weight_check import Held
 
 RIGHT = render([ObjectAnswer("red ball", (1.0, 3.0))])
@@ -42,10 +43,7 @@ class StubActor:
 
     async def set_weights(self, weights):
         self._version = weights.version
-        return 0.125  # seconds until nothing was sampled any more
-
-    async def busy_s(self):
-        return 0.5
+        return Loaded(0.125, await self.weights(), 0.5)
 
     async def weights(self):
         return Held(self._version, (f"sum of {self._version}",))
@@ -244,9 +242,9 @@ def test_a_probe_takes_what_can_be_shown_and_each_version_asks_another_engine(ma
         early = asyncio.create_task(one.probe(4))  # of a worker that only gathers: it is there first
         await asyncio.sleep(0.3)
         assert not early.done()
-        await one.publish(Weights(4, [None]))
+        synced = await one.publish(Weights(4, [None]))
         found = [await early, await one.probe(4)]
-        assert one.drained_s() == 0.125
+        assert (synced.drained_s, synced.changed) == (0.125, 1.0) and 0 < synced.busy_share < 1
         await one.publish(Weights(5, [None]))
         return [*found, await one.probe(5), await one.probe(5, 1)]
 

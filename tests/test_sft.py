@@ -10,9 +10,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ravst_ray.config.sft import SftConfig
 from ravst_ray.config.train import LoraConfig
-from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.errors import AbortError, ConfigError, StepError
+from ravst_ray.records import VideoView
 from ravst_ray.training.forward import VideoForward
 from ravst_ray.training.sft import build_sft, example
+from ravst_ray.training.sft_examples import ClipWindow
 from tests.tiny_policies import FAMILY, load_tiny, noise_clip, tiny_policy
 
 PROMPTS = ["When?", "What sounds, and where is it?", "Where?", "What is silent here?"]
@@ -128,6 +131,45 @@ def test_every_pass_shows_every_example_once_in_an_order_of_its_own(folder, tmp_
     passes = [seen[start : start + 4] for start in range(0, 12, 4)]
     assert all(len(set(one)) == 4 for one in passes)
     assert len({tuple(one) for one in passes}) > 1
+
+
+def test_an_example_that_cannot_be_shown_gives_way_to_its_slots_next(folder, tmp_path):
+    """Two steps of two: whatever stands in comes from the same slot of a later step, and is counted."""
+    made = [*examples(AutoProcessor.from_pretrained(folder)), None]
+    told = []
+    learner = build_sft(
+        folder, config(batch=2, max_steps=40), made, tmp_path, expect=lambda places: told.append(places), ahead=2
+    )
+    order = [place for step in range(60) for place in learner._own(step)]
+    for step in range(20):
+        rows = [row for part in learner.micro_batches(step) for row in part]
+        for slot, row in enumerate(rows):
+            wanted = next(order[at] for at in range(2 * step + slot, len(order), 2) if order[at] != 4)
+            assert row is made[wanted]
+    assert 4 in order[:40] and learner._replaced >= order[:40].count(4)
+    assert told[3] == order[6:10]  # its own step and two examples after it
+
+
+def test_videos_are_decoded_a_window_ahead_and_no_more():
+    """Each once; as many as may be on their way; in the bytes that there are; what isn't needed again goes."""
+    tasks = [VideoTask(f"v{n}", "", (), 4.0) for n in range(9)]
+    view = VideoView(4, 1.0, 1024, 1024, 4.0, 1024, 1024)  # 12 MiB
+    begun = []
+
+    def start(task):
+        begun.append(task.video_id)
+        return task.video_id, StepError("no_frames", "broken") if task.video_id == "v1" else view
+
+    window = ClipWindow(start, most=6, gib=36 / 1024, get=lambda one: one)
+    window.expect(tasks[:8])
+    assert begun == ["v0", "v1", "v2", "v3"]  # as long as it isn't known how large one is
+    assert window.shown(tasks[0]) == ("v0", view)
+    assert window.shown(tasks[1]) is None and window.bad == {"v1"}
+    window.expect(tasks[2:])
+    assert begun == ["v0", "v1", "v2", "v3", "v4"]  # three of 12 MiB
+    assert [window.shown(task)[0] for task in tasks[2:4]] == ["v2", "v3"]
+    window.expect(tasks[1:2])
+    assert len(begun) == 5 and window.shown(tasks[1]) is None  # a bad one isn't tried again
 
 
 def test_lora_moves_the_adapter_alone_and_a_frozen_tower_stays(folder, tmp_path):

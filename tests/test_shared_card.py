@@ -28,23 +28,32 @@ from tests.test_rollout import manager as plain_manager
 
 manager = plain_manager
 SHARED = ["rollouts.share_gpu=true", "rollouts.max_staleness=0", "learner.num_gpus=0.5", "rollouts.num_gpus=0.5"]
-UPDATE = ["start_weight_update", "update_weights", "finish_weight_update {version}"]
-UPDATE += ["collective_rpc ravst_weight_checksum"]
+SENT = [
+    "start_weight_update",
+    "update_weights",
+    "finish_weight_update {version}",
+    "collective_rpc ravst_weight_checksum",
+]
+FILE = ["collective_rpc ravst_load_weights", "update_weight_version {version}"]
+PAUSE = ["renderer.clear_mm_cache_async", "engine_core.pause_scheduler_async wait True"]
 
 
 class RecordingEngine:
     """vLLM's engine as far as weights and sleep go: writes down what it is asked."""
 
-    def __init__(self, path):
-        self._path = path
+    def __init__(self, path, part=""):
+        self._path, self._part = path, part
 
     def __getattr__(self, name):
+        if name in ("renderer", "engine_core"):
+            return RecordingEngine(self._path, f"{name}.")
+
         async def call(*given, **named):
             shown = [one for one in (*given, *named.values()) if isinstance(one, str | int | list)]
             with self._path.open("a") as file:
-                file.write(" ".join(map(str, [name, *shown])) + "\n")
-            if name == "update_weights" and "path" in given[0].update_info:
-                load_file(given[0].update_info["path"])
+                file.write(" ".join(map(str, [f"{self._part}{name}", *shown])) + "\n")
+            if given == ("ravst_load_weights",):
+                load_file(*named["args"])
             return ["a checksum"] if name == "collective_rpc" else None
 
         return call
@@ -146,10 +155,10 @@ def test_the_engine_sleeps_while_the_learner_computes_and_wakes_in_two_steps(man
                 await one.published(step + 1)
 
     run(work())
-    expected = []
+    expected, update = [], FILE if transport == "object_store" else SENT
     for version in (1, 2):
         expected += ["sample", "sample", f"sleep {level} wait", "learn", "wake_up ['weights']"]
-        expected += [line.format(version=version) for line in UPDATE] + ["wake_up ['kv_cache']"]
+        expected += [line.format(version=version) for line in update] + ["wake_up ['kv_cache']"]
     assert calls.read_text().splitlines() == expected
 
 
@@ -164,8 +173,8 @@ def test_an_engine_of_its_own_card_never_sleeps(manager, calls):
     assert calls.read_text().splitlines() == [
         "sample",
         "sample",
-        "pause_generation wait True",
-        *(line.format(version=1) for line in UPDATE),
+        *PAUSE,
+        *(line.format(version=1) for line in FILE),
         "resume_generation",
     ]
 
@@ -188,7 +197,10 @@ def test_the_learner_clears_its_cache_before_the_engine_wakes(monkeypatch, share
     monkeypatch.setattr(worker_module, "free_card", lambda: done.append("free"))
     worker = worker_module.Worker.__new__(worker_module.Worker)
     worker.config, worker.rank, worker.learner = config, 1, SimpleNamespace(model=None)
-    worker.transport = SimpleNamespace(publish=lambda model, version: done.append(f"publish {version}"))
+    worker.transport = SimpleNamespace(
+        publish=lambda model, version: done.append(f"publish {version}"), settled=lambda: None
+    )
+    worker.numbers = {}
     worker.publish(4)
     assert done == (["free"] if shared else []) + ["publish 4"]
     worker_module.free_card()  # the real one has nothing to do here
@@ -201,8 +213,12 @@ def test_an_actor_ends_with_its_engine_also_while_it_loads(tmp_path, monkeypatch
         pass
 
     class DeadEngine:
-        async def pause_generation(self, **_):
+        async def clear_mm_cache_async(self):
             raise vllm.v1.engine.exceptions.EngineDeadError()
+
+        @property
+        def renderer(self):
+            return self
 
     def end(status):
         raise Ended
@@ -230,6 +246,10 @@ def test_weights_that_a_killed_actor_left_are_removed(tmp_path):
         path = tmp_path / f"ravst-weights-{pid}.safetensors"
         path.touch()
         os.utime(path, (changed, changed))
+    adapter = tmp_path / f"ravst-weights-{gone.pid}"  # a folder with its files
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+    os.utime(adapter, (hour_ago, hour_ago))
     rollout_actor.remove_left_weights(tmp_path)
     left = {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()}
     assert left == {str(os.getpid()), str(gone.pid + 10**7), "x"}
@@ -281,7 +301,7 @@ def test_an_update_that_broke_off_is_left_before_the_next(tmp_path):
     meet = "init_weight_transfer_engine"
     assert (tmp_path / "calls.txt").read_text().splitlines() == [
         meet,
-        "pause_generation wait True",
+        *PAUSE,
         "start_weight_update",
         "finish_weight_update",  # without a version
         "shutdown_weight_transfer_engine",

@@ -140,3 +140,7 @@ def test_a_checksum_is_of_names_and_bits():
     with torch.no_grad():
         model[0].weight[1, 2] = kept
     assert weight_checksum(model) == first
+    model[0].lora_b_stacked = (torch.zeros(1, 1, 3, 8),)  # as vLLM keeps an adapter: beside the parameters
+    zero = weight_checksum(model)
+    model[0].lora_b_stacked[0][0, 0, 2, 1] = 1e-30
+    assert len({first, zero, weight_checksum(model)}) == 3

@@ -7,6 +7,7 @@ import math
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ravst_ray.cli import main
+from ravst_ray.cluster.failures import cause_of
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
@@ -35,6 +37,7 @@ from ravst_ray.training import loop, rollout
 from ravst_ray.training import worker as worker_module
 from ravst_ray.training.failures import FailedReward, GuardedRubric, check_rewards, writing
 from ravst_ray.training.forward import Row, VideoForward
+from ravst_ray.training.pool import Synced
 from ravst_ray.training.position import Position
 from ravst_ray.training.rollout import RolloutManager, Sampled, StepRollouts
 from ravst_ray.training.run_store import Checkpoint, RunStore
@@ -72,9 +75,7 @@ def serving(groups, workers=1):
 
     functions = {
         "groups": share,
-        "publish": lambda weights: 0.5,
-        "drained_s": lambda: 0.0,
-        "changed": lambda: 1.0,
+        "publish": lambda weights: Synced(drained_s=0.0, load_s=0.1, changed=1.0, busy_share=0.5),
         "stopping": lambda step: False,
         "position": lambda step: Position(7, (9, 12)),
         "tell": lambda record: None,
@@ -235,12 +236,24 @@ def test_a_gap_is_looked_at_twice_and_its_limit_outlives_a_restart(worker, forwa
 
 
 def test_time_in_which_weights_wait_for_rollouts_is_waiting(worker, forward, monkeypatch):
-    one = worker(two_groups(forward))
-    monkeypatch.setattr(one.manager, "drained_s", Remote(lambda: 60.0))
-    monkeypatch.setattr(one.transport, "publish", lambda model, version: 1.0)
+    one = worker(two_groups(forward), "rollouts.max_staleness=0")
+    took_s = iter([0.0, 0.5])
+
+    def settled():
+        if (spent_s := next(took_s)) == 0:
+            return None  # nothing was sent before
+        time.sleep(spent_s)
+        return Synced(drained_s=0.3, load_s=0.2, changed=1.0, busy_share=0.75)
+
+    monkeypatch.setattr(one.transport, "publish", lambda model, version: time.sleep(0.1))
+    monkeypatch.setattr(one.transport, "settled", settled)
+    monkeypatch.setattr(one.transport, "sent_bytes", 12_000_000)
     one.numbers["seconds/waiting"] = 2.0
     one.publish(1)
-    assert one.numbers["seconds/waiting"] == 62.0 and one.numbers["seconds/sync"] == 0.0
+    assert one.numbers["sync/bytes"] == 12_000_000.0
+    assert one.numbers["seconds/waiting"] == pytest.approx(2.3)
+    assert one.numbers["seconds/sync"] == pytest.approx(0.3, abs=0.1)  # to send, and 0.5 - 0.3 to load
+    assert (one.numbers["rollout/busy_share"], one.numbers["seconds/engine_load"]) == (0.75, 0.2)
 
 
 @pytest.mark.parametrize("fault", ["raised ValueError: no verb", "is inf"])
@@ -474,9 +487,9 @@ def test_why_ray_train_gave_up_is_told():
     ):
         error = RuntimeError("failed")
         error.worker_failures = failures
-        cause = loop.cause_of(error)
+        cause = cause_of(error)
         assert type(cause) is kind and str(cause) == message
-    assert str(loop.cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
+    assert str(cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
 
 
 @pytest.fixture
@@ -555,15 +568,15 @@ def test_a_failed_reward_survives_the_way_to_the_learner(local_ray):
 
 _CHILD_AND_PARENT = """
 import multiprocessing, os, time
-from ravst_ray.policy.vllm_plugin import end_with_parent
+from ravst_ray.policy.vllm_plugin import register
 
 def engine(told):
-    end_with_parent()
+    register()
     told.send(os.getpid())
     time.sleep(600)
 
 if __name__ == "__main__":
-    end_with_parent()  # nobody's child: nothing to do
+    register()  # nobody's child: nothing to do
     here, there = multiprocessing.Pipe()
     multiprocessing.get_context("spawn").Process(target=engine, args=(there,)).start()
     print(here.recv(), flush=True)

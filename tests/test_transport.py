@@ -1,5 +1,6 @@
 """Which way weights take to the engines, and the calls that vLLM's own transports make, with stubs for cards."""
 
+import asyncio
 import inspect
 import threading
 from dataclasses import fields
@@ -11,17 +12,20 @@ import ray
 import torch
 from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.renderers.base import BaseRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import AsyncMPClient
 
 from ravst_ray.config.base import load_config
-from ravst_ray.config.train import LearnerConfig, TrainConfig
+from ravst_ray.config.train import LearnerConfig, LoraConfig, TrainConfig
 from ravst_ray.config.video_llm import EngineConfig
-from ravst_ray.errors import BrokenTransferError, ConfigError
+from ravst_ray.errors import AbortError, BrokenTransferError, ConfigError
 from ravst_ray.policy import weight_sender
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.weight_sender import PolicySource, open_sender
 from ravst_ray.training import transport
 from ravst_ray.training.policy_loading import load_policy
+from ravst_ray.training.pool import Synced
 from ravst_ray.training.transport import CardTransport, ManagerClient, ObjectStoreTransport, open_transport, wire_dtype
 from ravst_ray.training.weights import named_weights, policy_state
 from tests.test_rollout import LAPTOP
@@ -102,16 +106,25 @@ def test_what_we_call_is_there_in_this_vllm():
         ("start_weight_update", []),
         ("update_weights", ["request"]),
         ("finish_weight_update", ["weight_version"]),
-        ("pause_generation", ["mode", "clear_cache"]),
         ("resume_generation", []),
+        ("add_lora", ["lora_request"]),
+        ("update_weight_version", ["new_version"]),
         ("sleep", ["level", "mode"]),
         ("wake_up", ["tags"]),
     ):
         assert list(inspect.signature(getattr(AsyncLLM, method)).parameters) == ["self", *given], method
+    for part, method, given in (
+        (BaseRenderer, "clear_mm_cache_async", []),
+        (AsyncMPClient, "pause_scheduler_async", ["mode", "clear_cache"]),
+    ):
+        assert list(inspect.signature(getattr(part, method)).parameters) == ["self", *given], method
     # Where an engine's signs of life are seen: its output handler looks this up anew for each step.
     assert "await engine_core.get_output_async()" in inspect.getsource(AsyncLLM._run_output_handler)
     # Where workers of one engine are counted from: each engine must be given a place of its own.
     assert "rank_offset" in {field.name for field in fields(nccl_engine.NCCLWeightTransferInitInfo)}
+
+
+SYNCED = Synced(drained_s=0.1, load_s=0.2, changed=1.0, busy_share=0.25)
 
 
 class Recorder:
@@ -128,7 +141,7 @@ class Recorder:
             self._failing = None
             raise BrokenTransferError("an engine fell out")
         self.calls.append((name, *given))
-        return {"party": self._parties.pop(0) if name == "party" else None, "published": 0.25}.get(name)
+        return {"party": self._parties.pop(0) if name == "party" else None, "published": SYNCED}.get(name)
 
 
 @pytest.fixture
@@ -154,7 +167,9 @@ def test_nccl_sends_the_weights_and_makes_the_calls_in_order(direct, policy):
     manager = Recorder([[7, 9], [7, 9], [9, 12, 13]])
     config = settings(*WHOLE, "engine.tensor_parallel=2", "learner.freeze_vision=true")
     sender = open_transport(config, manager, 0)
-    assert sender.publish(policy, 3) == 0.25
+    sender.publish(policy, 3)
+    assert sender.settled() == SYNCED and sender.settled() is None
+    assert sender.sent_bytes == sum(value.numel() * 2 for _, value in direct) > 0
     methods = [call[1] if call[0] == "transfer" else call[0] for call in manager.calls]
     assert methods == [
         "party",
@@ -185,10 +200,44 @@ def test_nccl_sends_the_weights_and_makes_the_calls_in_order(direct, policy):
     assert [info["rank_offset"] for info in joined] == [1, 3, 5] and joined[0]["world_size"] == 7
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_learner_goes_on_while_engines_load_and_is_told_what_stopped_them(policy, local_ray, stopped):
+    @ray.remote(num_cpus=0, max_concurrency=2)
+    class Manager:
+        def __init__(self):
+            self._loaded = asyncio.Event()
+
+        async def publish(self, weights):
+            if stopped:
+                raise AbortError("engines die again and again")
+            await self._loaded.wait()
+            return SYNCED
+
+        async def groups(self, _):
+            if stopped:  # they need the weights
+                await asyncio.sleep(600)
+            self._loaded.set()
+            return "sampled before"
+
+    manager = Manager.remote()
+    sender = open_transport(settings("learner.freeze_vision=true"), manager, 0)
+    sender.publish(policy, 1)
+    asked = manager.groups.remote(0)
+    if stopped:
+        with pytest.raises(AbortError, match="again and again"):
+            sender.check(asked)
+    else:
+        sender.check(asked)
+        assert ray.get(asked) == "sampled before" and sender.settled() == SYNCED
+    ray.kill(manager)
+
+
 def test_other_ranks_only_gather(direct, policy):
     manager = Recorder([])
     sender = open_transport(settings(*WHOLE), manager, 1)
-    assert sender.publish(policy, 1) == 0.0 and sender.publish(policy, 2) == 0.0
+    sender.publish(policy, 1)
+    sender.publish(policy, 2)
+    assert sender.settled() is None
     assert manager.calls == [] and direct == []
 
 
@@ -209,7 +258,8 @@ def test_weights_are_sent_anew_when_an_engine_falls_out(direct, policy, monkeypa
         with pytest.raises(Ended):
             sender.publish(policy, 1)
         return
-    assert sender.publish(policy, 1) == 0.25
+    sender.publish(policy, 1)
+    assert sender.settled() == SYNCED
     methods = [call[1] if call[0] == "transfer" else call[0] for call in manager.calls]
     each = ["join_transfer", "begin_transfer", "receive_transfer", "end_transfer"]
     before = each[: each.index(failing)]
@@ -320,5 +370,10 @@ def test_engine_arguments(monkeypatch):
     assert found["weight_transfer_config"].backend == "ipc" and found["enable_sleep_mode"] is True
     assert found["distributed_executor_backend"] == "mp"
     assert "enable_sleep_mode" not in arguments(False, transport="ipc", sleeps=True)
-    assert "weight_transfer_config" not in arguments(True)
-    assert arguments(True, trainable=True)["weight_transfer_config"].backend == "object_store"
+    plain, trained = arguments(True), arguments(True, trainable=True)
+    assert "worker_extension_cls" not in plain and "worker_extension_cls" in trained
+    assert not {"weight_transfer_config"} & (plain.keys() | trained.keys())  # files need none
+    adapting = arguments(True, trainable=True, adapter=LoraConfig(rank=33, targets=("q_proj",)))
+    assert adapting["enable_lora"] and adapting["max_loras"] == 1 and adapting["lora_target_modules"] == ["q_proj"]
+    assert adapting["max_lora_rank"] == 64  # the next that vLLM has room for
+    assert "weight_transfer_config" not in adapting and "worker_extension_cls" in adapting

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ class Served:
     def gap(self, clip, score, text=QUESTION, **sampling):
         """Mean distance of the engine's log-probs from those that ``score(rows)`` gives, ``[C]`` for each row."""
         made = self.generate(clip, True, text, n=4, temperature=0.7, seed=self.version, **sampling)
+        return self.distance(made, clip, score, text)
+
+    def distance(self, made, clip, score, text=QUESTION):
+        """The same, of a generation that is there."""
         forward = VideoForward(self.processor, self.case.family)
         assert list(made.prompt_ids) == forward.prompt_ids(text, clip)
         assert {version for one in made.completions for version in one.versions} == {self.version}
@@ -76,21 +81,26 @@ class Served:
         return state
 
 
-@pytest.fixture(scope="module", params=FAMILY_CASES, ids=lambda case: case.name)
-def served(request, tmp_path_factory):
-    """The engine, which starts once for all tests of a family; work runs on its event loop."""
-    case, folder = request.param, tmp_path_factory.mktemp("policy")
+@contextmanager
+def serving(case, folder, **how):
+    """An engine of a family, which all its tests share; work runs on its event loop."""
     case.save(folder, seed=3)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     run = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=400)  # noqa: E731
-    engine = VideoLLM(EngineConfig(model=str(folder), max_model_len=2048), trainable=True)
+    engine = VideoLLM(EngineConfig(model=str(folder), max_model_len=2048), trainable=True, **how)
     run(engine.start())
     yield Served(case, folder, engine, run, *case.load(folder))
     run(engine.close())
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+
+
+@pytest.fixture(scope="module", params=FAMILY_CASES, ids=lambda case: case.name)
+def served(request, tmp_path_factory):
+    with serving(request.param, tmp_path_factory.mktemp("policy")) as one:
+        yield one
 
 
 @pytest.mark.parametrize(("frames", "step_s"), [(8, 0.5), (66, 0.7), (7, 0.9), (1, 1.0), (0, 0.0)])

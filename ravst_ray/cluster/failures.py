@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
 
-from ravst_ray.errors import AbortError, ConfigError, RavstError
+from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
 
 NO_PROGRESS_S = 6 * 3600.0
 """After so long without anything done a run ends. Ray's own half hour is less than spot GPUs may be away for."""
@@ -150,3 +150,17 @@ def _death(text: str) -> str | None:
         f"{named} died without an exception (killed, out of memory, a crash in a library; its last log lines may "
         f"tell): {said}"
     )
+
+
+def cause_of(error: Exception) -> RavstError:
+    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else what one raised."""
+    causes = dict(getattr(error, "worker_failures", {})) or {0: error}
+    for cause in causes.values():
+        if isinstance(cause, RavstError) or "ravst_ray.errors." in str(cause):
+            plain = plain_error(cause)
+            return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
+    for rank, cause in causes.items():
+        if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
+            reason = root_cause(str(cause))
+            return WorkerDiedError(f"learner worker {rank} died" + (f" of {reason}" if reason else ""))
+    return plain_error(next(iter(causes.values())))

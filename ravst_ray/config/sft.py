@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -40,6 +41,10 @@ class SftConfig(StrictModel):
             raise ValueError("batch is no multiple of micro_batch")
         return self
 
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of a run on so many examples."""
+        return self.max_steps or math.ceil(self.epochs * examples / self.batch)
+
 
 class SftRunConfig(StrictModel):
     """Everything that ``ravst train-sft`` does."""
@@ -57,4 +62,9 @@ class SftRunConfig(StrictModel):
     workers: int = Field(1, ge=1, description="Ray Train workers, which share each batch")
     num_cpus: float = Field(1.0, ge=0, description="of one worker")
     num_gpus: float = Field(0.0, ge=0, description="of one worker")
+    max_restarts: int = Field(1, ge=0, description="how often a run whose worker died begins anew at its checkpoint")
+    save_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="of the newest ones")
+    decode_ahead: int = Field(64, ge=0, description="videos that each worker decodes ahead of its examples")
+    clips_gib: float = Field(4.0, gt=0, description="object store for each worker's decoded videos")
     cluster: ClusterConfig = ClusterConfig()

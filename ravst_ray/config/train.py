@@ -138,7 +138,11 @@ class SyncConfig(StrictModel):
 
     transport: Literal["auto", "object_store", "nccl", "ipc"] = Field(
         "auto",
-        description="auto: ipc on a shared card, nccl between whole cards, else by way of Ray's object store",
+        description="auto: ipc on a shared card, nccl between whole cards, else (and for adapters) Ray's object store",
+    )
+    adapter: Literal["auto", "merged"] = Field(
+        "auto",
+        description="with learner.lora; auto: the adapter alone is sent, where vLLM takes it; merged: the whole model",
     )
     probe_every: int = Field(1, ge=0, description="compare log-probs on a probe after every so many syncs; 0: never")
     max_gap: float | None = Field(
@@ -191,10 +195,31 @@ class TrainConfig(StrictModel):
         """How weights reach the engines, ``auto`` decided."""
         if self.sync.transport != "auto":
             return self.sync.transport
+        if self.ships_adapter:
+            return "object_store"
         if self.rollouts.share_gpu:
             return "ipc"
         whole = self.learner.num_gpus >= 1 and self.rollouts.num_gpus >= 1  # parts may be of one card
         return "nccl" if whole else "object_store"
+
+    @property
+    def ships_adapter(self) -> bool:
+        """Whether a sync sends the adapter alone, which engines add to the base model that they have."""
+        return self.learner.lora is not None and self.sync.adapter == "auto" and self.merged_because is None
+
+    @property
+    def merged_because(self) -> str | None:
+        """What of an adapter's run keeps it from being sent alone; None: nothing of what is set here does."""
+        lora = self.learner.lora
+        if self.sync.transport in ("nccl", "ipc"):
+            return f"sync.transport = {self.sync.transport} sends whole models"
+        if self.rollouts.share_gpu and self.rollouts.sleep_level == 2:
+            return "rollouts.sleep_level = 2 drops the base model, which must come anew"
+        if lora is not None and lora.rank > 512:
+            return f"learner.lora.rank = {lora.rank} is above vLLM's 512"
+        if self.rollouts.num_gpus and self.engine.dtype == "float32":
+            return "engine.dtype = float32 is none of those in which vLLM's kernels for adapters compute on GPUs"
+        return None
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:

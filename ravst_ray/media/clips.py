@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ravst_ray.config.video_llm import FramesConfig
 from ravst_ray.errors import StepError
 from ravst_ray.media.protocols import Decoder
 from ravst_ray.records import VideoView
+
+if TYPE_CHECKING:
+    from ravst_ray.config.video_llm import FramesConfig
 
 SAMPLE_RATE_HZ = 16_000  # of the sound that models hear
 
@@ -44,6 +47,7 @@ def view_times(duration_s: float, config: FramesConfig) -> tuple[float, tuple[fl
         StepError: ``step_too_long``, the multiple is longer than ``max_step_s``.
 
     Example:
+        >>> from ravst_ray.config.video_llm import FramesConfig
         >>> view_times(3.0, FramesConfig(max_frames=2))
         (2.0, (0.0, 2.0))
     """
@@ -67,6 +71,7 @@ def view_size(width: int, height: int, frames: int, config: FramesConfig) -> tup
     that would go below ``min_pixels``. The model's own resizing then leaves them as they are.
 
     Example:
+        >>> from ravst_ray.config.video_llm import FramesConfig
         >>> view_size(1280, 720, 10, FramesConfig(max_pixels=28 * 28 * 100))
         (364, 196)
     """

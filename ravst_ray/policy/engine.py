@@ -19,20 +19,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ravst_ray.config.train import LoraConfig
 from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import Clip
 from ravst_ray.models.pretrained import model_source
+from ravst_ray.policy.adapter import adapter_arguments, lora_request, no_change, write_adapter
 from ravst_ray.policy.families import FAMILIES, family_of
 from ravst_ray.policy.families.protocols import Family
-from ravst_ray.policy.protocols import Completion, Generation
-from ravst_ray.policy.vllm_plugin import BACKEND, register
+from ravst_ray.policy.protocols import BAN, Completion, Generation
 
 log = get_logger(__name__)
 _ENGINES = itertools.count()
-EXTENSION = "ravst_ray.policy.weight_checksum.ChecksumExtension"
-BAN = -100.0  # vLLM's lowest logit bias
+EXTENSION = "ravst_ray.policy.weight_loading.WeightExtension"
 _QUOTED = 400  # characters of an error's start and of its end
 _ASKED = 5  # times, a prompt that the engine breaks off
 _BROKEN_OFF = ("error", "abort")
@@ -45,9 +45,10 @@ class VideoLLM:
         config: the model and its engine.
         engine_options: further arguments of vLLM's engine.
         trainable: whether :meth:`set_weights` will be called.
-        transport: how new weights come, by vLLM's name or :data:`~ravst_ray.policy.vllm_plugin.BACKEND`; implies
-            ``trainable``.
+        transport: how new weights come where they aren't files, by vLLM's name; implies ``trainable``.
         sleeps: whether :meth:`sleep` will be called; without a GPU it does nothing.
+        adapter: new weights are such an adapter's alone (:mod:`~ravst_ray.policy.adapter`); until the first ones come
+            the model answers as it was loaded.
 
     Attributes:
         weights: version and checksums (one a worker) of the weights at hand, for an engine that gets others.
@@ -62,11 +63,14 @@ class VideoLLM:
         trainable: bool = False,
         transport: str | None = None,
         sleeps: bool = False,
+        adapter: LoraConfig | None = None,
     ):
         self.config = config
         self._options = dict(engine_options or {})
-        self._transport = transport or (BACKEND if trainable else None)
+        self._trainable, self._transport = trainable or transport is not None, transport
         self._sleeps, self._asleep = sleeps, False
+        self._adapter = adapter
+        self._given: Any = None  # what names the adapter in requests; in none of them to be loaded in place again
         self._joined = self._updating = self._session = False
         self.weights: tuple[int, tuple[str, ...]] = (0, ())
         self.alive_at = time.monotonic()
@@ -96,8 +100,14 @@ class VideoLLM:
             raise ConfigError(f"engine.model: vLLM can't start {model} ({error}); {hint}") from error
         self._listen()
         self.tokenizer = self.engine.get_tokenizer()
-        if self._transport is not None:
-            await self._weigh(0)
+        if self._adapter is not None:
+            # From the first one on each request names the adapter: one that waits while another is loaded must get it.
+            with tempfile.TemporaryDirectory(prefix="ravst-adapter-") as folder:
+                write_adapter(Path(folder), no_change(self._adapter), self._adapter)
+                self._given = lora_request(folder)
+                await self.engine.add_lora(self._given)
+        if self._trainable:
+            self.weights = 0, await self._checksums()
         self._bias = dict.fromkeys(self.family.banned_ids(self.tokenizer), BAN)
 
     def _listen(self) -> None:
@@ -133,12 +143,14 @@ class VideoLLM:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
         }
+        if self._adapter is not None:
+            arguments |= adapter_arguments(self._adapter)
+        if self._trainable:
+            arguments["worker_extension_cls"] = EXTENSION
         if self._transport is not None:
             from vllm.config import WeightTransferConfig
 
-            register()
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._transport)
-            arguments["worker_extension_cls"] = EXTENSION
         if config.tensor_parallel > 1:
             # In a placement group vLLM would by itself take Ray for its workers, and find no room for them there.
             arguments["distributed_executor_backend"] = "mp"
@@ -186,7 +198,9 @@ class VideoLLM:
             final: Any = None
             try:
                 with self._living():
-                    async for output in self.engine.generate(prompt, parameters, request_id=f"r{next(self._ids)}"):
+                    async for output in self.engine.generate(
+                        prompt, parameters, request_id=f"r{next(self._ids)}", lora_request=self._given
+                    ):
                         final = output
             except (ValueError, VLLMValidationError) as error:
                 raise _refusal(error) from None
@@ -205,7 +219,8 @@ class VideoLLM:
         """Load new weights once the requests that are running have ended; later ones wait meanwhile.
 
         Args:
-            path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays.
+            path: a safetensors file with names and shapes of the Hugging Face checkpoint; what it lacks stays. For an
+                engine with an adapter, a folder with a new one, which may go when this has come back.
             version: which completions then carry.
 
         Returns:
@@ -214,9 +229,15 @@ class VideoLLM:
         Raises:
             AbortError: the engine is dead.
         """
-        drained_s = await self.begin_update()
-        await self.update({"path": path})
-        await self.end_update(version)
+        drained_s = await self._pause()
+        with self._living():
+            if self._adapter is not None:
+                await self.engine.add_lora(lora_request(path, load_inplace=True))
+                checksums = await self._checksums()
+            else:
+                checksums = tuple(await self.engine.collective_rpc("ravst_load_weights", args=(path,)))
+            await self.engine.update_weight_version(str(version))
+        await self._resume(version, checksums)
         return drained_s
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
@@ -239,31 +260,14 @@ class VideoLLM:
         Returns:
             The seconds until the running requests had ended.
         """
-        drained_s = 0.0
+        drained_s = await self._pause()
         with self._living():
-            if self._updating:  # the last one broke off: nothing runs, and the engine is awake
-                await self._leave_update()
-            elif self._asleep:  # falling asleep has emptied the caches
-                await self.engine.wake_up(["weights"])
-            else:
-                # Also clears the caches of prefixes, pictures and features: they belong to the old weights.
-                started = time.monotonic()
-                await self.engine.pause_generation(mode="wait", clear_cache=True)
-                drained_s = time.monotonic() - started
-                self.alive_at = time.monotonic()
-            self._updating = True
             await self.engine.start_weight_update()
             self._session = True
         return drained_s
 
-    async def _leave_update(self) -> None:
-        """End an update that broke off, or vLLM would begin no other; weights that haven't come stay as they were."""
-        if self._session:
-            await self.engine.finish_weight_update()
-            self._session = False
-
     async def update(self, info: dict[str, Any]) -> None:
-        """Load what ``info`` (vLLM's ``update_info`` of the transport) tells of."""
+        """Load what ``info`` tells of, which is vLLM's ``update_info`` of the transport."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         with self._living():
@@ -274,16 +278,43 @@ class VideoLLM:
         with self._living():
             await self.engine.finish_weight_update(str(version))
             self._session = False
-            await self._weigh(version)
+            checksums = await self._checksums()
+        await self._resume(version, checksums)
+
+    async def _pause(self) -> float:
+        """Let what is running end and keep the rest waiting; gives the seconds until it had ended."""
+        started = time.monotonic()
+        with self._living():
+            if self._updating:  # the last one broke off: nothing runs, and the engine is awake
+                await self._leave_update()
+            elif self._asleep:  # falling asleep has emptied the caches
+                await self.engine.wake_up(["weights"])
+                started = time.monotonic()
+            else:
+                # vLLM's pause_generation without its last 20 ms of sleep. The caches of prefixes, pictures and features
+                # go: they belong to the old weights.
+                await self.engine.renderer.clear_mm_cache_async()
+                await self.engine.engine_core.pause_scheduler_async(mode="wait", clear_cache=True)
+            self._updating = True
+        return time.monotonic() - started
+
+    async def _resume(self, version: int, checksums: tuple[str, ...]) -> None:
+        with self._living():
             if self._asleep:
                 await self.engine.wake_up(["kv_cache"])  # now all is there again, and vLLM resumes by itself
                 self._asleep = False
             else:
                 await self.engine.resume_generation()
-            self._updating = False
+        self._updating, self.weights = False, (version, checksums)
 
-    async def _weigh(self, version: int) -> None:
-        self.weights = version, tuple(await self.engine.collective_rpc("ravst_weight_checksum"))
+    async def _leave_update(self) -> None:
+        """End an update that broke off, or vLLM would begin no other; weights that haven't come stay as they were."""
+        if self._session:
+            await self.engine.finish_weight_update()
+            self._session = False
+
+    async def _checksums(self) -> tuple[str, ...]:
+        return tuple(await self.engine.collective_rpc("ravst_weight_checksum"))
 
     async def sleep(self, level: int) -> None:
         """Free the card's memory, once the requests that are running have ended, until new weights come.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BAN = -100.0
+"""What is added to the logit of a banned token: the lowest that vLLM takes."""
+
 
 @dataclass(frozen=True)
 class Completion:

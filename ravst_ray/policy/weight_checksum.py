@@ -7,29 +7,22 @@ slow for every sync of a large model. This one adds up each tensor's bits where 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 
 _WORD = 8
 
 
-class ChecksumExtension:
-    """What vLLM's workers get beside their own methods (``worker_extension_cls``)."""
-
-    model_runner: Any
-
-    def ravst_weight_checksum(self) -> str:
-        """:func:`weight_checksum` of this worker's share of the model."""
-        return weight_checksum(self.model_runner.get_model())
-
-
 def weight_checksum(model: torch.nn.Module) -> str:
     """A hash of the names of all parameters and, for each, the sum (modulo 2^64) of its bits, read as integers.
 
-    Weights that a CPU engine has packed away (their parameters are empty) aren't in it.
+    Those of an adapter that an engine adds to its model are in it; weights that a CPU engine has packed away (their
+    parameters are empty) aren't.
     """
     named = {name: value for name, value in model.named_parameters() if value.numel()}
+    for name, layer in model.named_modules():
+        for side in ("lora_a_stacked", "lora_b_stacked"):  # vLLM's, no parameters
+            named |= {f"{name}.{side}.{i}": value for i, value in enumerate(getattr(layer, side, ()))}
     sums = [_bit_sum(value.detach()) for value in named.values()]
     numbers = torch.stack(sums).tolist() if sums else []  # one wait for the card, not one a tensor
     told = "\n".join(f"{name} {number}" for name, number in zip(named, numbers, strict=True))

@@ -36,6 +36,11 @@ class PolicySource(WeightSource):
         """Names, types and whole shapes, without gathering."""
         return [ParamMeta(name, self._wire(value), tuple(value.shape)) for name, value in self._named(False)]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all that travels."""
+        return sum(meta.dtype.itemsize * _elements(meta.shape) for meta in self.metadata())
+
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors one by one; sharded ones are gathered, so all ranks must iterate."""
         for name, value in self._named(True):

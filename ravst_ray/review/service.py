@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 from ravst_ray.annotate.settings import read_config
@@ -62,14 +63,13 @@ class Review:
         self._queue = Queue(self._rows, self._log, config)
         self._videos = Videos(config.videos or self._run.input.videos)
         self.pictures = Pictures(config.fetched_bytes)
-        self._why_not = self._log.why_not_writable()
         self._lock = threading.Lock()
         self._totals = Totals(self._rows, config, lambda video_id: self._revised(video_id)[2].qa)
 
-    @property
+    @cached_property
     def why_not_writable(self) -> str | None:
         """Why no verdict can be saved, None where it can."""
-        return self._why_not
+        return self._log.why_not_writable()
 
     def close(self) -> None:
         """End what was started."""
@@ -87,8 +87,8 @@ class Review:
         return {
             "output": self._store.root.partition("?")[0],
             "reviewer": self.config.reviewer,
-            "writable": self._why_not is None,
-            "why_not": self._why_not,
+            "writable": self.why_not_writable is None,
+            "why_not": self.why_not_writable,
             "rows": len(entries),
             "videos": len({entry.video_id for entry in entries}),
             "running": holder is not None and holder.why_dead() is None,

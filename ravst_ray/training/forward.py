@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ravst_ray.media.clips import Clip
-from ravst_ray.policy.engine import BAN
 from ravst_ray.policy.families.protocols import Family, Shape, Tensors
+from ravst_ray.policy.protocols import BAN
 from ravst_ray.training.attention import attend_by_lines, lines_mask
 from ravst_ray.training.head import ScoreTokens, read_by
 from ravst_ray.training.towers import GIB, Sight, clip_key

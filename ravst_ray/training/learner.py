@@ -103,7 +103,9 @@ class GRPOLearner(GRPOTrainer):
             features_gib=features_gib,
         )
         self._source, self._on_step, self._after_save = source, on_step, after_save
-        self._rows: list[Row] = []
+        self._at_hand: dict[str, Any] = {}
+        self._log_ratios: list[torch.Tensor] = []
+        self._unknown = 0
         self._buffered_inputs: list[dict[str, Any]] | None = None
         self.add_callback(_Alignment(self))
         self.remove_callback(PrinterCallback)
@@ -140,7 +142,7 @@ class GRPOLearner(GRPOTrainer):
         in_batch = self.accelerator.reduce(tokens, reduction="sum")
         for one in made:
             one["num_items_in_batch"] = in_batch
-        self._tell_importance(made, unknown_tokens(completions))
+        self._unknown = unknown_tokens(completions)
         if len(made) != self.args.gradient_accumulation_steps:
             raise AbortError(
                 f"{len(rows)} completions make {len(made)} micro-batches of {size}, "
@@ -180,27 +182,28 @@ class GRPOLearner(GRPOTrainer):
             "sampling_per_token_logps": sampled,
         }
         with torch.no_grad():
-            if self.vllm_importance_sampling_correction or self.num_iterations > 1:
-                old = self.forward_pass.score(self.model, rows).logps
-                inputs["old_per_token_logps"] = old
-                if self.vllm_importance_sampling_correction:
-                    inputs["log_ratio"] = old - sampled
-                    inputs["importance_sampling_ratio"] = importance_weights(
-                        inputs["log_ratio"],
-                        mask,
-                        self.vllm_importance_sampling_mode,
-                        self.vllm_importance_sampling_clip_max,
-                    )
+            if self.num_iterations > 1:
+                inputs["old_per_token_logps"] = old = self.forward_pass.score(self.model, rows).logps
+                self._correct(inputs, old)
             if self.beta != 0.0:
                 inputs["ref_per_token_logps"] = self._reference(rows)
         return inputs
 
-    def _tell_importance(self, batches: Sequence[dict[str, Any]], unknown: int) -> None:
+    def _correct(self, inputs: dict[str, Any], old: torch.Tensor) -> None:
+        """Weigh a micro-batch's tokens by how likely they were for the learner, before an update, and the sampler."""
+        if not self.vllm_importance_sampling_correction:
+            return
+        log_ratio, mask = old - inputs["sampling_per_token_logps"], inputs["completion_mask"]
+        mode, cap = self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_max
+        inputs["importance_sampling_ratio"] = importance_weights(log_ratio, mask, mode, cap)
+        self._log_ratios.append(log_ratio[mask.bool()])
+
+    def _tell_importance(self) -> None:
         """The metrics of a step's tokens on all ranks: means over tokens, the largest ratio, unknown log-probs."""
         device, told = self.accelerator.device, self._metrics["train"]
-        inside = [one["log_ratio"][one["completion_mask"].bool()] for one in batches if "log_ratio" in one]
-        found = torch.cat(inside) if inside else torch.zeros(0, device=device)
-        sums = torch.cat([ratio_sums(found), torch.tensor([float(unknown)], device=device)])
+        found = torch.cat(self._log_ratios) if self._log_ratios else torch.zeros(0, device=device)
+        sums = torch.cat([ratio_sums(found), torch.tensor([float(self._unknown)], device=device)])
+        self._log_ratios, self._unknown = [], 0
         ratio, gap, count, masked = self.accelerator.reduce(sums, reduction="sum").tolist()
         largest = self.accelerator.gather(found.max().exp().reshape(1) if len(found) else sums.new_zeros(1)).max()
         told["importance/masked_tokens"].append(masked)
@@ -216,7 +219,7 @@ class GRPOLearner(GRPOTrainer):
             return self.forward_pass.score(self.model, rows).logps
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        self._rows = inputs["rows"]
+        self._at_hand = inputs
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         self._check_finite("loss", float(loss.detach()))
         return loss
@@ -238,11 +241,15 @@ class GRPOLearner(GRPOTrainer):
             raise BadBatchError(f"the {what} is {value} in step {self.state.global_step + 1}; no update was made of it")
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, None]:
-        scores = self.forward_pass.score(model, self._rows, entropies=True)
+        scores = self.forward_pass.score(model, self._at_hand["rows"], entropies=True)
+        if self.num_iterations == 1:  # no update lies between micro-batches: these are the log-probs before it
+            self._correct(self._at_hand, scores.logps.detach())
         return scores.logps, scores.entropies, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand the metrics of a step on, without those of which a micro-batch has none (NaN): all its tokens masked."""
+        if "loss" in logs:
+            self._tell_importance()
         metrics = self._metrics["train"]
         for key, values in list(metrics.items()):
             metrics[key] = [value for value in values if not math.isnan(value)]

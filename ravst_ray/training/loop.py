@@ -23,7 +23,6 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,16 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from ravst_ray.cluster.failures import plain_error, root_cause
+from ravst_ray.cluster.failures import cause_of, plain_error
 from ravst_ray.cluster.start import start_ray
-from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import absolute, folder_name
-from ravst_ray.errors import AbortError, ConfigError, RavstError, WorkerDiedError
+from ravst_ray.errors import AbortError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.card_check import check_cards
+from ravst_ray.training.checkpoints import begin
 from ravst_ray.training.failures import writing
 from ravst_ray.training.live import LiveView
 from ravst_ray.training.placement import cards, cluster_capacity, release, reserve
@@ -209,36 +208,8 @@ def _absolute(config: TrainConfig) -> TrainConfig:
 
 
 def _begin(store: RunStore, config: TrainConfig, resume: bool) -> Checkpoint | None:
-    checkpoint = store.last_checkpoint() if resume else None
-    if not resume and store.begun():
-        raise ConfigError(f"{store.output} holds a run already; name another output, or go on with it by --resume")
-    if checkpoint is not None and (saved := store.read("config.yaml")) is not None:
-        with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
-            file.write(saved)
-            file.flush()
-            # Earlier runs may have micro-batches that cut through groups; of this nothing is kept.
-            before = load_config(TrainConfig, file.name, ["learner.micro_batch=1"])
-        _same(before, _absolute(config), checkpoint)
-    elif resume and checkpoint is None:
-        log.warning("there is no checkpoint under %s yet: the run begins with step 1", store.output)
-    store.check_writable()
-    store.write("config.yaml", dump_config(_absolute(config)))
-    return checkpoint
-
-
-def _same(before: TrainConfig, now: TrainConfig, checkpoint: Checkpoint) -> None:
-    """Refuse to go on in another order of questions, or with another model, than the checkpoint knows.
-
-    Raises:
-        ConfigError: with all settings that differ.
-    """
-    changed = []
-    for name in _KEPT:
-        was, given = (attrgetter(name)(one) for one in (before, now))
-        if was != given:
-            changed.append(f"{name} was {was!r} and is {given!r}")
-    if changed:
-        raise ConfigError(f"can't go on from {checkpoint.name}: {'; '.join(changed)}; name another output for that")
+    # Earlier runs may have micro-batches that cut through groups; of this nothing is kept.
+    return begin(store, _absolute(config), resume, _KEPT, ["learner.micro_batch=1"])
 
 
 def _fit(config: TrainConfig, manager: Any, checkpoint: Checkpoint | None) -> None:
@@ -266,17 +237,3 @@ def _fit(config: TrainConfig, manager: Any, checkpoint: Checkpoint | None) -> No
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise cause_of(error) from error
-
-
-def cause_of(error: Exception) -> RavstError:
-    """Why Ray Train gave up: our own error if a worker raised one, else that a worker died, else what one raised."""
-    causes = dict(getattr(error, "worker_failures", {})) or {0: error}
-    for cause in causes.values():
-        if isinstance(cause, RavstError) or "ravst_ray.errors." in str(cause):
-            plain = plain_error(cause)
-            return WorkerDiedError(str(plain)) if "errors.WorkerDiedError" in str(cause) else plain
-    for rank, cause in causes.items():
-        if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
-            reason = root_cause(str(cause))
-            return WorkerDiedError(f"learner worker {rank} died" + (f" of {reason}" if reason else ""))
-    return plain_error(next(iter(causes.values())))

@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -31,7 +32,7 @@ from ravst_ray.logs import get_logger
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.training.member import Member, end_of
 from ravst_ray.training.placement import has_room
-from ravst_ray.training.rollout_actor import Weights
+from ravst_ray.training.rollout_actor import Loaded, Weights
 from ravst_ray.training.weight_check import Held, behind
 
 log = get_logger(__name__)
@@ -46,6 +47,23 @@ ones haven't, those of later groups keep the engine full. What waits here goes t
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What came of an update of all engines.
+
+    Attributes:
+        drained_s: seconds until groups that were being sampled had ended, of the last engine.
+        load_s: seconds until all engines had the weights, without these.
+        changed: the share of engines whose weights it changed, by their checksums.
+        busy_share: of the time since the update before, the share in which actors sampled.
+    """
+
+    drained_s: float
+    load_s: float
+    changed: float
+    busy_share: float
+
+
 class RolloutPool:
     """See the top of this file.
 
@@ -56,8 +74,6 @@ class RolloutPool:
 
     Attributes:
         restarts: how often an actor took the place of a dead or stuck one.
-        drained_s: how long the last weights waited until groups that were being sampled had ended.
-        changed: the share of engines whose weights the last ones changed, by their checksums.
     """
 
     def __init__(self, config: TrainConfig, actor: type, group: Any = None):
@@ -65,6 +81,8 @@ class RolloutPool:
         self._names = itertools.count()
         self._members: list[Member] = []
         self._party: list[Member] = []
+        self._loaded: list[Loaded] = []
+        self._begun = self._drained_s = 0.0
         self._weights: Weights | None = None
         self._transferred = self._sending = False
         self._asleep: asyncio.Future[Any] | None = None
@@ -73,7 +91,6 @@ class RolloutPool:
         self._changed = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
         self.restarts = 0
-        self.drained_s = self.changed = 0.0
         self._before: dict[int, Held] = {}
         self._alike = True
         fewest, most = config.rollouts.bounds
@@ -87,7 +104,9 @@ class RolloutPool:
     async def start(self) -> None:
         """Start the actors; gives control back when all of them are ready."""
         await asyncio.gather(*(self._bring_up(self._seated(seat)) for seat in range(self._config.rollouts.actors)))
-        self._before = await self._held(self._up())
+        members = self._up()
+        held = await self._each("weights", members=members)
+        self._before = {one.name: found for one, found in zip(members, held, strict=True) if found is not None}
         self._alike = len({held.checksums for held in self._before.values()}) == 1
         if not self._alike:  # they have the same weights, and lay them out in other ways
             log.warning("engines aren't all of one kind: their weights can't be compared, only the versions' numbers")
@@ -122,18 +141,19 @@ class RolloutPool:
                 member.idle_since = time.monotonic()
                 await self._tell()
 
-    async def publish(self, weights: Weights) -> float:
-        """Bring every actor to a new version; gives the share of time since the last one in which actors sampled."""
+    async def publish(self, weights: Weights) -> Synced:
+        """Bring every actor to a new version."""
+        started = time.monotonic()
         self._weights = weights  # who is being started takes them from here
         self._asleep = None
-        self.drained_s = longest(await self._each("set_weights", weights))
-        await self._compare(weights.version)
-        return await self._busy_share()
+        members = self._up()
+        loaded = await self._each("set_weights", weights, members=members)
+        return self._synced(weights.version, members, loaded, started)
 
     async def party(self) -> list[int]:
         """Who takes part in the transfer that comes now: the names of all that are alive and up, one at least."""
         self._sending = True
-        await self._each("busy_s")  # finds the dead
+        await self._each("weights")  # finds the dead
         async with self._changed:
             await self._changed.wait_for(lambda: self._error is not None or self._up())
         if self._error is not None:
@@ -156,33 +176,41 @@ class RolloutPool:
         if failed:
             raise BrokenTransferError(f"{call}: {plain_error(next(iter(failed.values())))}")
         if call == "begin_transfer":
-            self.drained_s = longest([one.result() for one in ended])
+            self._begun, self._drained_s = time.monotonic(), max(one.result() for one in ended)
+        elif call == "end_transfer":
+            self._loaded = [replace(one.result(), drained_s=self._drained_s) for one in calls]
 
-    async def transferred(self, version: int) -> float:
-        """The party has new weights; gives what :meth:`publish` gives."""
+    async def transferred(self, version: int) -> Synced:
+        """The party has new weights."""
         self._transferred, self._sending, self._asleep = True, False, None
         for one in self._members:
             one.current = one in self._party
-        await self._compare(version)
+        synced = self._synced(version, self._party, self._loaded, self._begun - self._drained_s)
         await self._tell()
-        return await self._busy_share()
+        return synced
 
-    async def _compare(self, version: int) -> None:
-        """Replace, as if they were dead, engines that don't have a version that was sent to all of them."""
-        members = [one for one in self._up() if one.current]
-        held = await self._held(members)
+    def _synced(
+        self, version: int, members: Sequence[Member], loaded: Sequence[Loaded | None], started: float
+    ) -> Synced:
+        """What members tell of an update; those that don't have the version are replaced, as if they were dead."""
+        now, told = time.monotonic(), [(one, found) for one, found in zip(members, loaded, strict=True) if found]
+        held = {one.name: found.held for one, found in told}
         before, self._before = self._before, held
+        busy_s = sum(found.busy_s - one.busy_s for one, found in told)
+        spent_s = sum(now - one.measured_at for one, _ in told)
+        for one, found in told:
+            one.busy_s, one.measured_at = found.busy_s, now
         for name in behind(held, before, version) if self._alike else ():
             member = next(one for one in members if one.name == name)
             self._lose(member, WorkerDiedError(f"it has other weights than version {version}"))
-        known = [name for name in held if name in before]
-        changed = [held[name].checksums != before[name].checksums for name in known]
-        self.changed = sum(changed) / len(changed) if changed else 0.0
-
-    async def _held(self, members: Sequence[Member]) -> dict[int, Held]:
-        """What weights members have, by name, of those that answer."""
-        found = await self._each("weights", members=members)
-        return {one.name: held for one, held in zip(members, found, strict=True) if held is not None}
+        changed = [held[name].checksums != before[name].checksums for name in held if name in before]
+        drained_s = max((found.drained_s for _, found in told), default=0.0)
+        return Synced(
+            drained_s=drained_s,
+            load_s=max(now - started - drained_s, 0.0),
+            changed=sum(changed) / max(len(changed), 1),
+            busy_share=min(busy_s / max(spent_s, 1e-9), 1.0),
+        )
 
     async def sleep(self) -> None:
         """Let all engines sleep until new weights come; calling it again waits for the same sleep."""
@@ -336,19 +364,6 @@ class RolloutPool:
                 log.info("a rollout actor was idle for %g s: it leaves, %d stay", rollouts.idle_s, len(staying) - 1)
                 await self._leave(max(idle, key=lambda one: one.seat))
 
-    async def _busy_share(self) -> float:
-        """Of the time that members have been there since it was asked last, the share in which they sampled."""
-        members = [one for one in self._members if one.up]
-        found = await asyncio.gather(*(one.handle.busy_s.remote() for one in members), return_exceptions=True)
-        now, busy_s, spent_s = time.monotonic(), 0.0, 0.0
-        for member, total_s in zip(members, found, strict=True):
-            spent_s += now - member.measured_at
-            if isinstance(total_s, float):
-                busy_s += max(total_s - member.busy_s, 0.0)
-                member.busy_s = total_s
-            member.measured_at = now
-        return min(busy_s / max(spent_s, 1e-9), 1.0)
-
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -370,8 +385,3 @@ class RolloutPool:
 
 async def _answer(call: Any) -> Any:
     return await call
-
-
-def longest(seconds: Sequence[float | None]) -> float:
-    """The longest of the times that there are."""
-    return max((one for one in seconds if one is not None), default=0.0)

@@ -73,7 +73,7 @@ class RunRecord:
         self._rollouts = output / "rollouts"
         self._rollouts.mkdir(parents=True, exist_ok=True)
         for path in (self._path, self._validation):
-            _drop_after(path, resumed)
+            drop_after(path, resumed)
         self._sinks = [_SINKS[name](output, resumed, settings) for name in sinks]
 
     def write(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
@@ -103,7 +103,7 @@ class RunRecord:
         write_rows(rollout_rows(step, groups, texts), self._rollouts / f"step_{step:06d}.parquet")
 
 
-def _drop_after(path: Path, step: int) -> None:
+def drop_after(path: Path, step: int) -> None:
     """Leave the lines up to a step; none before the first, at which the run begins anew."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines() if step and _step_of(line) <= step]

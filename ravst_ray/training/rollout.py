@@ -40,7 +40,7 @@ from ravst_ray.training.clips import Clips, Shown, decode
 from ravst_ray.training.failures import GuardedRubric
 from ravst_ray.training.groups import Group
 from ravst_ray.training.held_out import Examiner, HeldOut
-from ravst_ray.training.pool import RolloutPool
+from ravst_ray.training.pool import RolloutPool, Synced
 from ravst_ray.training.position import Places, Position
 from ravst_ray.training.prompts import Ask, PromptOrder, training_tasks
 from ravst_ray.training.records import group_numbers
@@ -180,19 +180,11 @@ class RolloutManager:
             self._steps[self._next] = asyncio.create_task(self._sample_step(self._next))
             self._next += 1
 
-    async def publish(self, weights: Weights) -> float:
-        """Bring every engine to a new version; gives the share of time since the last one in which engines sampled."""
-        share = await self._pool.publish(weights)
+    async def publish(self, weights: Weights) -> Synced:
+        """Bring every engine to a new version."""
+        synced = await self._pool.publish(weights)
         await self._reached(weights.version)
-        return share
-
-    def drained_s(self) -> float:
-        """How long the last weights waited for groups that were being sampled."""
-        return self._pool.drained_s
-
-    def changed(self) -> float:
-        """The share of engines whose weights the last ones changed."""
-        return self._pool.changed
+        return synced
 
     async def party(self) -> list[int]:
         """Who takes part in a transfer from the learner's card; :meth:`transfer` and :meth:`published` follow."""
@@ -202,11 +194,11 @@ class RolloutManager:
         """Call a method of every actor in the party, each with its own payload."""
         await self._pool.transfer(call, payloads)
 
-    async def published(self, version: int) -> float:
-        """A transfer has ended; gives what :meth:`publish` gives."""
-        share = await self._pool.transferred(version)
+    async def published(self, version: int) -> Synced:
+        """A transfer has ended."""
+        synced = await self._pool.transferred(version)
         await self._reached(version)
-        return share
+        return synced
 
     async def _reached(self, version: int) -> None:
         async with self._published:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,22 +16,41 @@ from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.media.clips import Clip
+from ravst_ray.policy.adapter import write_adapter
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.policy.protocols import Generation
 from ravst_ray.training.weight_check import Held
 
 log = get_logger(__name__)
-_WEIGHTS = "ravst-weights-"
+_WEIGHTS, _FILE = "ravst-weights-", ".safetensors"
 _LEFT_S = 600.0
 """After so long a file of weights whose process is gone was left behind by it."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A version of the policy; ``state`` is a list of one reference to ``{name: array}`` in the object store."""
+    """A version of the policy; ``state`` is a list of one reference to ``{name: array}`` in the object store.
+
+    The arrays are a checkpoint's, or an adapter's alone (``TrainConfig.ships_adapter``).
+    """
 
     version: int
     state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an actor tells of an update.
+
+    Attributes:
+        drained_s: seconds until running groups had ended.
+        held: the weights that its engine has now.
+        busy_s: seconds in which at least one group was being sampled, since it is there.
+    """
+
+    drained_s: float
+    held: Held
+    busy_s: float
 
 
 class RolloutActor:
@@ -40,7 +60,11 @@ class RolloutActor:
         setup_logging()
         remove_left_weights(weights_folder())
         engine = config.engine.model_copy(update={"model": config.model})
-        self._engine = VideoLLM(engine, transport=config.transport, sleeps=config.rollouts.share_gpu)
+        self._adapter = config.learner.lora if config.ships_adapter else None
+        transport = None if config.transport == "object_store" else config.transport
+        self._engine = VideoLLM(
+            engine, trainable=True, transport=transport, sleeps=config.rollouts.share_gpu, adapter=self._adapter
+        )
         self._level = config.rollouts.sleep_level
         self._busy_s, self._running, self._since = 0.0, 0, 0.0
         self._calls, self._called_at = 0, 0.0
@@ -65,18 +89,21 @@ class RolloutActor:
             if not self._running:
                 self._busy_s += time.monotonic() - self._since
 
-    async def set_weights(self, weights: Weights) -> float:
-        """Load a version of the policy from the object store; gives the seconds until running groups had ended."""
+    async def set_weights(self, weights: Weights) -> Loaded:
+        """Load a version of the policy from the object store."""
         from safetensors.numpy import save_file
 
-        path = weights_folder() / f"{_WEIGHTS}{os.getpid()}.safetensors"
+        path = weights_folder() / f"{_WEIGHTS}{os.getpid()}{'' if self._adapter else _FILE}"
         with self._at_work():
             state = await weights.state[0]
             try:
-                save_file(state, path)
-                return await self._engine.set_weights(str(path), weights.version)
+                if self._adapter is not None:
+                    write_adapter(path, state, self._adapter)
+                else:
+                    save_file(state, path)
+                return self._loaded(await self._engine.set_weights(str(path), weights.version))
             finally:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     async def join_transfer(self, info: dict[str, Any]) -> None:
         """Get ready for weights that come from the learner's card; ``info`` is vLLM's, of its trainer's side."""
@@ -93,10 +120,15 @@ class RolloutActor:
         with self._at_work():
             await self._engine.update(info)
 
-    async def end_transfer(self, version: int) -> None:
+    async def end_transfer(self, version: int) -> Loaded:
         """Sample with the new weights from here on."""
         with self._at_work():
             await self._engine.end_update(version)
+        return self._loaded(0.0)
+
+    def _loaded(self, drained_s: float) -> Loaded:
+        busy_s = self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
+        return Loaded(drained_s, Held(*self._engine.weights), busy_s)
 
     async def weights(self) -> Held:
         """What weights the engine has."""
@@ -106,10 +138,6 @@ class RolloutActor:
         """Give the card's memory to the learner; the next weights wake the engine."""
         with self._at_work():
             await self._engine.sleep(self._level)
-
-    async def busy_s(self) -> float:
-        """Seconds in which at least one group was being sampled."""
-        return self._busy_s + (time.monotonic() - self._since if self._running else 0.0)
 
     async def quiet_s(self) -> float:
         """Seconds since the engine's last sign of life, or since it has work; 0 while it has none."""
@@ -144,10 +172,19 @@ def weights_folder() -> Path:
 
 def remove_left_weights(folder: Path) -> None:
     """Remove the weights that killed actors left on this machine; of a large model they take much of its memory."""
-    for path in folder.glob(f"{_WEIGHTS}*.safetensors"):
+    for path in folder.glob(f"{_WEIGHTS}*"):
         with suppress(OSError, ValueError):  # another's file, or somebody else was quicker
-            if time.time() - path.stat().st_mtime > _LEFT_S and not _alive(int(path.stem.removeprefix(_WEIGHTS))):
-                path.unlink()
+            pid = int(path.name.removeprefix(_WEIGHTS).removesuffix(_FILE))
+            if time.time() - path.stat().st_mtime > _LEFT_S and not _alive(pid):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A file of weights, or the folder of an adapter."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

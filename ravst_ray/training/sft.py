@@ -10,7 +10,7 @@ Completions are learned, prompts are not.
 
 from __future__ import annotations
 
-import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Family
+from ravst_ray.training.failures import writing
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.policy_loading import dtype_of, load_policy, load_saved
 
 OnStep = Callable[[int, dict[str, float]], None]
+AfterSave = Callable[[Path, int], None]
+Expect = Callable[[Sequence[int]], None]
 
 
 def example(forward: VideoForward, prompt: str, answer: str, clip: Clip | None = None) -> Row:
@@ -46,11 +49,15 @@ class SFTLearner(SFTTrainer):
         args: from :func:`sft_arguments`.
         processor: the policy's processor.
         family: the policy's.
-        examples: the same ones on every rank; ``completion_ids`` are learned, their end token included.
+        examples: the same ones on every rank; ``completion_ids`` are learned, their end token included. None in place
+            of one that can't be shown.
         frozen_vision: whether the towers stay as they are.
         features_gib: how much is kept of clips.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
         peft_config: an adapter to train in place of the model.
+        expect: told before each step which places this rank comes to, in order.
+        ahead: how many examples after those of a step ``expect`` is told of.
+        after_save: called with the folder and the step of each checkpoint once it is written.
     """
 
     # The models say that they take no token counts: transformers would average micro-batches whatever their length.
@@ -62,12 +69,15 @@ class SFTLearner(SFTTrainer):
         args: SFTConfig,
         processor: Any,
         family: Family,
-        examples: Sequence[Row],
+        examples: Sequence[Row | None],
         *,
         frozen_vision: bool,
         features_gib: float = 4.0,
         on_step: OnStep | None = None,
         peft_config: Any = None,
+        expect: Expect | None = None,
+        ahead: int = 0,
+        after_save: AfterSave | None = None,
     ):
         from datasets import Dataset
 
@@ -87,20 +97,37 @@ class SFTLearner(SFTTrainer):
         self.forward_pass = VideoForward(
             processor, family, frozen_vision=frozen_vision, banned=False, features_gib=features_gib
         )
-        self._examples, self._on_step = examples, on_step
+        self._examples, self._on_step, self._after_save = examples, on_step, after_save
+        self._expect, self._ahead, self._replaced = expect, ahead, 0
 
     def get_train_dataloader(self) -> DataLoader:
         """One endless epoch of micro-batches; after a resume it begins where the run stopped."""
         return DataLoader(_Batches(self), batch_size=None)
 
     def micro_batches(self, step: int) -> list[list[Row]]:
-        """This rank's examples of an optimizer step, counted from 0: the same for the same seed and step."""
-        size, parts = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
-        ranks, rank = self.args.world_size, self.args.process_index
-        batch = size * parts * ranks
-        chosen = [self._examples[place] for place in _places(len(self._examples), step * batch, batch, self.args.seed)]
-        mine = chosen[rank * size * parts : (rank + 1) * size * parts]
+        """This rank's examples of an optimizer step, counted from 0: the same for the same seed and step.
+
+        An example that can't be shown gives way to the one that its slot has in the next step in which it has one.
+        """
+        if self._expect is not None and self._ahead:
+            steps = range(step, min(step + 1 + self._ahead // len(self._own(step)), self.args.max_steps))
+            self._expect([place for one in steps for place in self._own(one)])
+        mine = [self._row(step, slot) for slot in range(len(self._own(step)))]
+        size = self.args.per_device_train_batch_size
         return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+    def _own(self, step: int) -> list[int]:
+        """The places of this rank's examples of a step, one for each of its slots."""
+        own = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        batch = own * self.args.world_size
+        start = step * batch + self.args.process_index * own
+        return _places(len(self._examples), start, own, self.args.seed)
+
+    def _row(self, step: int, slot: int) -> Row:
+        while (row := self._examples[self._own(step)[slot]]) is None:  # ends: who can show nothing raises
+            self._replaced += 1
+            step += 1
+        return row
 
     def tokens(self, parts: Sequence[Sequence[Row]]) -> torch.Tensor:
         """The answers' tokens of a step, those of the other ranks with them."""
@@ -130,7 +157,9 @@ class SFTLearner(SFTTrainer):
         """Hand the metrics of a step on."""
         super().log(logs, start_time)
         if self._on_step is not None and "loss" in logs:
-            self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
+            numbers = {key: value for key, value in logs.items() if value is not None}
+            self._on_step(self.state.global_step, numbers | {"examples/replaced": float(self._replaced)})
+            self._replaced = 0
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         inner = self.model if model is None else model
@@ -140,7 +169,15 @@ class SFTLearner(SFTTrainer):
         load_saved(inner, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super(SFTTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(folder):
+                super(SFTTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
+                if self._after_save is not None:
+                    self._after_save(folder, self.state.global_step)
+        except AbortError:
+            shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and the disk is full
+            raise
 
 
 class _Batches(torch.utils.data.IterableDataset):
@@ -195,7 +232,7 @@ def sft_arguments(
         bf16=shared_settings(config)[1] == torch.bfloat16,
         per_device_train_batch_size=config.micro_batch,
         gradient_accumulation_steps=config.batch // config.micro_batch // workers,
-        max_steps=config.max_steps or math.ceil(config.epochs * examples / config.batch),
+        max_steps=config.steps(examples),
         learning_rate=config.rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
@@ -221,12 +258,12 @@ def sft_arguments(
 def build_sft(
     model_dir: str | Path,
     config: SftConfig,
-    examples: Sequence[Row],
+    examples: Sequence[Row | None],
     output: str | Path,
     *,
     workers: int = 1,
     save_every: int = 0,
-    on_step: OnStep | None = None,
+    **more: Any,
 ) -> SFTLearner:
     """A learner on the model of ``model_dir``; ``train()``, then ``save_model(folder)``.
 
@@ -237,7 +274,7 @@ def build_sft(
         output: folder for checkpoints.
         workers: ranks that train together.
         save_every: steps between checkpoints; 0: none.
-        on_step: see :class:`SFTLearner`.
+        more: ``on_step``, ``after_save``, ``expect`` and ``ahead`` of :class:`SFTLearner`.
 
     Raises:
         ConfigError: the model can't be loaded, or the batches don't fit.
@@ -252,8 +289,8 @@ def build_sft(
         examples,
         frozen_vision=config.freeze_vision,
         features_gib=config.features_gib,
-        on_step=on_step,
         peft_config=policy.adapter,
+        **more,
     )
 
 

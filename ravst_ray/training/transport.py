@@ -8,11 +8,12 @@
 
 For ``nccl`` and ``ipc`` vLLM's own sender drives the update: it calls a :class:`ManagerClient`, which passes each call
 on to the actors through the rollout manager. The object store keeps a version, so an actor that starts anew has it at
-once; the other two send to whoever is there. When an actor falls out of such a transfer, the pool puts another in its
-place, and the learner shuts the sender down and sends anew to those that are there. Two things end its process, and the
-run begins anew at its last checkpoint: a sender that doesn't come back (nothing can end a broadcast that waits for an
-engine that is gone), and an error after other learner workers have begun to gather, since they can't begin again.
-``nccl`` and ``ipc`` have not been run on GPUs yet: their calls are checked against vLLM's sources and with stubs.
+once, and of a run with LoRA it takes the adapter alone; the other two send whole models to whoever is there. When an
+actor falls out of such a transfer, the pool puts another in its place, and the learner shuts the sender down and sends
+anew to those that are there. Two things end its process, and the run begins anew at its last checkpoint: a sender that
+doesn't come back (nothing can end a broadcast that waits for an engine that is gone), and an error after other learner
+workers have begun to gather, since they can't begin again. ``nccl`` and ``ipc`` have not been run on GPUs yet: their
+calls are checked against vLLM's sources and with stubs.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ import torch
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.errors import BrokenTransferError
 from ravst_ray.logs import get_logger
+from ravst_ray.training.pool import Synced
 from ravst_ray.training.rollout_actor import Weights
-from ravst_ray.training.weights import policy_state, wire_weights
+from ravst_ray.training.weights import adapter_state, policy_state, wire_weights
 
 log = get_logger(__name__)
 MEET_S = 330.0
@@ -40,10 +42,31 @@ BROADCAST_S = 30.0
 
 
 class Transport(Protocol):
-    """Sends a policy's weights to all engines."""
+    """Sends a policy's weights to all engines.
 
-    def publish(self, model: Any, version: int) -> float:
-        """Send; every rank calls this. Gives rank 0 the share of time in which engines sampled, others 0."""
+    Attributes:
+        sent_bytes: of the last version, how much each engine was given; known to rank 0.
+    """
+
+    sent_bytes: int
+
+    def publish(self, model: Any, version: int) -> None:
+        """Send; every rank calls this, after what was sent before is settled.
+
+        The model may change as soon as this comes back; engines may load the weights meanwhile.
+        """
+        ...
+
+    def settled(self) -> Synced | None:
+        """Wait until the engines have what was sent last; what came of it, once, and only on rank 0.
+
+        Raises:
+            RavstError: what stopped them.
+        """
+        ...
+
+    def check(self, asked: Any) -> None:
+        """Wait until something asked of the manager is there, or raise what stopped the update that it waits for."""
         ...
 
 
@@ -58,15 +81,31 @@ class ObjectStoreTransport:
     """By way of Ray's object store: works anywhere."""
 
     def __init__(self, config: TrainConfig, manager: Any, rank: int):
-        self._frozen, self._manager, self._rank = _frozen(config), manager, rank
+        self._config, self._manager, self._rank = config, manager, rank
+        self._sent: Any = None
+        self.sent_bytes = 0
 
-    def publish(self, model: Any, version: int) -> float:
+    def publish(self, model: Any, version: int) -> None:
         """See :class:`Transport`."""
-        state = policy_state(model, self._frozen, keep=self._rank == 0)
-        if self._rank != 0:
-            return 0.0
-        share: float = ray.get(self._manager.publish.remote(Weights(version, [ray.put(state)])))
-        return share
+        keep = self._rank == 0
+        if self._config.ships_adapter:
+            state = adapter_state(model, keep)
+        else:
+            state = policy_state(model, _frozen(self._config), keep)
+        if keep:
+            self.sent_bytes = sum(value.nbytes for value in state.values())
+            self._sent = self._manager.publish.remote(Weights(version, [ray.put(state)]))
+
+    def settled(self) -> Synced | None:
+        """See :class:`Transport`."""
+        sent, self._sent = self._sent, None
+        return None if sent is None else ray.get(sent)
+
+    def check(self, asked: Any) -> None:
+        """See :class:`Transport`."""
+        if self._sent is not None:
+            ended, _ = ray.wait([asked, self._sent], num_returns=1)
+            ray.get([one for one in ended if one == self._sent])
 
 
 class CardTransport:
@@ -78,16 +117,24 @@ class CardTransport:
         self._party: list[int] | None = None
         self._sender: Any = None
         self._model: Any = None
+        self._synced: Synced | None = None
+        self.sent_bytes = 0
 
-    def publish(self, model: Any, version: int) -> float:
+    def publish(self, model: Any, version: int) -> None:
         """See :class:`Transport`."""
         self._model, self._client.version = model, version
         while not self._sent():
             pass
-        if self._rank != 0:
-            return 0.0
-        share: float = ray.get(self._manager.published.remote(version))
-        return share
+        if self._rank == 0:
+            self._synced = ray.get(self._manager.published.remote(version))
+
+    def settled(self) -> Synced | None:
+        """See :class:`Transport`."""
+        synced, self._synced = self._synced, None
+        return synced
+
+    def check(self, asked: Any) -> None:
+        """Nothing waits: what was sent is there."""
 
     def _sent(self) -> bool:
         """Connect and send; False when an engine fell out, so that it must be done again."""
@@ -122,6 +169,7 @@ class CardTransport:
         self._party, self._client.party = party, party
         workers = len(party) * self._config.engine.tensor_parallel
         source = PolicySource(self._named, wire_dtype(self._config))
+        self.sent_bytes = source.size_bytes
         address = ray.util.get_node_ip_address()
         self._sender = open_sender(self._transport, self._rank, source, self._client, workers, address)
 

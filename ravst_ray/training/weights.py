@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ravst_ray.errors import AbortError
+from ravst_ray.policy.adapter import PREFIX
 from ravst_ray.policy.families import side_of
 from ravst_ray.training.forward import unwrapped
 from ravst_ray.training.groups import Group
@@ -55,12 +56,31 @@ def wire_weights(model: Any, frozen_vision: bool, merged: bool = True) -> Iterat
             yield known, value
 
 
+def adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """An adapter's own weights, whole or sharded: ``A [rank, in]`` and ``B [out, rank]`` of each layer.
+
+    Names are PEFT's around the checkpoint's names of the layers, which vLLM translates as it does a checkpoint's.
+    """
+    inner = unwrapped(model)
+    side = side_of(inner)
+    for key, value in inner.state_dict().items():
+        layer, found, rest = key.partition(".lora_")
+        if found and (known := side.wire_name(f"{layer}.weight")) is not None:
+            yield f"{PREFIX}{known.removesuffix('.weight')}.lora_{rest[0]}.weight", value
+
+
+def adapter_state(model: Any, keep: bool = True) -> dict[str, np.ndarray]:
+    """The weights of :func:`adapter_weights` as :func:`policy_state` gives the whole policy's."""
+    return {name: value.numpy() for name, value in _gathered(adapter_weights(model), keep)}
+
+
 def policy_state(model: Any, frozen_vision: bool, keep: bool = True) -> dict[str, np.ndarray]:
     """The weights of :func:`wire_weights` as float32 arrays on the host; every rank must call this.
 
-    Shards are gathered; a rank that doesn't ``keep`` what it gathers gets an empty dict.
+    Shards are gathered; a rank that doesn't ``keep`` what it gathers gets an empty dict. An array may be a weight
+    itself, of a learner in float32 on the host, so it must be used (Ray's object store copies it) before the next step.
     """
-    return {name: value.numpy().copy() for name, value in _gathered(wire_weights(model, frozen_vision), keep)}
+    return {name: value.numpy() for name, value in _gathered(wire_weights(model, frozen_vision), keep)}
 
 
 def _gathered(named: Iterable[tuple[str, torch.Tensor]], keep: bool) -> Iterator[tuple[str, torch.Tensor]]:

@@ -18,9 +18,9 @@ from ravst_ray.cluster.failures import crossing
 from ravst_ray.cluster.metrics import TrainingMetrics
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import is_remote
-from ravst_ray.datasets.transfer import Stored
 from ravst_ray.errors import AbortError, BadBatchError, ConfigError
 from ravst_ray.logs import get_logger, setup_logging
+from ravst_ray.training.checkpoints import stored
 from ravst_ray.training.failures import save_batch, writing
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord
@@ -129,6 +129,7 @@ class Worker:
         """Train, then save the final model."""
         try:
             self.learner.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            self.settle()
         except BadBatchError as error:
             raise AbortError(f"{error}; {self.keep_batch(str(error))}") from None
         finally:
@@ -162,24 +163,42 @@ class Worker:
     def source(self, step: int) -> list[Group]:
         """This worker's groups of an update, their clips fetched from the object store."""
         started = time.monotonic()
-        self.rollouts = ray.get(self.manager.groups.remote(step, self.rank))
+        asked = self.manager.groups.remote(step, self.rank)
+        self.transport.check(asked)
+        self.rollouts = ray.get(asked)
         clips = ray.get(list(self.rollouts.clips))
-        self._waited(time.monotonic() - started)
+        self._add("seconds/waiting", time.monotonic() - started)
         return [replace(group, clip=clip) for group, clip in zip(self.rollouts.groups, clips, strict=True)]
 
     def publish(self, version: int) -> None:
-        """Send the weights to the engines, and prove on a probe that they arrived."""
+        """Send the weights to the engines, and prove on a probe that they arrived.
+
+        The learner goes on while engines load them, where it has groups that were sampled before.
+        """
+        self.settle()
         started = time.monotonic()
         if self.config.rollouts.share_gpu:
             free_card()  # the engine wakes up now
-        share = self.transport.publish(self.learner.model, version)
+        self.transport.publish(self.learner.model, version)
+        self._add("seconds/sync", time.monotonic() - started)
         if self.rank == 0:
-            drained_s, changed = ray.get([self.manager.drained_s.remote(), self.manager.changed.remote()])
-            self._waited(drained_s)
-            self.numbers["rollout/busy_share"] = share
-            self.numbers["sync/changed_engines"] = changed
-            self.numbers["seconds/sync"] = max(time.monotonic() - started - drained_s, 0.0)
+            self.numbers["sync/bytes"] = float(self.transport.sent_bytes)
+        if self.config.rollouts.max_staleness == 0:
+            self.settle()
         self.prove_if_due(version)
+
+    def settle(self) -> None:
+        """Wait until the engines have the last version; what came of it goes into the record of the step at hand."""
+        started = time.monotonic()
+        synced = self.transport.settled()
+        if synced is not None:
+            spent_s = time.monotonic() - started
+            waited_s = min(spent_s, synced.drained_s)
+            self._add("seconds/waiting", waited_s)
+            self._add("seconds/sync", spent_s - waited_s)
+            self.numbers["seconds/engine_load"] = synced.load_s
+            self.numbers["rollout/busy_share"] = synced.busy_share
+            self.numbers["sync/changed_engines"] = synced.changed
 
     def prove_if_due(self, version: int) -> None:
         """:meth:`prove` after every so many syncs (``sync.probe_every``), and before the first."""
@@ -190,6 +209,7 @@ class Worker:
 
     def prove(self, version: int) -> None:
         """Compare prompts and log-probs with an engine's; a gap above the limit on two probes ends the run."""
+        self.settle()
         started = time.monotonic()
         gap, engine = self.look(version, 0)
         if gap > self.limit.value and engine == version:
@@ -221,6 +241,7 @@ class Worker:
         every = self.config.eval_every
         if not every or step % every:
             return None
+        self.settle()
         started = time.monotonic()
         found = ray.get(self.manager.validated.remote(step, step // self.config.learner.iterations))
         if step:  # what comes before the first step has no record of a step
@@ -232,8 +253,8 @@ class Worker:
         self.ended, self.best_step = found.stop, found.best_step
         return found
 
-    def _waited(self, seconds: float) -> None:
-        self.numbers["seconds/waiting"] = self.numbers.get("seconds/waiting", 0.0) + seconds
+    def _add(self, name: str, seconds: float) -> None:
+        self.numbers[name] = self.numbers.get(name, 0.0) + seconds
 
     def on_step(self, step: int, numbers: dict[str, float]) -> None:
         """The record of a step."""
@@ -256,30 +277,12 @@ class Worker:
 
     def after_save(self, folder: Path, step: int) -> None:
         """Mark a checkpoint as whole, with where the questions go on; only then older ones may go."""
-        files = self.stored(folder.name)
+        files = stored(self.store, folder.name)
         if self.rank == 0:
             position = ray.get(self.manager.position.remote(step // self.config.learner.iterations))
             checkpoint = Checkpoint(folder.name, position, files)
             self.store.push()  # the record is never behind the checkpoint
             self.store.mark_whole(checkpoint, self.config.keep_checkpoints, self.best_step)
-
-    def stored(self, name: str) -> dict[str, Stored]:
-        """The files of a checkpoint, brought to the store by the first worker of each node that has some."""
-        import torch.distributed as dist
-
-        several = dist.is_available() and dist.is_initialized()
-        if several:
-            dist.barrier()  # what the other workers write is written
-        number = ray.train.get_context().get_local_rank() if several and self.store.remote else self.rank
-        mine: dict[str, Stored] = {}
-        if number == 0:
-            mine = self.store.upload(name)
-            self.store.leave_only(name)
-        shares = [mine]
-        if several:
-            shares *= dist.get_world_size()
-            dist.all_gather_object(shares, mine)
-        return {file: stored for share in shares for file, stored in share.items()}
 
 
 def known_best(folder: Path, config: TrainConfig) -> int | None:

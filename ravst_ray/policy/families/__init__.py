@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 from ravst_ray.errors import ConfigError
 from ravst_ray.models.pretrained import model_type
 from ravst_ray.policy.families.protocols import Family, LearnerSide
 from ravst_ray.policy.families.qwen2_5_omni import Qwen25Omni
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VL
 from ravst_ray.policy.families.qwen3_vl import Qwen3VL, Qwen3VLMoe
-from ravst_ray.tasks import TASKS
+
+if TYPE_CHECKING:
+    from ravst_ray.config.video_llm import FramesConfig, PromptConfig
 
 FAMILIES: tuple[Family, ...] = (Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen25Omni())
 
@@ -51,6 +52,8 @@ def fit(frames: FramesConfig, prompt: PromptConfig, family: Family) -> tuple[Fra
     Raises:
         ConfigError: the family can't be shown or asked this, or there is no such task.
     """
+    from ravst_ray.tasks import TASKS
+
     if prompt.as_task is not None and prompt.as_task not in TASKS:
         raise ConfigError(f"prompt.as_task is {prompt.as_task!r}; tasks are {', '.join(TASKS)}")
     multiple = family.frame_multiple

@@ -17,6 +17,8 @@ from ravst_ray.media.clips import Clip
 BoxSpace = Literal["frame", "thousand"]
 Tensors = Mapping[str, Any]
 """Tensors by name; what the names are is the family's own affair."""
+LINEAR = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+"""The linear layers of a language model of Qwen's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Family(Protocol):
         hears: whether a clip's sound is part of the prompt.
         max_step_s: the largest number of seconds between pictures with which a clip that has sound can be shown.
         box_space: of the boxes that its checkpoints have learned to give: pixels of the pictures, or thousandths.
+        adapter_targets: names of the layers that vLLM's engine can add an adapter to; with others, whole weights are
+            sent.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Family(Protocol):
     hears: bool
     max_step_s: float
     box_space: BoxSpace
+    adapter_targets: frozenset[str]
 
     def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
         """Token ids of a prompt, placeholders of video and sound expanded: what vLLM's engine sees.

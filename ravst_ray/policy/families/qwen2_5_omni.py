@@ -18,7 +18,7 @@ import numpy as np
 from ravst_ray.errors import StepError
 from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
-from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
+from ravst_ray.policy.families.protocols import LINEAR, BoxSpace, Shape, Tensors
 
 FRAME_MULTIPLE = 28
 TEMPORAL_PATCH = 2
@@ -75,6 +75,7 @@ class Qwen25Omni:
     # of tokens and positions no longer fits together.
     max_step_s = 1.0
     box_space: BoxSpace = "frame"
+    adapter_targets = LINEAR
 
     def prompt_ids(self, tokenizer: Any, text: str, shape: Shape | None) -> list[int]:
         """See :meth:`Family.prompt_ids`."""

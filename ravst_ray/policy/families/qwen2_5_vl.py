@@ -14,7 +14,7 @@ import numpy as np
 
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, expanded, ids_of, ids_to_ban, vl_positions
-from ravst_ray.policy.families.protocols import BoxSpace, Shape
+from ravst_ray.policy.families.protocols import LINEAR, BoxSpace, Shape
 from ravst_ray.policy.families.vl import VLLearner
 
 PATCH_PX, MERGE, TEMPORAL_PATCH = 14, 2, 2
@@ -32,6 +32,7 @@ class Qwen25VL:
     hears = False
     max_step_s = math.inf
     box_space: BoxSpace = "frame"
+    adapter_targets = LINEAR
     processor_kwargs: dict[str, Any] = {  # noqa: RUF012
         # Frames come in their final size: the processor must not resize them. Its bounds only widen.
         "size": {"shortest_edge": FRAME_MULTIPLE**2, "longest_edge": 2**24},

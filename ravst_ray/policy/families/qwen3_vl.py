@@ -17,7 +17,7 @@ import numpy as np
 from ravst_ray.errors import ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
-from ravst_ray.policy.families.protocols import BoxSpace, Shape, Tensors
+from ravst_ray.policy.families.protocols import LINEAR, BoxSpace, Shape, Tensors
 from ravst_ray.policy.families.vl import VLLearner
 
 PATCH_PX, MERGE, TEMPORAL_PATCH = 16, 2, 2
@@ -35,6 +35,7 @@ class Qwen3VL:
     hears = False
     max_step_s = math.inf
     box_space: BoxSpace = "thousand"
+    adapter_targets = LINEAR
     processor_kwargs: dict[str, Any] = {  # noqa: RUF012
         # Frames come in their final size: the processor must not resize them. The bounds are of all of them together,
         # and the upper one is also what vLLM's cache of features has room for: 32,768 tokens.
