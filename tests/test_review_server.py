@@ -238,6 +238,9 @@ def test_only_the_servers_own_page_and_name_are_answered(served):
         assert (answer.status_code, answer.json()["error"]) == (403, "foreign_page")
     assert served.post("/api/verdict", content=body, headers={"Content-Type": "text/plain"}).status_code == 422
     assert served.post("/api/verdict", content=body, headers={**plain, "Origin": HERE}).status_code == 200
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert served.get("/api/frame", params={"video_id": "seen", "time_s": 1}, headers=elsewhere).status_code == 403
+    assert served.get("/", headers=elsewhere).status_code != 403, "others may link to the page"
     for path in ("/", "/api/session", "/static/none"):
         headers = served.get(path).headers
         assert {name: headers[name] for name in HEADERS} == HEADERS
@@ -258,7 +261,7 @@ def test_another_address_than_loopback_wants_a_token(dataset, tmp_path):
         assert client.get("/api/session").status_code == 200, "the cookie is enough from now on"
     with pytest.raises(ConfigError, match="add a token"):
         run_module.serve(str(tmp_path / "out"), ReviewConfig(reviewer="a", host="0.0.0.0"), print)
-    assert Guard("::1", None).refusal("GET", {"host": "[::1]:80"}, {}) is None
+    assert Guard("::1", None).refusal("GET", "/api/session", {"host": "[::1]:80"}, {}) is None
 
 
 def test_an_output_in_an_object_store_is_reviewed_there(s3, world, tmp_path):
