@@ -135,6 +135,7 @@ def test_a_restarted_server_knows_what_was_said(served, tmp_path):
     [
         ({"what": "edit"}, 422, "bad_edit"),
         ({"what": "edit", "edit": {"op": "delete_track", "track_id": 9}}, 422, "bad_edit"),
+        ({"what": "edit", "edit": {"op": "rename", "name": "drum", "to": "drum"}}, 422, "bad_edit"),
         ({"what": "dance"}, 422, "bad_request"),
         ({"what": "accept", "colour": 1}, 422, "bad_request"),
         ({"what": "accept", "seconds": -1}, 422, "bad_request"),

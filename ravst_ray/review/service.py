@@ -16,6 +16,7 @@ from ravst_ray.datasets.lock import read_holder
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import StepError
+from ravst_ray.logs import get_logger
 from ravst_ray.records import STATUSES, EventAnnotation
 from ravst_ray.review import told
 from ravst_ray.review.edits import BadEdit, edit_of
@@ -27,6 +28,8 @@ from ravst_ray.review.rows import Rows, VideoRows
 from ravst_ray.review.totals import Totals
 from ravst_ray.review.verdicts import EventHistory, Verdict
 from ravst_ray.tasks import TASKS
+
+log = get_logger(__name__)
 
 
 class UnknownItem(LookupError):
@@ -163,8 +166,15 @@ class Review:
         """Agreement, the estimate of errors, time and cost."""
         self._refresh()
         histories = self._log.all()
-        summary = json.loads(self._store.read_bytes("summary.json") or b"{}")
-        return self._totals.figures(histories, self._queue.order, float(summary.get("usd") or 0.0))
+        return self._totals.figures(histories, self._queue.order, self._usd())
+
+    def _usd(self) -> float:
+        """What the run has cost, as far as its summary says."""
+        try:
+            return float(json.loads(self._store.read_bytes("summary.json") or b"{}").get("usd") or 0.0)
+        except (AttributeError, TypeError, ValueError) as error:
+            log.warning("%s/summary.json can't be read: %s", self._store.root, error)
+            return 0.0
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
@@ -225,6 +235,8 @@ class Review:
         evidence = Evidence.of(rows.annotations[0], rows.video)
         events = (*revised.annotations, *evidence.context)
         changed = edited(edit_of(draft.edit or {}), events, draft.event_num, evidence, self._run)
+        if changed == events:
+            raise BadEdit("nothing would change")
         return difference(one, next(new for new in changed if new.event.event_num == draft.event_num))
 
     # --- the parts of an answer --------------------------------------------------------------------------------------
