@@ -169,8 +169,8 @@ class Rows:
             source.entries += entries_of(table, self._quality)
         elif name == "qa":
             columns = (table[column].to_pylist() for column in ("video_id", "event_num", "task", "status"))
-            for video_id, *asked in zip(*columns, strict=True):
-                source.tasks.setdefault(video_id, Counter())[tuple(asked)] += 1
+            for (video_id, *asked), count in Counter(zip(*columns, strict=True)).items():
+                source.tasks.setdefault(video_id, Counter())[tuple(asked)] += count
         for video_id in pc.unique(table["video_id"]).to_pylist():
             source.groups.setdefault(video_id, []).append(group)
 
