@@ -12,9 +12,24 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+HEAVY = frozenset(
+    f"test_{name}"
+    for name in (
+        *("adapter", "caption_phase", "failures", "hard_world", "learner_workers", "local_llm", "make_str"),
+        *("metrics_export", "pipeline", "placement", "pool", "predict", "qwen3_vl", "real_checkpoints", "rollout"),
+        *("secrets", "sft_run", "surroundings", "tasks", "train", "train_faults", "transport", "validation"),
+        *("video_llm",),
+    )
+)
+"""Files whose tests start Ray, engines or other large processes: these run one after the other, in one process."""
+
+
 def pytest_collection_modifyitems(items):
-    """Fast tests first."""
+    """Fast tests first; of several processes (``-n 2``) one has all that is heavy, others what can run beside it."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "faults")))
+    for item in items:
+        if item.path.stem in HEAVY or "local_ray" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("heavy"))
 
 
 @dataclass(frozen=True)
