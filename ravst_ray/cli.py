@@ -46,6 +46,23 @@ def _retry(args: argparse.Namespace) -> None:
     retry(args.output, args.reason, args.overrides, Console(stderr=True))
 
 
+def _review(args: argparse.Namespace) -> None:
+    import getpass
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.review import ReviewConfig
+    from ravst_ray.review.run import serve
+
+    given = {"host": args.host, "port": args.port, "token": args.token, "videos": args.videos}
+    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+    who = f"reviewer={args.reviewer or getpass.getuser()}"
+    serve(args.output, load_config(ReviewConfig, None, [who, *flags, *args.overrides]), _say)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def _toyworld(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -202,6 +219,14 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("output", metavar="OUT", help="output directory of a run")
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
+    review = add("review", _review, cli_help.REVIEW, config=None)
+    review.add_argument("output", metavar="OUT", help="output of ravst annotate, here or in an object store")
+    review.add_argument("overrides", nargs="*", metavar="key=value", help="more settings")
+    review.add_argument("--host", help="address to serve at (default 127.0.0.1); another than loopback needs --token")
+    review.add_argument("--port", type=int, help="default 8765; 0: any that is free")
+    review.add_argument("--token", help="what a browser must know: 16 characters or more")
+    review.add_argument("--reviewer", metavar="NAME", help="who reviews (default: the user's name)")
+    review.add_argument("--videos", metavar="DIR", help="folder of the videos (default: that of the run)")
     toyworld = add("toyworld", _toyworld, cli_help.TOYWORLD, config=None)
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")

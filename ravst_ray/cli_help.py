@@ -39,6 +39,16 @@ Hard scenes have several objects of a name of which one sounds, cuts, pan and zo
 seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
 Without cues the pictures are those of a world at rest: when and which object sounds, only its sound tells.
 """
+REVIEW = """\
+Look at annotations in a browser, and say what is right: a page with the videos, their boxes and questions.
+
+  ravst review out/demo
+  ravst review s3://bucket/run1 --videos s3://bucket/videos --reviewer ann usd_per_hour=30
+  ravst review out/demo --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+
+Verdicts are added to OUT/review/; the rows themselves stay as they are. Several people may review at once.
+Settings: ravst_ray/config/review.py, class ReviewConfig.
+"""
 SCORE = """\
 Score completions with the reward of their tasks.
 

@@ -46,6 +46,7 @@ LEVELS = {
     "ravst_ray.training.sft_run": 7,
     "ravst_ray.training.validation": 7,
     "ravst_ray.training.export": 7,
+    "ravst_ray.review": 7,  # what follows from a verdict is made by the code of annotate
     "ravst_ray.questions.stream": 7,
     "ravst_ray.questions.run": 7,
     "ravst_ray.toyworld.questions": 7,

@@ -342,7 +342,7 @@ def laptop(annotations: Path, folder: Path, output: Path, *more: str) -> Annotat
 def content(output: Path) -> dict:
     """Everything that a rerun must reproduce."""
     store = DatasetStore(str(output))
-    tables = {name: sorted(store.rows(name), key=str) for name in ("annotations", "qa", "errors")}
+    tables = {name: sorted(store.rows(name), key=str) for name in ("annotations", "qa", "videos", "errors")}
     exported = {split: json.loads((output / f"ravst_{split}_QA.json").read_text()) for split in ("train", "test")}
     return {**tables, **exported}
 

@@ -50,6 +50,12 @@ def origin_s(container: InputContainer) -> float:
     return picture_s if picture_s - container_s <= _PRIMING_S else container_s
 
 
+def player_offset_s(path: str) -> float:
+    """What a browser adds to the times of the video: its own count from where the first stream starts."""
+    with open_video(path) as container:
+        return round(origin_s(container) - (container.start_time or 0) / av.time_base, 6)
+
+
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Refuse pictures that would take too much memory.
 

@@ -1,0 +1,364 @@
+"""What the review page asks for, as plain data: the session, the queue, a video's events, verdicts, figures."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ravst_ray.annotate.quality import CHECKS
+from ravst_ray.annotate.settings import read_config
+from ravst_ray.config.review import ReviewConfig
+from ravst_ray.core.answers import parse
+from ravst_ray.datasets.lock import read_holder
+from ravst_ray.datasets.places import insist
+from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.errors import StepError
+from ravst_ray.records import STATUSES, EventAnnotation, QAPair
+from ravst_ray.review.edits import BadEdit, edit_of
+from ravst_ray.review.figures import effort, figures, unreviewed
+from ravst_ray.review.files import Pictures, VideoFile, Videos
+from ravst_ray.review.log import Stale, VerdictLog
+from ravst_ray.review.queue import Placed, Queue, Wanted
+from ravst_ray.review.revise import BY_HAND, Evidence, Revised, difference, edited, revise
+from ravst_ray.review.rows import Rows, VideoRows
+from ravst_ray.review.verdicts import EventHistory, Verdict
+from ravst_ray.tasks import TASKS
+
+
+class UnknownItem(LookupError):
+    """No such video, event or question in the output."""
+
+
+class Conflict(Exception):
+    """Someone else was faster; ``item`` is the event as it is now."""
+
+    def __init__(self, item: dict[str, Any]):
+        super().__init__("someone else has said something of this event meanwhile; look at it again")
+        self.item = item
+
+
+class Review:
+    """An output under review. Safe to use from several threads.
+
+    Args:
+        output: of ``ravst annotate``, at any place.
+        config: of the review.
+
+    Raises:
+        ConfigError: there is no such output.
+        AbortError: it can't be read.
+    """
+
+    def __init__(self, output: str, config: ReviewConfig):
+        self.config = config
+        self._store = DatasetStore(output)
+        self._run = read_config(output)
+        self._rows = Rows(self._store, self._run.quality)
+        self._log = insist(lambda: VerdictLog(self._store), output)
+        insist(self._rows.refresh, output)
+        self._queue = Queue(self._rows, self._log, config)
+        self._videos = Videos(config.videos or self._run.input.videos)
+        self.pictures = Pictures(config.fetched_bytes)
+        self._why_not = self._log.why_not_writable()
+        self._lock = threading.Lock()
+        self._counted: dict[str, tuple[Any, Counter[str]]] = {}
+
+    @property
+    def why_not_writable(self) -> str | None:
+        """Why no verdict can be saved, None where it can."""
+        return self._why_not
+
+    def close(self) -> None:
+        """End what was started."""
+        self.pictures.close()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def session(self) -> dict[str, Any]:
+        """What the page needs to know once."""
+        self._refresh()
+        entries = list(self._rows.entries.values())
+        reasons = Counter(reason for entry in entries for reason in entry.reasons)
+        holder = read_holder(self._store)
+        return {
+            "output": self._store.root.partition("?")[0],
+            "reviewer": self.config.reviewer,
+            "writable": self._why_not is None,
+            "why_not": self._why_not,
+            "rows": len(entries),
+            "videos": len({entry.video_id for entry in entries}),
+            "running": holder is not None and holder.why_dead() is None,
+            "labels": [
+                {"name": name, "rows": count}
+                for name, count in sorted(Counter(entry.label for entry in entries).items())
+            ],
+            "reasons": [{"name": name, "rows": count, "says": _says(name)} for name, count in reasons.most_common()],
+            "tasks": list(TASKS),
+            "statuses": list(STATUSES),
+            "ranges": {name: _span(entries, name) for name in ("objects", "duration_s", "score")},
+            "sample_rows": self.config.sample_rows,
+            "problems": list(self._log.problems),
+        }
+
+    def queue(self, wanted: Wanted, offset: int, limit: int, after: str | None) -> dict[str, Any]:
+        """A page of the queue."""
+        self._refresh()
+        page = self._queue.page(wanted, offset, limit, after)
+        return {
+            "total": page.total,
+            "offset": page.offset,
+            "rows": len(self._rows.entries),
+            "sections": self._queue.left(),
+            "items": [self._queued(placed) for placed in page.rows],
+        }
+
+    def _queued(self, placed: Placed) -> dict[str, Any]:
+        entry = placed.entry
+        history = self._log.history((entry.video_id, entry.event_num))
+        return {
+            **asdict(entry),
+            "tasks": self._queue.tasks(entry),
+            "section": placed.section,
+            **_said(history),
+            "reviewers": list(history.reviewers),
+        }
+
+    def item(self, video_id: str, event_num: int) -> dict[str, Any]:
+        """An event with all of its video.
+
+        Raises:
+            UnknownItem: there is none.
+        """
+        self._log.refresh()
+        rows, histories, revised = self._revised(video_id)
+        return self._item(video_id, event_num, rows, histories, revised)
+
+    def video(self, video_id: str) -> VideoFile:
+        """The file of a video of this output.
+
+        Raises:
+            UnknownItem: the output has no such video.
+            StepError: its file isn't there.
+        """
+        self.duration_s(video_id)
+        return self._videos.find(video_id)
+
+    def duration_s(self, video_id: str) -> float:
+        """How long a video is; errors as of :meth:`video`."""
+        rows = self._rows.of_video(video_id)
+        if not rows.annotations:
+            raise UnknownItem(f"there is no video {video_id!r} in this output")
+        return float(rows.annotations[0]["duration_s"])
+
+    def figures(self) -> dict[str, Any]:
+        """Agreement, the estimate of errors, time and cost."""
+        self._refresh()
+        histories = self._log.all()
+        sample, left = [], 0
+        for placed in self._queue.order:
+            target = placed.entry.video_id, placed.entry.event_num
+            if placed.entry.status == "accepted":
+                left += not histories.get(target, EventHistory()).reviewers
+                if placed.section == "sample":
+                    sample.append(target)
+        seconds, hours = effort(one for history in histories.values() for one in history.chain)
+        summary = json.loads(self._store.read_bytes("summary.json") or b"{}")
+        usd_machine, usd_people = float(summary.get("usd") or 0.0), hours * self.config.usd_per_hour
+        questions = self._accepted_questions(histories)
+        return {
+            **figures(histories),
+            "unreviewed": unreviewed(sample, left, histories, self.config.confidence),
+            "seconds_per_row": seconds,
+            "hours": hours,
+            "usd_machine": usd_machine,
+            "usd_people": usd_people,
+            "accepted_questions": questions,
+            "usd_per_accepted_question": (usd_machine + usd_people) / questions if questions else None,
+        }
+
+    # --- saying ------------------------------------------------------------------------------------------------------
+
+    def verdict(self, draft: Verdict) -> tuple[str, dict[str, Any]]:
+        """Save a verdict; its id, and the event as it is then. Of a draft, ``before`` and ``after`` are filled in.
+
+        Raises:
+            UnknownItem: it is about nothing that there is.
+            BadEdit: its edit doesn't fit.
+            Conflict: it was made on a state that isn't the last.
+            AbortError: it can't be saved.
+        """
+        with self._lock:
+            self._log.refresh()
+            rows, histories, revised = self._revised(draft.video_id)
+            self._event(revised, draft.video_id, draft.event_num)
+            self._check_version(draft, rows, histories, revised)
+            before, after = self._changes(draft, rows, revised)
+            return self._save(replace(draft, before=before, after=after))
+
+    def undo(self, draft: Verdict) -> tuple[str, dict[str, Any]]:
+        """Take back what was said last of an event and is in force; errors as of :meth:`verdict`."""
+        with self._lock:
+            self._log.refresh()
+            rows, histories, revised = self._revised(draft.video_id)
+            self._event(revised, draft.video_id, draft.event_num)
+            self._check_version(draft, rows, histories, revised)
+            last = histories.get(draft.event_num, EventHistory()).last_in_force
+            if last is None:
+                raise BadEdit("there is nothing to undo on this event")
+            return self._save(replace(draft, before=last.after, after=last.before, undoes=last.id, qa_id=last.qa_id))
+
+    def _save(self, draft: Verdict) -> tuple[str, dict[str, Any]]:
+        try:
+            saved = self._log.append(draft)
+        except Stale:
+            raise Conflict(self.item(draft.video_id, draft.event_num)) from None
+        return saved.id, self.item(draft.video_id, draft.event_num)
+
+    def _check_version(
+        self, draft: Verdict, rows: VideoRows, histories: Mapping[int, EventHistory], revised: Revised
+    ) -> None:
+        if draft.on != histories.get(draft.event_num, EventHistory()).version:
+            raise Conflict(self._item(draft.video_id, draft.event_num, rows, histories, revised))
+
+    def _changes(self, draft: Verdict, rows: VideoRows, revised: Revised) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a verdict changes of its target, before and after."""
+        if draft.qa_id is not None:
+            pair = next((one for one in revised.qa if one.qa_id == draft.qa_id), None)
+            if pair is None or pair.event_num != draft.event_num or draft.what == "edit":
+                raise UnknownItem(f"event {draft.event_num} has no question {draft.qa_id!r}")
+            asked = {"question": pair.question, "answer": pair.answer}
+            return {"status": pair.status, **asked}, {"status": _status(draft), **asked}
+        one = revised.event(draft.event_num)
+        if draft.what != "edit":
+            after = () if draft.what == "accept" else (*one.reasons, BY_HAND)
+            return {"status": one.status, "reasons": one.reasons}, {"status": _status(draft), "reasons": after}
+        evidence = Evidence.of(rows.annotations[0], rows.video)
+        events = (*revised.annotations, *evidence.context)
+        changed = edited(edit_of(draft.edit or {}), events, draft.event_num, evidence, self._run)
+        return difference(one, next(new for new in changed if new.event.event_num == draft.event_num))
+
+    # --- the parts of an answer --------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        self._log.refresh()
+        self._rows.refresh()
+
+    def _revised(self, video_id: str) -> tuple[VideoRows, dict[int, EventHistory], Revised]:
+        rows = self._rows.of_video(video_id)
+        if not rows.annotations:
+            raise UnknownItem(f"there is no video {video_id!r} in this output")
+        histories = self._log.histories(video_id)
+        return rows, histories, revise(rows.annotations, rows.qa, rows.video, histories, self._run)
+
+    def _event(self, revised: Revised, video_id: str, event_num: int) -> EventAnnotation:
+        try:
+            return revised.event(event_num)
+        except KeyError:
+            raise UnknownItem(f"video {video_id!r} has no event {event_num}") from None
+
+    def _item(
+        self,
+        video_id: str,
+        event_num: int,
+        rows: VideoRows,
+        histories: Mapping[int, EventHistory],
+        revised: Revised,
+    ) -> dict[str, Any]:
+        self._event(revised, video_id, event_num)
+        own, first = histories.get(event_num, EventHistory()), rows.annotations[0]
+        lines = sorted((one for h in histories.values() for one in (*h.chain, *h.conflicts)), key=lambda one: one.when)
+        said = {one.before.get("question"): one.what for h in histories.values() for one in h.in_force if one.qa_id}
+        return {
+            "annotation_id": f"{video_id}/{event_num}",
+            "video_id": video_id,
+            "event_num": event_num,
+            "version": own.version,
+            "video": {
+                **{name: first[name] for name in ("duration_s", "fps", "width", "height")},
+                **self._file(video_id),
+            },
+            "events": [
+                _event_told(one, row, histories.get(one.event.event_num, EventHistory()))
+                for one, row in zip(revised.annotations, rows.annotations, strict=True)
+            ],
+            "questions": [_question_told(pair, said.get(pair.question)) for pair in revised.qa],
+            "left_out": dict(revised.left_out),
+            "history": [_line_told(one, revised.states[one.id]) for one in lines],
+            "can_undo": own.last_in_force is not None,
+        }
+
+    def _file(self, video_id: str) -> dict[str, Any]:
+        try:
+            file = self._videos.find(video_id)
+        except StepError as error:
+            return {"found": False, "why_not": error.message, "mime": None, "bytes": None}
+        return {"found": True, "why_not": None, "mime": file.mime, "bytes": file.size}
+
+    def _accepted_questions(self, histories: Mapping[Any, EventHistory]) -> int:
+        """Those of the machine in videos that nobody has touched, and in the others those that are left by review."""
+        touched = {video_id for (video_id, _), history in histories.items() if history.in_force}
+        total = sum(
+            count
+            for video_id, tasks in self._rows.tasks.items()
+            if video_id not in touched
+            for (_, _, status), count in tasks.items()
+            if status == "accepted"
+        )
+        for video_id in touched & self._rows.tasks.keys():
+            version = self._rows.version, self._log.version_of(video_id)
+            if self._counted.get(video_id, (None,))[0] != version:
+                _, _, revised = self._revised(video_id)
+                self._counted[video_id] = version, Counter(pair.status for pair in revised.qa)
+            total += self._counted[video_id][1]["accepted"]
+        return total
+
+
+def _status(draft: Verdict) -> str:
+    return "accepted" if draft.what == "accept" else "rejected"
+
+
+def _says(reason: str) -> str:
+    """What a reason means: the first sentence of its check."""
+    if reason == BY_HAND:
+        return "A person has rejected it."
+    check = CHECKS.get(reason)
+    return (check.__doc__ or "").strip() if check else ""
+
+
+def _span(entries: list[Any], name: str) -> list[float] | None:
+    values = [value for entry in entries if (value := getattr(entry, name)) is not None]
+    return [min(values), max(values)] if values else None
+
+
+def _said(history: EventHistory) -> dict[str, Any]:
+    return {"verdict": history.verdict, "edited": history.edited, "version": history.version}
+
+
+def _event_told(one: EventAnnotation, row: Mapping[str, Any], history: EventHistory) -> dict[str, Any]:
+    event = one.event
+    return {
+        **{name: getattr(event, name) for name in ("event_num", "label", "caption", "start_s", "end_s")},
+        "status": one.status,
+        "reasons": list(one.reasons),
+        "machine_status": row["status"],
+        "machine_reasons": list(row["reasons"]),
+        **_said(history),
+        "frame_times_s": list(one.frame_times_s),
+        "objects": [asdict(thing) for thing in one.objects],
+        "tracks": [{key: value for key, value in asdict(t).items() if key != "masks_rle"} for t in one.tracks],
+    }
+
+
+def _question_told(pair: QAPair, said: str | None) -> dict[str, Any]:
+    objects = [{"name": one.name, "when": one.when, "where": one.where} for one in parse(pair.answer).objects]
+    verdict = None if said is None else "accepted" if said == "accept" else "rejected"
+    return {**asdict(pair), "verdict": verdict, "objects": objects}
+
+
+def _line_told(one: Verdict, state: str) -> dict[str, Any]:
+    names = ("id", "who", "when", "what", "event_num", "qa_id", "edit", "before", "after", "undoes")
+    return {**{name: getattr(one, name) for name in names}, "state": state}
