@@ -71,7 +71,7 @@ function showSections() {
   };
   sectionButtons(byId("sections"), queue.sections, queue.rows, filters.section, choose);
   const left = Object.values(queue.sections).reduce((sum, one) => sum + one.left, 0);
-  byId("progress").textContent = `${count(queue.rows - left, "row")} of ${queue.rows.toLocaleString("en")} reviewed`;
+  byId("progress").textContent = `${(queue.rows - left).toLocaleString("en")} of ${count(queue.rows, "row")} reviewed`;
 }
 
 const openFirst = () => (queue.items[0] ? open(queue.items[0].video_id, queue.items[0].event_num) : openNothing());
@@ -533,7 +533,8 @@ async function start() {
   } catch (error) {
     return banner("session", error.message, false);
   }
-  byId("output").textContent = session.output;
+  byId("output").textContent = session.output.split("/").filter(Boolean).slice(-2).join("/") || session.output;
+  byId("output").title = session.output;
   document.title = `Review · ${session.output}`;
   byId("reviewer").value = window.localStorage.getItem("reviewer") ?? session.reviewer ?? "";
   byId("reviewer").addEventListener("change", () => window.localStorage.setItem("reviewer", byId("reviewer").value.trim()));

@@ -48,7 +48,7 @@ export function showObjects(root, item, event, { colors, selected, writable, eve
       const thing = things.get(name) ?? { name, audible: tracks[0].audible, heard_in: [] };
       return object(thing, tracks, event, { colors, selected, writable, everywhere }, run);
     })) : el("p", { class: "hint" }, "None was found."),
-    writable && elsewhere ? el("label", { class: "hint" }, toggle, " Names and sounds change in all events of the video") : null,
+    writable && elsewhere ? el("label", { class: "hint everywhere" }, toggle, "Change names and sounds in all events of the video") : null,
   );
 }
 

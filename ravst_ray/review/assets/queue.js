@@ -93,7 +93,7 @@ export class Queue extends EventTarget {
       el("b", {}, item.label),
       el("span", { class: "when" }, span(item.start_s, item.end_s)),
       el("span", { class: "where" }, `${item.video_id} · event ${item.event_num}`),
-      el("span", { class: "notes" }, this.#notes(item)),
+      el("span", { class: "more" }, this.#notes(item)),
     );
   }
 
