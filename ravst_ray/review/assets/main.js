@@ -56,11 +56,15 @@ function banner(key, text, closable = true) {
 
 // --- the queue ----------------------------------------------------------------------------------------------------------
 
+function showFilters() {
+  buildFilters(byId("filter-form"), session, filters, setFilters);
+  byId("filters-on").textContent = filtersOn(filters) ? `(${filtersOn(filters)})` : "";
+}
+
 async function setFilters(changed) {
   filters = changed;
   toAddress(filters, item && { video_id: item.video_id, event_num: eventNum });
-  buildFilters(byId("filter-form"), session, filters, setFilters);
-  byId("filters-on").textContent = filtersOn(filters) ? `(${filtersOn(filters)})` : "";
+  showFilters();
   await queue.load({ ...filters, reviewer: reviewer() });
 }
 
@@ -332,12 +336,21 @@ function discard() {
   } else if (overlay.selected !== null) select(null);
 }
 
+/** What isn't saved; else, of a chosen track, how it is changed. */
 function showUnsaved() {
   const root = byId("unsaved");
-  root.hidden = !drafts.any;
-  fill(root, el("p", {}, "Not saved: ", drafts.says()),
-    el("button", { type: "button", class: "main", on: { click: save } }, "Save ", el("kbd", {}, "s")),
-    el("button", { type: "button", on: { click: discard } }, "Discard ", el("kbd", {}, "esc")));
+  const chosen = session.writable && overlay.selected !== null;
+  root.hidden = !drafts.any && !chosen;
+  root.classList.toggle("dirty", drafts.any);
+  const keys = (...names) => names.map((name) => [el("kbd", {}, name), " "]);
+  if (drafts.any) {
+    fill(root, el("p", {}, "Not saved: ", drafts.says()),
+      el("button", { type: "button", class: "main", on: { click: save } }, "Save ", el("kbd", {}, "s")),
+      el("button", { type: "button", on: { click: discard } }, "Discard ", el("kbd", {}, "esc")));
+  } else if (chosen) {
+    fill(root, el("p", { class: "hint" }, `Track ${overlay.selected}: drag its box or its edges, or `, keys("←", "→", "↑", "↓"), "(with ",
+      keys("shift"), "its size); ", keys(",", "."), "other times; ", keys("x"), "not visible; ", keys("e"), "next track; ", keys("esc"), "none"));
+  }
 }
 
 function showVerdicts() {
@@ -367,7 +380,6 @@ function edit() {
   if (overlay.key_s !== null) player.seek(overlay.key_s);
   const index = one.tracks.findIndex((track) => track.track_id === overlay.selected);
   select(one.tracks[(index + 1) % one.tracks.length].track_id);
-  say("Drag the box, or move it by the arrow keys (Shift: its size); , and . go to another time; S saves.");
 }
 
 function arrow(dx, dy, key) {
@@ -510,7 +522,7 @@ listenToKeys([
 // --- start --------------------------------------------------------------------------------------------------------------
 
 queue.addEventListener("pick", ({ detail }) => open(detail.video_id, detail.event_num));
-queue.addEventListener("loaded", showSections);
+queue.addEventListener("loaded", () => session && showSections());
 queue.addEventListener("failed", ({ detail }) => banner("queue", detail.message));
 byId("open-queue").addEventListener("click", () => drawer(!document.body.classList.contains("drawer")));
 byId("shade").addEventListener("click", () => drawer(false));
@@ -528,21 +540,30 @@ window.addEventListener("beforeunload", (leaving) => (drafts.any || sending) && 
 async function start() {
   showControls();
   const from = fromAddress();
+  const known = window.localStorage.getItem("reviewer");
+  filters = from.filters;
+  const listed = queue.load({ ...filters, reviewer: known });
   try {
-    [session] = await Promise.all([get("/api/session")]);
+    session = await get("/api/session");
   } catch (error) {
     return banner("session", error.message, false);
   }
   byId("output").textContent = session.output.split("/").filter(Boolean).slice(-2).join("/") || session.output;
   byId("output").title = session.output;
   document.title = `Review · ${session.output}`;
-  byId("reviewer").value = window.localStorage.getItem("reviewer") ?? session.reviewer ?? "";
+  byId("reviewer").value = known ?? session.reviewer ?? "";
   byId("reviewer").addEventListener("change", () => window.localStorage.setItem("reviewer", byId("reviewer").value.trim()));
   if (!session.writable) banner("read-only", `Read only: ${session.why_not ?? "this output can’t be written."}`, false);
-  if (session.problems.length) banner("problems", `Of the verdicts that are kept, ${count(session.problems.length, "line")} can’t be read and ${session.problems.length === 1 ? "is" : "are"} left out: ${session.problems.slice(0, 3).join("; ")}`);
-  await setFilters(from.filters);
+  if (session.problems.length) {
+    const [lines, are] = [count(session.problems.length, "line"), session.problems.length === 1 ? "is" : "are"];
+    banner("problems", `Of the verdicts that are kept, ${lines} can’t be read and ${are} left out: ${session.problems.slice(0, 3).join("; ")}`);
+  }
+  showFilters();
   if (session.running) window.setInterval(poll, POLL_MS);
-  return from.row ? open(from.row.video_id, from.row.event_num) : openFirst();
+  if (from.row) open(from.row.video_id, from.row.event_num);
+  await listed;
+  showSections();
+  return from.row ? queue.select(rowId()) : openFirst();
 }
 
 start();

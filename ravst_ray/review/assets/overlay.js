@@ -86,7 +86,7 @@ export class Overlay extends EventTarget {
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, width, height);
-    if (!this.#event || !width || !height) return;
+    if (!this.#event || !width || !height || !this.#player.ready) return;
     const time_s = this.#drag ? this.#drag.time_s : this.#player.time_s;
     const scale = [width / this.#size[0], height / this.#size[1]];
     const placed = [];

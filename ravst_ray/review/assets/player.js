@@ -5,10 +5,11 @@ import { frameAt } from "./geometry.js";
 
 const SIDE_PX = 960; // of decoded pictures
 
-/** Events: "time" when another picture is shown or asked for, "state" (plays, stands), "ready", "trouble" (`detail`: a sentence). */
+/** Events: "time" when another picture is shown or asked for, "state" (plays, stands), "trouble" (`detail`: a sentence). */
 export class Player extends EventTarget {
   time_s = 0; // of the shown picture
   aim_s = 0; // of the picture that was asked for last
+  ready = false; // a picture of this video is shown
   loop = null; // [start_s, end_s] to play again and again, or null
   #video;
   #picture;
@@ -17,7 +18,6 @@ export class Player extends EventTarget {
   #decoded = false; // pictures from the server
   #playing = false; // of decoded pictures
   #waiting = false; // for a decoded picture
-  #shownOnce = false;
 
   constructor(video, picture) {
     super();
@@ -56,7 +56,7 @@ export class Player extends EventTarget {
   open(videoId, time_s) {
     this.#item = videoId;
     this.#timeline = null;
-    this.#decoded = this.#playing = this.#waiting = this.#shownOnce = false;
+    this.#decoded = this.#playing = this.#waiting = this.ready = false;
     this.#picture.hidden = true;
     this.#video.hidden = false;
     this.time_s = this.aim_s = time_s;
@@ -69,6 +69,7 @@ export class Player extends EventTarget {
     this.#video.removeAttribute("src");
     this.#video.load();
     this.#picture.hidden = true;
+    this.ready = false;
   }
 
   /** The times of the pictures are known. */
@@ -99,10 +100,7 @@ export class Player extends EventTarget {
     const starts_s = this.#timeline?.starts_s;
     this.time_s = starts_s?.length ? starts_s[frameAt(starts_s, time_s)] : Math.max(0, time_s);
     if (this.playing) this.aim_s = this.time_s;
-    if (!this.#shownOnce) {
-      this.#shownOnce = true;
-      this.#emit("ready");
-    }
+    this.ready = true;
     this.#emit("time");
     if (this.playing && this.loop && (this.time_s >= this.loop[1] || this.time_s < this.loop[0] - 0.05)) this.seek(this.loop[0]);
   }
