@@ -5,6 +5,7 @@ A file is looked up in a folder's listing by the id of a row; no text of a reque
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -160,6 +161,15 @@ class Pictures:
         self._own = threading.local()
         self._decoders: list[ChildDecoder] = []
 
+    def warm(self) -> None:
+        """Have a child process started before the first question."""
+
+        def start() -> None:
+            with contextlib.suppress(StepError):  # there is no such file
+                self._decoder().index("")
+
+        self._threads.submit(start)
+
     def close(self) -> None:
         """End the child processes and remove the copies."""
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -186,13 +196,18 @@ class Pictures:
 
     def _do(self, file: VideoFile, action: Callable[[ChildDecoder, str], T]) -> Future[T]:
         def work() -> T:
-            if not hasattr(self._own, "decoder"):
-                self._own.decoder = ChildDecoder(_DECODING, sound=False)
-                self._decoders.append(self._own.decoder)
             with self._copies.of(file) as path:
-                return action(self._own.decoder, path)
+                return action(self._decoder(), path)
 
         return self._threads.submit(work)
+
+    def _decoder(self) -> ChildDecoder:
+        """That of this thread."""
+        if not hasattr(self._own, "decoder"):
+            self._own.decoder = ChildDecoder(_DECODING, sound=False)
+            self._decoders.append(self._own.decoder)
+        found: ChildDecoder = self._own.decoder
+        return found
 
 
 @dataclass(slots=True)

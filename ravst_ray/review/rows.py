@@ -7,6 +7,7 @@ no part yet are seen, too.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.review.slim import COLUMNS, Entry, entries_of
 
 _TABLES = ("annotations", "qa", "videos")
+LOOK_EVERY_S = 2.0
 _KEPT_GROUPS = 12  # row groups of some hundred rows each
 
 Tasks = Counter[tuple[int, str, str]]  # event_num, task, status
@@ -63,15 +65,19 @@ class Rows:
         self.entries: dict[str, Entry] = {}
         self.tasks: dict[str, Tasks] = {}
         self.version = 0
+        self._looked = -LOOK_EVERY_S
 
     @property
     def pending(self) -> int:
         """How many videos are committed and in no part yet."""
         return len(self._units)
 
-    def refresh(self) -> bool:
-        """Read what has been committed since; True when there was any."""
+    def refresh(self, now: bool = False) -> bool:
+        """Read what has been committed since, at most every ``LOOK_EVERY_S``; True when there was any."""
         with self._lock:
+            if not now and time.monotonic() - self._looked < LOOK_EVERY_S:
+                return False
+            self._looked = time.monotonic()
             try:
                 return self._refresh()
             except FileNotFoundError:  # a run has just folded what was there into other parts

@@ -37,6 +37,7 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
 
     with listening:
         review = Review(output, config)
+        review.pictures.warm()
         if review.why_not_writable:
             say(f"to look only: {review.why_not_writable}")
         say(f"review {output} at {address(config, listening.getsockname()[1])} (Ctrl-C ends it)")

@@ -83,6 +83,7 @@ class Review:
         self._refresh()
         entries = list(self._rows.entries.values())
         reasons = Counter(reason for entry in entries for reason in entry.reasons)
+        asked = {task for tasks in self._rows.tasks.values() for _, task, _ in tasks}
         holder = read_holder(self._store)
         return {
             "output": self._store.root.partition("?")[0],
@@ -97,7 +98,7 @@ class Review:
                 for name, count in sorted(Counter(entry.label for entry in entries).items())
             ],
             "reasons": [{"name": name, "rows": count, "says": _says(name)} for name, count in reasons.most_common()],
-            "tasks": list(TASKS),
+            "tasks": [name for name in TASKS if name in asked],
             "statuses": list(STATUSES),
             "ranges": {name: _span(entries, name) for name in ("objects", "duration_s", "score")},
             "sample_rows": self.config.sample_rows,
