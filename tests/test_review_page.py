@@ -1,5 +1,6 @@
 """The review page in a real Chromium, at a real server on loopback: toy videos with their exact boxes."""
 
+import io
 import json
 import re
 import shutil
@@ -10,11 +11,14 @@ from unittest.mock import ANY
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ravst_ray.annotate.unite import unite
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
+from tests.broken_videos import Recipe, read_number, write_video
 from tests.review_output import copy_videos, item, write_output
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,6 +26,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright drive
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
+# Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.
+ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90)
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
@@ -63,7 +69,7 @@ def serving(output):
 
 @pytest.fixture(scope="module")
 def site(world, tmp_path_factory):
-    """A server for eleven events: three toy videos, one by a hostile name, and one whose file is lost."""
+    """A server for twelve events: three toy videos, one by a hostile name, one without its file, one that is odd."""
     root = tmp_path_factory.mktemp("page")
     database = json.loads(world.annotations.read_text())["database"]
     names = sorted(world.truth)
@@ -78,6 +84,9 @@ def site(world, tmp_path_factory):
         )
         for name, source in sources.items()
     ]
+    write_video(root / "videos" / "odd.mp4", ODD)
+    nothing = EventAnnotation(Event(1, 0.5, 2.0, "nothing seen", None, None), (), event_times(0.5, 2.0))
+    items.append(item("odd", (nothing,), duration_s=3.0, width=ODD.height, height=ODD.width))
     write_output(str(root / "out"), items, root / "videos")
     (root / "out" / "review").mkdir()
     (root / "out" / "review" / "torn.jsonl").write_text("not a verdict\n")
@@ -143,9 +152,7 @@ def shown(page):
 
 def standing(page, time_s):
     """Wait until the video shows the picture of a time."""
-    page.wait_for_function(
-        "time => !video.seeking && video.readyState >= 2 && Math.abs(video.currentTime - time) < 0.11", arg=time_s
-    )
+    page.wait_for_function("time => stage.dataset.shown === time", arg=f"{time_s:.3f}")
 
 
 def point(page, x, y):
@@ -164,7 +171,7 @@ def drag(page, start, end):
 def test_ten_rows_by_keyboard(window, site):
     page = window()
     rows = [one["annotation_id"] for one in asked(site, "queue")["items"]]
-    assert len(rows) == 11 and shown(page) == rows[0]
+    assert len(rows) == 12 and shown(page) == rows[0]
     said = {}
     for number, name in enumerate(rows[:10]):
         assert shown(page) == name
@@ -175,7 +182,7 @@ def test_ten_rows_by_keyboard(window, site):
         )
         saved(page, f"saved: {said[name]}")
     assert {one["annotation_id"]: one["verdict"] for one in asked(site, "queue", reviewed="yes")["items"]} == said
-    page.wait_for_function("() => progress.textContent === '10 of 11 rows reviewed'")
+    page.wait_for_function("() => progress.textContent === '10 of 12 rows reviewed'")
     page.keyboard.press("g")
     page.wait_for_selector("#figures .tile")
     assert page.locator("#figures .tile .note").first.inner_text() == "7 accepted, 3 rejected, 0 edited"
@@ -314,7 +321,7 @@ def test_boxes_follow_the_picture(window, site, world):
     name = sorted(world.truth)[1]
     page = window(row(name))
     event = asked(site, "item", video_id=name, event_num=1)["events"][0]
-    number, ball = next((k, one) for k, one in enumerate(event["tracks"]) if one["name"] == "green ball")
+    (ball,) = (one for one in event["tracks"] if one["name"] == "green ball")
     page.wait_for_function(
         "async () => (await (await fetch('/api/timeline?video_id=' + id_)).json()).starts_s.length > 0".replace(
             "id_", repr(name)
@@ -341,6 +348,23 @@ def test_boxes_follow_the_picture(window, site, world):
     page.click("#questions button.time >> nth=0")
     page.keyboard.press("]")  # there is one event: nothing happens
     assert shown(page) == f"{name}/1"
+
+
+def test_the_pictures_of_an_odd_file_are_found_one_by_one(window):
+    page = window(row("odd"))
+    page.wait_for_function(
+        "async () => (await (await fetch('/api/timeline?video_id=odd')).json()).starts_s.length === 50"
+    )
+    starts_s = [start / 1000 for start in ODD.starts_ms()]
+    number = max(k for k, start_s in enumerate(starts_s) if start_s <= 0.5)
+    for _ in range(5):
+        standing(page, starts_s[number])
+        page.wait_for_timeout(150)  # until what is presented is on the screen
+        picture = Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")
+        assert read_number(np.rot90(np.asarray(picture), -1)) == number
+        page.keyboard.press(".")
+        number += 1
+    assert page.evaluate("[video.videoWidth, video.videoHeight]") == [80, 96]
 
 
 def test_what_can_not_be_shown_or_saved_says_so(window, site, world):
@@ -380,7 +404,8 @@ def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme)
     standing(page, 0.5)  # its file is found by the same name
     page.keyboard.press("e")
     width = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('html, body, #item, #panels')].map(one => one.scrollWidth - one.clientWidth))"
+        "() => Math.max(...[...document.querySelectorAll('html, body, #item, #panels')]"
+        ".map(one => one.scrollWidth - one.clientWidth))"
     )
     assert width <= 0
     background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")

@@ -2,7 +2,7 @@
 
 import { el, fill } from "./dom.js";
 
-/** Groups of [title, [[keys, what it does, action], …]]; keys as `KeyboardEvent.key` gives them, "Shift+" before it where needed. */
+/** Groups of [title, [[keys, what it does, action], …]]; keys as `KeyboardEvent.key` gives them. */
 export function listenToKeys(groups, dialog) {
   const actions = new Map(groups.flatMap(([, rows]) => rows.flatMap(([keys, , run]) => keys.map((key) => [key, run]))));
   document.addEventListener("keydown", (event) => {
@@ -15,7 +15,7 @@ export function listenToKeys(groups, dialog) {
     }
     if ((event.key === " " || event.key === "Enter") && event.target.closest?.("button, summary, input")) return; // it is pressed
     const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const run = (event.shiftKey && actions.get(`Shift+${event.key}`)) || actions.get(event.key) || actions.get(letter);
+    const run = actions.get(event.key) ?? actions.get(letter);
     if (!run) return;
     event.preventDefault();
     run(event);
@@ -24,12 +24,16 @@ export function listenToKeys(groups, dialog) {
   document.addEventListener("click", (event) => event.detail > 0 && event.target.closest("button, summary")?.blur());
   fill(dialog, head("Keys", dialog), el("div", { class: "keys" }, groups.map(([title, rows]) =>
     el("section", {}, el("h3", {}, title), el("dl", {}, rows.map(([keys, says]) =>
-      [el("dt", {}, keys.map((key) => el("kbd", {}, shownKey(key)))), el("dd", {}, says)]))))));
+      [el("dt", {}, shownKeys(keys)), el("dd", {}, says)]))))));
 }
 
 const NAMES = { " ": "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "esc", Delete: "del", Home: "home" };
 
-const shownKey = (key) => key.split("+").map((one) => NAMES[one] ?? one.toLowerCase()).join(" ");
+/** More than four are told by the first and the last. */
+function shownKeys(keys) {
+  const some = keys.length > 4 ? [keys[0], "…", keys.at(-1)] : keys;
+  return some.map((key) => (key === "…" ? key : el("kbd", {}, NAMES[key] ?? key.toLowerCase())));
+}
 
 /** A dialog's title and the button that closes it. */
 export const head = (title, dialog) =>

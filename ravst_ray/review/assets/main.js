@@ -158,6 +158,7 @@ async function open(videoId, number) {
   byId("item").hidden = false;
   byId("stage").style.setProperty("--ratio", item.video.width && item.video.height ? item.video.width / item.video.height : 16 / 9);
   show();
+  player.fps = item.video.fps || 25;
   player.seek(event().start_s);
   if (!sameVideo) readFile(turn, videoId);
   else setLoop();
@@ -440,6 +441,7 @@ function mute() {
 const time = el("output", { class: "clock" });
 
 function showTime() {
+  byId("stage").dataset.shown = player.ready ? player.time_s.toFixed(3) : "";
   time.textContent = item ? `${clock(player.playing ? player.time_s : player.aim_s)} / ${clock(item.video.duration_s, 1)}` : "";
 }
 
@@ -495,7 +497,7 @@ listenToKeys([
   ["Video", [
     [[" "], "play or pause", () => player.toggle()],
     [[",", "."], "a picture back, on", (key) => step(key.key === "," ? -1 : 1)],
-    [["ArrowLeft", "ArrowRight"], "the same, while no track is chosen", (key) => arrow(key.key === "ArrowLeft" ? -1 : 1, 0, key)],
+    [["ArrowLeft", "ArrowRight"], "the same; with a track chosen they move its box", (key) => arrow(key.key === "ArrowLeft" ? -1 : 1, 0, key)],
     [["1", "2", "3", "4", "5", "6", "7", "8", "9"], "jump to an event of the video", (key) => nth(Number(key.key))],
     [["[", "]"], "the event before, behind", (key) => besideEvent(key.key === "[" ? -1 : 1)],
     [["Home"], "the event’s start", () => item && player.seek(event().start_s)],
@@ -506,7 +508,7 @@ listenToKeys([
   ]],
   ["Changes", [
     [["e"], "edit: choose a track, then the next", edit],
-    [["ArrowUp", "ArrowDown"], "with ← →: move the chosen box (Shift: its size)", (key) => arrow(0, key.key === "ArrowUp" ? -1 : 1, key)],
+    [["ArrowUp", "ArrowDown"], "with ← → move the chosen box (shift: its size)", (key) => arrow(0, key.key === "ArrowUp" ? -1 : 1, key)],
     [["x"], "not visible at this time", () => overlay.hide()],
     [["i", "o"], "the event starts, ends here", (key) => bound(key.key.toLowerCase() === "i" ? "start" : "end")],
     [["s"], "save the changes", save],

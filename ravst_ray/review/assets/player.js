@@ -4,11 +4,13 @@ import { address } from "./api.js";
 import { frameAt } from "./geometry.js";
 
 const SIDE_PX = 960; // of decoded pictures
+const LATE_MS = 80; // after a seek its picture is on the screen
 
 /** Events: "time" when another picture is shown or asked for, "state" (plays, stands), "trouble" (`detail`: a sentence). */
 export class Player extends EventTarget {
   time_s = 0; // of the shown picture
   aim_s = 0; // of the picture that was asked for last
+  fps = 25; // as long as the times of the pictures aren't known
   ready = false; // a picture of this video is shown
   loop = null; // [start_s, end_s] to play again and again, or null
   #video;
@@ -18,18 +20,23 @@ export class Player extends EventTarget {
   #decoded = false; // pictures from the server
   #playing = false; // of decoded pictures
   #waiting = false; // for a decoded picture
+  #again = false; // a seek was tried twice
+  #loaded = false; // what the player tells is of this video
+  #first_s = null; // the player's own time of the first picture: some count from the file's start, some don't
 
   constructor(video, picture) {
     super();
     this.#video = video;
     this.#picture = picture;
     for (const name of ["play", "pause", "ended"]) video.addEventListener(name, () => this.#emit("state"));
+    video.addEventListener("seeked", () => window.setTimeout(() => this.#checkSeek(), LATE_MS));
     video.addEventListener("error", () => this.#cannot("This browser can’t play the file."));
     video.addEventListener("loadedmetadata", () => {
+      this.#loaded = true;
       if (!video.videoWidth) this.#cannot("This browser can’t show the file’s pictures.");
-      else if (this.aim_s > 0) this.seek(this.aim_s);
+      else if (!this.#tells) this.seek(this.aim_s);
     });
-    if ("requestVideoFrameCallback" in video) {
+    if (this.#tells) {
       const shown = (_, picture) => {
         this.#shown(picture.mediaTime);
         video.requestVideoFrameCallback(shown);
@@ -44,6 +51,11 @@ export class Player extends EventTarget {
     }
   }
 
+  /** Whether the browser tells of each picture when it is shown. */
+  get #tells() {
+    return "requestVideoFrameCallback" in this.#video;
+  }
+
   get playing() {
     return this.#decoded ? this.#playing : !this.#video.paused && !this.#video.ended;
   }
@@ -56,12 +68,12 @@ export class Player extends EventTarget {
   open(videoId, time_s) {
     this.#item = videoId;
     this.#timeline = null;
-    this.#decoded = this.#playing = this.#waiting = this.ready = false;
+    this.#decoded = this.#playing = this.#waiting = this.#loaded = this.ready = false;
     this.#picture.hidden = true;
     this.#video.hidden = false;
+    this.#first_s = null;
     this.time_s = this.aim_s = time_s;
     this.#video.src = address("/api/video", { video_id: videoId });
-    this.#video.currentTime = time_s; // where loading begins
   }
 
   close() {
@@ -79,7 +91,9 @@ export class Player extends EventTarget {
     this.seek(this.aim_s);
   }
 
+  /** What the player's time is ahead of the video's. */
   #offset() {
+    if (this.#first_s !== null) return this.#first_s - (this.#timeline?.starts_s[0] ?? 0);
     return this.#timeline?.player_offset_s ?? 0;
   }
 
@@ -92,7 +106,11 @@ export class Player extends EventTarget {
   }
 
   #shown(media_s) {
-    if (this.#item === null || this.#decoded) return;
+    if (this.#item === null || this.#decoded || !this.#loaded) return;
+    if (this.#tells && this.#first_s === null) {
+      this.#first_s = media_s;
+      if (this.aim_s > 0) return this.seek(this.aim_s);
+    }
     this.#arrived(media_s - this.#offset());
   }
 
@@ -109,16 +127,27 @@ export class Player extends EventTarget {
   seek(time_s) {
     const end_s = this.#timeline?.end_s ?? (Number.isFinite(this.#video.duration) ? this.#video.duration : Infinity);
     this.aim_s = Math.min(Math.max(0, time_s), Math.max(0, end_s - 0.001));
+    this.#again = false;
     if (this.#decoded) this.#decode();
-    else if (this.#video.readyState >= 1) this.#video.currentTime = this.#inside(this.aim_s) + this.#offset();
+    else if (this.#first_s !== null || (this.#video.readyState >= 1 && !this.#tells)) this.#video.currentTime = this.#inside(this.aim_s) + this.#offset();
     this.#emit("time");
+  }
+
+  /** Where pictures last differently long, players take the one before for longer than it lasts: aim at the very end. */
+  #checkSeek() {
+    const { starts_s, end_s } = this.#timeline ?? {};
+    if (!starts_s?.length || this.#decoded || this.playing || this.#video.seeking || this.#again) return;
+    const wanted = frameAt(starts_s, this.aim_s);
+    if (frameAt(starts_s, this.time_s) >= wanted) return;
+    this.#again = true;
+    this.#video.currentTime = (starts_s[wanted + 1] ?? end_s) - 0.001 + this.#offset();
   }
 
   /** Stand, some pictures before or behind the one that was asked for last. */
   step(pictures) {
     this.pause();
     const starts_s = this.#timeline?.starts_s;
-    if (!starts_s?.length) return this.seek(this.aim_s + pictures / 25);
+    if (!starts_s?.length) return this.seek(this.aim_s + pictures / this.fps);
     const index = Math.min(Math.max(0, frameAt(starts_s, this.aim_s) + pictures), starts_s.length - 1);
     return this.seek(starts_s[index]);
   }
