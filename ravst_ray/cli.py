@@ -48,12 +48,14 @@ def _retry(args: argparse.Namespace) -> None:
 
 def _review(args: argparse.Namespace) -> None:
     import getpass
+    import os
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.review import ReviewConfig
     from ravst_ray.review.run import serve
 
-    given = {"host": args.host, "port": args.port, "token": args.token, "videos": args.videos}
+    token = args.token or os.environ.get("RAVST_REVIEW_TOKEN") or None
+    given = {"host": args.host, "port": args.port, "token": token, "videos": args.videos}
     flags = [f"{name}={value}" for name, value in given.items() if value is not None]
     who = f"reviewer={args.reviewer or getpass.getuser()}"
     serve(args.output, load_config(ReviewConfig, None, [who, *flags, *args.overrides]), _say)
@@ -224,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     review.add_argument("overrides", nargs="*", metavar="key=value", help="more settings")
     review.add_argument("--host", help="address to serve at (default 127.0.0.1); another than loopback needs --token")
     review.add_argument("--port", type=int, help="default 8765; 0: any that is free")
-    review.add_argument("--token", help="what a browser must know: 16 characters or more")
+    review.add_argument("--token", help="what a browser must know, 16 characters or more; or $RAVST_REVIEW_TOKEN")
     review.add_argument("--reviewer", metavar="NAME", help="who reviews (default: the user's name)")
     review.add_argument("--videos", metavar="DIR", help="folder of the videos (default: that of the run)")
     toyworld = add("toyworld", _toyworld, cli_help.TOYWORLD, config=None)

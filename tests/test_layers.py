@@ -84,7 +84,7 @@ MAY_IMPORT_RAY = {
     "jobs",
 }
 HEAVY = {"torch", "ray", "vllm", "transformers"}
-LIGHT_ROOMS = ("ravst_ray.config", "ravst_ray.core", "ravst_ray.rewards", "ravst_ray.tasks")
+LIGHT_ROOMS = ("ravst_ray.config", "ravst_ray.core", "ravst_ray.rewards", "ravst_ray.tasks", "ravst_ray.review")
 
 
 def module_name(path: Path) -> str:

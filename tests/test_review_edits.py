@@ -5,7 +5,8 @@ import pytest
 from ravst_ray.annotate.questions import questions_of
 from ravst_ray.core.answers import parse
 from ravst_ray.records import Event, EventAnnotation, SceneObject
-from ravst_ray.review.edits import BadEdit, Scope, apply_edit, edit_of
+from ravst_ray.review.editing import Scope, apply_edit
+from ravst_ray.review.edits import BadEdit, edit_of
 from ravst_ray.review.revise import BY_HAND, Evidence, difference, edited, revise, revised_rows
 from ravst_ray.review.verdicts import Verdict, history_of
 from tests.review_output import DURATION_S, config, item, rows, track, two_events
@@ -185,6 +186,18 @@ def test_a_track_is_deleted_or_split_and_an_object_removed():
     for at_s in (1.0, 5.5):
         with pytest.raises(BadEdit, match="no boxes on both sides"):
             apply_edit(edit_of({"op": "split_track", "track_id": 1, "at_s": at_s}), two_events(), 1, SCOPE)
+
+
+def test_what_was_overlooked_is_drawn():
+    keys = [{"time_s": 1.0, "box_xyxy_px": [0, 0, 20, 20]}, {"time_s": 3.0, "box_xyxy_px": [40, 0, 60, 20]}]
+    found = edit("add_track", name="cat", keys=keys)
+    new = found.event(1).tracks[-1]
+    assert (new.track_id, new.name, new.audible, new.times_s) == (3, "cat", False, (1.0, 2.0, 3.0))
+    assert new.boxes_xyxy_px[1] == (20.0, 0.0, 40.0, 20.0) and heard(found.event(1))["cat"] == (False, ())
+    silent = next(p for p in found.qa if p.event_num == 1 and p.task == "AVSR" and "silent" in p.question)
+    assert [thing.name for thing in parse(silent.answer).objects] == ["drum", "cat"]
+    bell = edit("add_track", name="the bell", keys=keys).event(1).tracks[-1]
+    assert (bell.name, bell.audible) == ("bell", True), "it is heard in the other event"
 
 
 def test_an_edit_that_is_none_says_why():

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from ravst_ray.config.annotate import QualityConfig
 from ravst_ray.config.review import ReviewConfig
+from ravst_ray.errors import AbortError
 from ravst_ray.records import Event, EventAnnotation, SceneObject
 from ravst_ray.review import rows as rows_module
 from ravst_ray.review.figures import agreement, effort, figures, kappa, unreviewed, wilson
@@ -117,6 +118,13 @@ def test_a_dataset_that_is_being_written_grows_and_is_folded_under_the_reader(tm
     found.refresh(now=True)
     assert sorted({one.video_id for one in found.entries.values()}) == ["a", "b", "c"]
     assert found.tasks["a"][1, "AVTR", "accepted"] == 1, "nothing is counted twice"
+
+
+def test_a_part_that_is_no_parquet_is_told_in_a_sentence(tmp_path):
+    store = write_output(str(tmp_path), [item("a")])
+    (tmp_path / "annotations" / "part-000001-00000.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(AbortError, match=r"annotations/part-000001-00000.parquet can't be read"):
+        Rows(store, QualityConfig()).refresh()
 
 
 def test_kappa_is_agreement_beyond_chance():

@@ -51,9 +51,12 @@ def origin_s(container: InputContainer) -> float:
 
 
 def player_offset_s(path: str) -> float:
-    """What a browser adds to the times of the video: its own count from where the first stream starts."""
+    """What Chromium adds to the times of the video: it counts as the container does, but never begins before 0.
+
+    Measured with MP4 and WebM files whose pictures, sound, or both begin before 0, at it, and later.
+    """
     with open_video(path) as container:
-        return round(origin_s(container) - (container.start_time or 0) / av.time_base, 6)
+        return round(max(0.0, origin_s(container)), 6)
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:

@@ -31,7 +31,7 @@ class Timeline:
         pixels: FFmpeg's name of the pixel format.
         starts_s_T: when each picture begins to be shown, rising, in seconds from the start of the video.
         end_s: when the last one ends.
-        player_offset_s: a browser's time is the video's time plus this: it counts from where the first stream starts.
+        player_offset_s: a browser's time is the video's time plus this.
         notes: what was done to the pictures, in words.
     """
 

@@ -137,10 +137,6 @@ class VerdictLog:
         with self._lock:
             return {target: self.history(target) for target in list(self._lines)}
 
-    def version_of(self, video_id: str) -> tuple[str | None, ...]:
-        """Differs whenever another verdict on the video has come."""
-        return tuple(history.version for history in self.histories(video_id).values())
-
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def append(self, draft: Verdict) -> Verdict:

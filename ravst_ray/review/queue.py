@@ -66,7 +66,7 @@ def in_order(entries: Iterable[Entry], sample_rows: int, seed: int) -> tuple[Pla
     """
     groups: dict[str, list[Entry]] = {"suspect": [], "rejected": [], "accepted": []}
     for entry in entries:
-        groups[entry.status].append(entry)
+        groups.get(entry.status, groups["suspect"]).append(entry)
     accepted = sorted(groups["accepted"], key=lambda entry: hash_share(seed, entry.annotation_id, "review"))
     by_section: Mapping[Section, list[Entry]] = {
         "suspect": sorted(groups["suspect"], key=lambda e: (-len(e.reasons), _score(e), e.video_id, e.event_num)),

@@ -22,7 +22,8 @@ from ravst_ray.datasets.schemas import (
     qa_from_row,
 )
 from ravst_ray.records import EventAnnotation, Loudness, QAPair, SceneObject, Status, VideoMeta
-from ravst_ray.review.edits import BadEdit, Edit, Scope, apply_edit, edit_of
+from ravst_ray.review.editing import Scope, apply_edit
+from ravst_ray.review.edits import BadEdit, Edit, edit_of
 from ravst_ray.review.verdicts import EventHistory, Verdict
 
 BY_HAND = "reviewer"

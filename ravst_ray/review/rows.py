@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ravst_ray.config.annotate import QualityConfig
 from ravst_ray.datasets.schemas import ANNOTATIONS
 from ravst_ray.datasets.store import DatasetStore
+from ravst_ray.errors import AbortError
 from ravst_ray.review.slim import COLUMNS, Entry, entries_of
 
 _TABLES = ("annotations", "qa", "videos")
@@ -105,7 +106,8 @@ class Rows:
             for name, source in sources.items():
                 self.entries |= {entry.annotation_id: entry for entry in source.entries}
                 for video_id, counts in source.tasks.items():
-                    self.tasks[video_id] = self.tasks.get(video_id, Counter()) + counts
+                    known = self.tasks.get(video_id)
+                    self.tasks[video_id] = counts if known is None else known + counts
                 for video_id in source.groups:
                     self._places[video_id].append((kind, name))
         self._tables.clear()
@@ -114,10 +116,14 @@ class Rows:
     def _read_part(self, part: str) -> _Source:
         source = _Source()
         name = part.partition("/")[0]
-        with self._store.open(part) as file:
-            parquet = pq.ParquetFile(file)
-            for group in range(parquet.num_row_groups):
-                self._add(source, name, parquet.read_row_group(group, columns=_columns(name)), group)
+        try:
+            with self._store.open(part) as file:
+                parquet = pq.ParquetFile(file, pre_buffer=True)
+                for group in range(parquet.num_row_groups):
+                    self._add(source, name, parquet.read_row_group(group, columns=_columns(name)), group)
+        except (pa.ArrowInvalid, KeyError) as error:
+            message = f"{self._store.root}/{part} can't be read ({error}); is it whole, and of this version?"
+            raise AbortError(message) from None
         return source
 
     def _of_unit(self, rows: Mapping[str, list[dict[str, Any]]]) -> _Source:
@@ -167,7 +173,7 @@ class Rows:
         key = part, group
         if key not in self._tables:
             with self._store.open(part) as file:
-                self._tables[key] = pq.ParquetFile(file).read_row_group(group)
+                self._tables[key] = pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
             if len(self._tables) > _KEPT_GROUPS:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 from collections.abc import Callable
@@ -44,7 +45,8 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
         settings = uvicorn.Config(
             make_app(review), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
-        uvicorn.Server(settings).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
+            uvicorn.Server(settings).run(sockets=[listening])
 
 
 def address(config: ReviewConfig, port: int) -> str:

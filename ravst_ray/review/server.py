@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from pydantic import Field
 
 from ravst_ray.config.base import StrictModel
-from ravst_ray.errors import AbortError, StepError
 from ravst_ray.logs import get_logger
+from ravst_ray.review.answers import add_errors, asset, assets, error_answer, json_answer
 from ravst_ray.review.edits import BadEdit
 from ravst_ray.review.files import byte_range, pieces, why_unplayable
 from ravst_ray.review.guard import COOKIE, HEADERS, Guard
 from ravst_ray.review.queue import MAX_PAGE, Section, Wanted
-from ravst_ray.review.service import Conflict, Review, UnknownItem
+from ravst_ray.review.service import Review
 from ravst_ray.review.verdicts import Verdict
 
 log = get_logger(__name__)
 
-_NO_STORE = {"Cache-Control": "no-store"}
 _VIDEO = {"Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
-_MISSING = ("missing_file", "unsafe_id", "place_unreachable", "place_forbidden")
 _WAIT_S = 90.0  # for a decoder, which has a deadline of its own
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -56,7 +51,7 @@ class SaidVerdict(Said):
 def make_app(review: Review) -> FastAPI:
     """The application for one output; it closes the review when it ends."""
     guard = Guard(review.config.host, review.config.token)
-    assets = _assets()
+    files = assets()
 
     @asynccontextmanager
     async def closing(app: FastAPI) -> AsyncIterator[None]:
@@ -73,26 +68,26 @@ def make_app(review: Review) -> FastAPI:
             answer: Response = RedirectResponse("/", status_code=303)
             answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
         elif refusal is not None:
-            answer = _error(refusal.status, refusal.error, refusal.message)
+            answer = error_answer(refusal.status, refusal.error, refusal.message)
         else:
             answer = await call_next(request)
         for name, value in HEADERS.items():
             answer.headers[name] = value
         return answer
 
-    _add_errors(app)
+    add_errors(app)
 
     @app.get("/")
     def index() -> Response:
-        return _asset(assets, "index.html")
+        return asset(files, "index.html")
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
-        return _asset(assets, name)
+        return asset(files, name)
 
     @app.get("/api/session")
     def session() -> Response:
-        return _json(review.session())
+        return json_answer(review.session())
 
     @app.get("/api/queue")
     def queue(
@@ -130,15 +125,15 @@ def make_app(review: Review) -> FastAPI:
             reviewed=reviewed,
             reviewer=reviewer or review.config.reviewer,
         )
-        return _json(review.queue(wanted, offset, limit, after))
+        return json_answer(review.queue(wanted, offset, limit, after))
 
     @app.get("/api/item")
     def item(video_id: str, event_num: int) -> Response:
-        return _json(review.item(video_id, event_num))
+        return json_answer(review.item(video_id, event_num))
 
     @app.get("/api/figures")
     def figures() -> Response:
-        return _json(review.figures())
+        return json_answer(review.figures())
 
     @app.post("/api/verdict")
     def verdict(said: SaidVerdict) -> Response:
@@ -157,7 +152,7 @@ def make_app(review: Review) -> FastAPI:
         try:
             wanted = byte_range(request.headers.get("range"), file.size)
         except ValueError:
-            return _error(416, "no_such_bytes", "the file is shorter", {"Content-Range": f"bytes */{file.size}"})
+            return error_answer(416, "no_such_bytes", "the file is shorter", {"Content-Range": f"bytes */{file.size}"})
         first, last = wanted or (0, file.size - 1)
         headers = {**_VIDEO, "Content-Length": str(last - first + 1)}
         if wanted:
@@ -170,7 +165,7 @@ def make_app(review: Review) -> FastAPI:
         file = await asyncio.to_thread(review.video, video_id)
         found = await _waited(review.pictures.timeline(file))
         why = why_unplayable(found)
-        return _json(
+        return json_answer(
             {
                 "playable": why is None,
                 "why_not": why,
@@ -186,7 +181,7 @@ def make_app(review: Review) -> FastAPI:
         file = await asyncio.to_thread(review.video, video_id)
         jpeg = await _waited(review.pictures.jpeg(file, time_s))
         if jpeg is None:
-            return _error(404, "no_picture", f"no picture is shown at {time_s:g} s")
+            return error_answer(404, "no_picture", f"no picture is shown at {time_s:g} s")
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
 
     @app.get("/api/waveform")
@@ -195,7 +190,7 @@ def make_app(review: Review) -> FastAPI:
         duration_s = await asyncio.to_thread(review.duration_s, video_id)
         peaks = await _waited(review.pictures.peaks(file, bins, duration_s))
         why = None if peaks is not None else "this video has no sound track that can be read"
-        return _json({"peaks": peaks, "duration_s": duration_s, "why_not": why})
+        return json_answer({"peaks": peaks, "duration_s": duration_s, "why_not": why})
 
     return app
 
@@ -220,60 +215,4 @@ async def _waited(future: Any) -> Any:
 
 
 def _saved(review: Review, line_id: str, item: dict[str, Any]) -> Response:
-    return _json({"id": line_id, "item": item})
-
-
-def _json(content: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(content, status, _NO_STORE)
-
-
-def _error(status: int, error: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": error, "message": message}, status, {**_NO_STORE, **(headers or {})})
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(UnknownItem)
-    def unknown(request: Request, error: UnknownItem) -> Response:
-        return _error(404, "unknown_item", str(error))
-
-    @app.exception_handler(BadEdit)
-    def bad_edit(request: Request, error: BadEdit) -> Response:
-        return _error(422, "bad_edit", str(error))
-
-    @app.exception_handler(Conflict)
-    def conflict(request: Request, error: Conflict) -> Response:
-        return _json({"error": "conflict", "message": str(error), "item": error.item}, 409)
-
-    @app.exception_handler(StepError)
-    def unusable(request: Request, error: StepError) -> Response:
-        return _error(404 if error.reason in _MISSING else 422, error.reason, error.message)
-
-    @app.exception_handler(AbortError)
-    def not_saved(request: Request, error: AbortError) -> Response:
-        return _error(503, "not_saved", str(error))
-
-    @app.exception_handler(RequestValidationError)
-    def malformed(request: Request, error: RequestValidationError) -> Response:
-        found = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
-        return _error(422, "bad_request", "; ".join(found))
-
-    @app.exception_handler(TimeoutError)
-    def late(request: Request, error: TimeoutError) -> Response:
-        return _error(504, "decode_deadline", "the file could not be read in time")
-
-
-def _assets() -> dict[str, bytes]:
-    """The page's files and the reports' style sheets, by name; nothing else is ever served as a file."""
-    found: dict[str, bytes] = {}
-    for package, endings in (("ravst_ray.reports", (".css",)), ("ravst_ray.review", (".html", ".css", ".js", ".svg"))):
-        folder = resources.files(package) / "assets"
-        if folder.is_dir():
-            found |= {one.name: one.read_bytes() for one in folder.iterdir() if one.name.endswith(endings)}
-    return found
-
-
-def _asset(assets: dict[str, bytes], name: str) -> Response:
-    if name not in assets:
-        return _error(404, "no_such_page", "there is no such page")
-    kind = mimetypes.types_map.get("." + name.rpartition(".")[2], "application/octet-stream")
-    return Response(assets[name], media_type=kind, headers={"Cache-Control": "no-cache"})
+    return json_answer({"id": line_id, "item": item})

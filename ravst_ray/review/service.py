@@ -9,22 +9,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ravst_ray.annotate.quality import CHECKS
 from ravst_ray.annotate.settings import read_config
 from ravst_ray.config.review import ReviewConfig
-from ravst_ray.core.answers import parse
 from ravst_ray.datasets.lock import read_holder
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import StepError
-from ravst_ray.records import STATUSES, EventAnnotation, QAPair
+from ravst_ray.records import STATUSES, EventAnnotation
+from ravst_ray.review import told
 from ravst_ray.review.edits import BadEdit, edit_of
-from ravst_ray.review.figures import effort, figures, unreviewed
 from ravst_ray.review.files import Pictures, VideoFile, Videos
 from ravst_ray.review.log import Stale, VerdictLog
 from ravst_ray.review.queue import Placed, Queue, Wanted
 from ravst_ray.review.revise import BY_HAND, Evidence, Revised, difference, edited, revise
 from ravst_ray.review.rows import Rows, VideoRows
+from ravst_ray.review.totals import Totals
 from ravst_ray.review.verdicts import EventHistory, Verdict
 from ravst_ray.tasks import TASKS
 
@@ -65,7 +64,7 @@ class Review:
         self.pictures = Pictures(config.fetched_bytes)
         self._why_not = self._log.why_not_writable()
         self._lock = threading.Lock()
-        self._counted: dict[str, tuple[Any, Counter[str]]] = {}
+        self._totals = Totals(self._rows, config, lambda video_id: self._revised(video_id)[2].qa)
 
     @property
     def why_not_writable(self) -> str | None:
@@ -97,10 +96,15 @@ class Review:
                 {"name": name, "rows": count}
                 for name, count in sorted(Counter(entry.label for entry in entries).items())
             ],
-            "reasons": [{"name": name, "rows": count, "says": _says(name)} for name, count in reasons.most_common()],
+            "reasons": [
+                {"name": name, "rows": count, "says": told.says(name)} for name, count in reasons.most_common()
+            ],
             "tasks": [name for name in TASKS if name in asked],
             "statuses": list(STATUSES),
-            "ranges": {name: _span(entries, name) for name in ("objects", "duration_s", "score")},
+            "ranges": {
+                name: told.span(getattr(entry, name) for entry in entries)
+                for name in ("objects", "duration_s", "score")
+            },
             "sample_rows": self.config.sample_rows,
             "problems": list(self._log.problems),
         }
@@ -124,7 +128,7 @@ class Review:
             **asdict(entry),
             "tasks": self._queue.tasks(entry),
             "section": placed.section,
-            **_said(history),
+            **told.said(history),
             "reviewers": list(history.reviewers),
         }
 
@@ -159,27 +163,8 @@ class Review:
         """Agreement, the estimate of errors, time and cost."""
         self._refresh()
         histories = self._log.all()
-        sample, left = [], 0
-        for placed in self._queue.order:
-            target = placed.entry.video_id, placed.entry.event_num
-            if placed.entry.status == "accepted":
-                left += not histories.get(target, EventHistory()).reviewers
-                if placed.section == "sample":
-                    sample.append(target)
-        seconds, hours = effort(one for history in histories.values() for one in history.chain)
         summary = json.loads(self._store.read_bytes("summary.json") or b"{}")
-        usd_machine, usd_people = float(summary.get("usd") or 0.0), hours * self.config.usd_per_hour
-        questions = self._accepted_questions(histories)
-        return {
-            **figures(histories),
-            "unreviewed": unreviewed(sample, left, histories, self.config.confidence),
-            "seconds_per_row": seconds,
-            "hours": hours,
-            "usd_machine": usd_machine,
-            "usd_people": usd_people,
-            "accepted_questions": questions,
-            "usd_per_accepted_question": (usd_machine + usd_people) / questions if questions else None,
-        }
+        return self._totals.figures(histories, self._queue.order, float(summary.get("usd") or 0.0))
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
@@ -235,7 +220,7 @@ class Review:
             return {"status": pair.status, **asked}, {"status": _status(draft), **asked}
         one = revised.event(draft.event_num)
         if draft.what != "edit":
-            after = () if draft.what == "accept" else (*one.reasons, BY_HAND)
+            after = () if draft.what == "accept" else tuple(dict.fromkeys((*one.reasons, BY_HAND)))
             return {"status": one.status, "reasons": one.reasons}, {"status": _status(draft), "reasons": after}
         evidence = Evidence.of(rows.annotations[0], rows.video)
         events = (*revised.annotations, *evidence.context)
@@ -272,7 +257,12 @@ class Review:
         self._event(revised, video_id, event_num)
         own, first = histories.get(event_num, EventHistory()), rows.annotations[0]
         lines = sorted((one for h in histories.values() for one in (*h.chain, *h.conflicts)), key=lambda one: one.when)
-        said = {one.before.get("question"): one.what for h in histories.values() for one in h.in_force if one.qa_id}
+        said = {
+            (one.before.get("question"), one.before.get("answer")): one.what
+            for history in histories.values()
+            for one in history.in_force
+            if one.qa_id is not None
+        }
         return {
             "annotation_id": f"{video_id}/{event_num}",
             "video_id": video_id,
@@ -283,12 +273,12 @@ class Review:
                 **self._file(video_id),
             },
             "events": [
-                _event_told(one, row, histories.get(one.event.event_num, EventHistory()))
+                told.event(one, row, histories.get(one.event.event_num, EventHistory()))
                 for one, row in zip(revised.annotations, rows.annotations, strict=True)
             ],
-            "questions": [_question_told(pair, said.get(pair.question)) for pair in revised.qa],
+            "questions": [told.question(pair, said.get((pair.question, pair.answer))) for pair in revised.qa],
             "left_out": dict(revised.left_out),
-            "history": [_line_told(one, revised.states[one.id]) for one in lines],
+            "history": [told.line(one, revised.states[one.id]) for one in lines],
             "can_undo": own.last_in_force is not None,
         }
 
@@ -299,67 +289,6 @@ class Review:
             return {"found": False, "why_not": error.message, "mime": None, "bytes": None}
         return {"found": True, "why_not": None, "mime": file.mime, "bytes": file.size}
 
-    def _accepted_questions(self, histories: Mapping[Any, EventHistory]) -> int:
-        """Those of the machine in videos that nobody has touched, and in the others those that are left by review."""
-        touched = {video_id for (video_id, _), history in histories.items() if history.in_force}
-        total = sum(
-            count
-            for video_id, tasks in self._rows.tasks.items()
-            if video_id not in touched
-            for (_, _, status), count in tasks.items()
-            if status == "accepted"
-        )
-        for video_id in touched & self._rows.tasks.keys():
-            version = self._rows.version, self._log.version_of(video_id)
-            if self._counted.get(video_id, (None,))[0] != version:
-                _, _, revised = self._revised(video_id)
-                self._counted[video_id] = version, Counter(pair.status for pair in revised.qa)
-            total += self._counted[video_id][1]["accepted"]
-        return total
-
 
 def _status(draft: Verdict) -> str:
     return "accepted" if draft.what == "accept" else "rejected"
-
-
-def _says(reason: str) -> str:
-    """What a reason means: the first sentence of its check."""
-    if reason == BY_HAND:
-        return "A person has rejected it."
-    check = CHECKS.get(reason)
-    return (check.__doc__ or "").strip() if check else ""
-
-
-def _span(entries: list[Any], name: str) -> list[float] | None:
-    values = [value for entry in entries if (value := getattr(entry, name)) is not None]
-    return [min(values), max(values)] if values else None
-
-
-def _said(history: EventHistory) -> dict[str, Any]:
-    return {"verdict": history.verdict, "edited": history.edited, "version": history.version}
-
-
-def _event_told(one: EventAnnotation, row: Mapping[str, Any], history: EventHistory) -> dict[str, Any]:
-    event = one.event
-    return {
-        **{name: getattr(event, name) for name in ("event_num", "label", "caption", "start_s", "end_s")},
-        "status": one.status,
-        "reasons": list(one.reasons),
-        "machine_status": row["status"],
-        "machine_reasons": list(row["reasons"]),
-        **_said(history),
-        "frame_times_s": list(one.frame_times_s),
-        "objects": [asdict(thing) for thing in one.objects],
-        "tracks": [{key: value for key, value in asdict(t).items() if key != "masks_rle"} for t in one.tracks],
-    }
-
-
-def _question_told(pair: QAPair, said: str | None) -> dict[str, Any]:
-    objects = [{"name": one.name, "when": one.when, "where": one.where} for one in parse(pair.answer).objects]
-    verdict = None if said is None else "accepted" if said == "accept" else "rejected"
-    return {**asdict(pair), "verdict": verdict, "objects": objects}
-
-
-def _line_told(one: Verdict, state: str) -> dict[str, Any]:
-    names = ("id", "who", "when", "what", "event_num", "qa_id", "edit", "before", "after", "undoes")
-    return {**{name: getattr(one, name) for name in names}, "state": state}
