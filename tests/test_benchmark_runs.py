@@ -58,6 +58,7 @@ def test_a_missing_prediction_is_wrong_in_ours_and_left_out_by_the_published_cod
         and "README of OuyangKun10/Spatial-R1" in table
     )
     page = (tmp_path / "out/index.html").read_text()
+    assert '<data value="50">50.00</data></div><div class="note">not above 100.00 (trivial)' in page
     assert (
         '<tr class="run"><th>this run</th><td class="n">50.00</td>' in page
         and '<tr class="paper"><th>SpaceR-7B, 32 frames' in page

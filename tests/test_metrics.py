@@ -147,6 +147,7 @@ def test_what_is_written(metrics, files):
     assert "*the whole video*" in table and "AVST-Zero (paper)" in table and "47.96" in table
     page = (files / "out" / "index.html").read_text()
     assert "the middle half" in page and "16.67" in page
+    assert "not above 37.50 (the whole video)" in page and "1 without a prediction" in page
     rows = [json.loads(line) for line in (files / "out" / "questions.jsonl").read_text().splitlines()]
     assert len(rows) == 5 and rows[0]["m_tIoU"] == pytest.approx(1 / 3)
     assert [kind for kind, _, _ in task_rows(metrics, "AVTR")] == ["run"] + ["baseline"] * 3 + ["paper"] * 4

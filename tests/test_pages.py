@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -17,6 +18,7 @@ from ravst_ray.evaluation.evaluate import evaluate
 from ravst_ray.records import Event, EventAnnotation, QAPair, SceneObject, Track
 from ravst_ray.reports.annotation_report import ReportEvent, SampleVideo, render_annotation_report
 from ravst_ray.reports.curves import Tick
+from ravst_ray.reports.page import style_sheet
 from ravst_ray.reports.plots import Box, Key, distribution, grouped_bars, interval_rows
 from ravst_ray.reports.str_report import render_str_report
 from ravst_ray.reports.training_report import write_training_report
@@ -27,6 +29,7 @@ from tests.test_training_report import completion, group, reward, write_run
 
 EVIL = "\"'><script>alert(1)</script><img src=http://x onerror=y></svg></style>{{ 7*7 }}\u202e\x01"
 SHOWN = EVIL.replace("\u202e", "\ufffd").replace("\x01", "\ufffd")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "br", "hr", "link", "base", "input", "source"}
 
 
@@ -145,6 +148,55 @@ def test_no_page_runs_fetches_or_lets_out_anything(write, told, tmp_path):
     assert "\u202e" not in html and "\x01" not in html
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+def test_pages_fit_a_phone_and_a_browser_obeys_their_policy(tmp_path, monkeypatch):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    monkeypatch.setattr("tests.test_pages.EVIL", "long_" * 60)  # nowhere to break a line
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda request: asked.append(request.url))
+        for write in (annotation, training, video_str, evaluation, benchmark):
+            folder = tmp_path / write.__name__
+            folder.mkdir()
+            html = write(folder).replace("<details>", "<details open>")
+            (folder / "page.html").write_text(html, encoding="utf-8")
+            page.goto((folder / "page.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == 390, write.__name__
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)", "ours, dark"
+        assert said == [] and len(asked) == 5
+        injected = (
+            "<main><script>document.title = 'run'</script><style>body { color: red }</style><img src=http://x.test/>"
+        )
+        (folder / "page.html").write_text(html.replace("<main>", injected), encoding="utf-8")
+        page.goto((folder / "page.html").as_uri())
+        assert page.title() == "STI-Bench" and len(said) == 3, "script, style sheet and picture are refused"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(231, 235, 240)"
+        browser.close()
+
+
+def luminance(color: str) -> float:
+    """WCAG's relative luminance of #rrggbb."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_texts_and_lines_can_be_read_in_light_and_in_dark():
+    schemes = style_sheet().split("@media (prefers-color-scheme: dark)")
+    light, dark = (dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", text.split("}")[0])) for text in schemes)
+    least = dict.fromkeys(("text", "soft", "accent", "good", "warn", "bad"), 4.5)  # WCAG AA for text, and for shapes
+    least |= {f"c{number}": 3.0 for number in range(1, 7)}
+    for colors in (light, dark):
+        for name, ratio in least.items():
+            for ground in ("page", "card"):
+                low, high = sorted((luminance(colors[name]), luminance(colors[ground])))
+                assert (high + 0.05) / (low + 0.05) >= ratio, (name, ground)
+
+
 def test_a_distribution_counts_each_value_once():
     plot = distribution("IoU", "", "m", [0.0, 0.04, 0.5, 1.0], "red")
     # Bins of 0.05: two in the first, one from 0.5 on, 1 in the last; the axis goes to 2.
@@ -172,10 +224,11 @@ def test_a_predicted_interval_lies_within_its_true_one():
     )
     told = "q: true 25–50%, predicted 30–40%"
     first, second = plot.boxes[:2]
-    assert first == Box(250.0, pytest.approx(4.2), 250.0, pytest.approx(51.6), "var(--silent)", told)
-    assert (second.x, second.width, second.height) == (300.0, pytest.approx(100.0), pytest.approx(24.0))
+    assert first == Box(250.0, pytest.approx(70 / 3), 250.0, pytest.approx(860 / 3), "var(--silent)", told)
+    assert (second.x, second.width, second.height) == (300.0, pytest.approx(100.0), pytest.approx(400 / 3))
     assert [box.title for box in plot.boxes[2:]] == [
         "r: true 50–100%, predicted none",
         "s: true 0–100%, predicted 60–50%",
     ]
+    assert plot.height_px == 40
     assert plot.legend == (Key("true", "var(--silent)"), Key("predicted", "var(--c1)"))

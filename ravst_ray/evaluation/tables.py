@@ -76,7 +76,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
         for metric in task.headline:
             if (value := metrics[task.name][metric]) is not None:
                 best, name = best_trivial(metrics["baselines"], task.name, metric)
-                note = f"trivial: {best:.2f} ({name})" if name else ""
+                note = f"{'above' if value > best else 'not above'} {best:.2f} ({name})" if name else ""
                 tiles.append(Tile(f"{task.name} {metric}", value, f"{value:.2f}", note))
     return tiles
 

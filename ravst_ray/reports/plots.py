@@ -15,7 +15,8 @@ from ravst_ray.core.intervals import Interval
 from ravst_ray.reports.curves import COLORS, INK, SIDE, Tick, scale
 
 BINS = 20
-_THICKEST = 60.0
+_WIDEST = 120.0
+_ROW_PX, _LEAST_PX, _MOST_PX = 10, 40, 420
 _TRUE, _SAID = "var(--silent)", COLORS[0]
 
 
@@ -44,7 +45,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot; ``marks`` are upright lines (place, colour), ``strips`` as in ``curves.Chart``."""
+    """A plot of ``height_px``; ``marks`` are upright lines (place, colour), ``strips`` as in ``curves.Chart``."""
 
     title: str
     hint: str
@@ -54,6 +55,7 @@ class Plot:
     y_ticks: tuple[Tick, ...] = ()
     marks: tuple[tuple[float, str], ...] = ()
     strips: tuple[tuple[float, float, str], ...] = ()
+    height_px: int = 178
 
 
 def distribution(title: str, hint: str, label: str, values: Sequence[float], color: str) -> Plot:
@@ -80,7 +82,7 @@ def grouped_bars(title: str, hint: str, groups: Mapping[str, Mapping[str, float]
     shown = [name for name in colors if any(name in values for values in groups.values())]
     _, high, y_ticks = scale(0.0, max(value for values in groups.values() for value in values.values()))
     room = SIDE / len(groups)
-    width = min(0.8 * room / len(shown), 2 * _THICKEST)
+    width = min(0.8 * room / len(shown), _WIDEST)
     boxes, ticks, strips = [], [], []
     for place, (group, values) in enumerate(groups.items()):
         middle = (place + 0.5) * room
@@ -97,7 +99,7 @@ def grouped_bars(title: str, hint: str, groups: Mapping[str, Mapping[str, float]
 
 def interval_rows(title: str, hint: str, rows: Sequence[tuple[str, Interval, Interval | None]]) -> Plot:
     """Each row (at least one) has a name, a true interval and a predicted one within it, both as shares in [0, 1]."""
-    pitch = min(SIDE / len(rows), _THICKEST)
+    pitch = SIDE / len(rows)
     boxes = []
     for place, (name, true, said) in enumerate(rows):
         told = f"{name}: true {_percent(true)}, predicted {_percent(said) if said else 'none'}"
@@ -106,7 +108,9 @@ def interval_rows(title: str, hint: str, rows: Sequence[tuple[str, Interval, Int
                 y, height = (place + 0.5 - thick / 2) * pitch, thick * pitch
                 boxes.append(Box(SIDE * interval[0], y, SIDE * (interval[1] - interval[0]), height, color, told))
     ticks = tuple(Tick(20.0 * place, f"{20 * place}%") for place in range(6))
-    return Plot(title, hint, (Key("true", _TRUE), Key("predicted", _SAID)), tuple(boxes), ticks)
+    legend = (Key("true", _TRUE), Key("predicted", _SAID))
+    height_px = min(max(_ROW_PX * len(rows), _LEAST_PX), _MOST_PX)
+    return Plot(title, hint, legend, tuple(boxes), ticks, height_px=height_px)
 
 
 def _percent(interval: Interval) -> str:

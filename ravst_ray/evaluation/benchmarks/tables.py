@@ -78,13 +78,16 @@ def write_benchmark_tables(out: Path, benchmark: Benchmark, metrics: Mapping[str
 
 
 def _tiles(benchmark: Benchmark, metrics: Mapping[str, Any]) -> list[Tile]:
-    """How many questions, and the first columns of the first table beside the best trivial answer."""
+    """How many questions, and the headline columns beside the best trivial answer."""
     asked, missing = metrics["n"], metrics["n_missing"]
     tiles = [Tile("Questions", asked, f"{asked:,}", f"{missing:,} without a prediction" if missing else "all answered")]
-    for column in benchmark.tables[0][1][:4]:
+    for column in benchmark.headline:
         if (value := metrics["ours"].get(column)) is not None:
-            known = [row[column] for row in metrics["trivial"].values() if row.get(column) is not None]
-            tiles.append(Tile(column, value, f"{value:.2f}", f"trivial: {max(known):.2f}" if known else ""))
+            best = max(
+                (row[column] for row in metrics["trivial"].values() if row.get(column) is not None), default=None
+            )
+            said = "" if best is None else f"{'above' if value > best else 'not above'} {best:.2f} (trivial)"
+            tiles.append(Tile(column, value, f"{value:.2f}", said))
     return tiles
 
 
