@@ -2,7 +2,7 @@
 
 import { address, get, post } from "./api.js";
 import { byId, clock, count, el, fill } from "./dom.js";
-import { Drafts } from "./drafts.js";
+import { Drafts, NEW } from "./drafts.js";
 import { showFigures } from "./figures.js";
 import { buildFilters, filtersOn, fromAddress, toAddress } from "./filters.js";
 import { trackColors } from "./geometry.js";
@@ -169,6 +169,7 @@ async function open(videoId, number) {
 async function readFile(turn, videoId) {
   if (!item.video.found) {
     player.close();
+    trouble(null);
     stageSays(item.video.why_not ?? "The video’s file is missing.");
     timeline.setWave({ peaks: null, why_not: "the file is missing" });
     return;
@@ -204,8 +205,9 @@ function stageSays(text) {
 function show() {
   const one = event();
   const shown = drafts.shown(one);
-  const colors = trackColors(item.events);
+  const colors = trackColors(item.events.map((other) => (other === one ? shown : other)));
   const { writable } = session;
+  if (!shown.tracks.some((track) => track.track_id === overlay.selected)) overlay.select(null);
   overlay.writable = timeline.writable = writable;
   overlay.show(shown, item.video, colors);
   timeline.show(item, shown, colors, (trackId) => drafts.keysOf(trackId), overlay.selected);
@@ -214,6 +216,7 @@ function show() {
     edit: (edit) => send({ what: "edit", edit }),
     select,
     everywhere: (value) => { everywhere = value; show(); },
+    add: (name) => { player.pause(); drafts.add(name); select(NEW); },
     split: (track) => send({ what: "edit", edit: { op: "split_track", track_id: track.track_id, at_s: player.aim_s } }),
   });
   showQuestions(byId("questions"), item, one, writable, {
@@ -291,7 +294,6 @@ function adopt(found) {
   if (item?.video_id !== found.video_id || found.event_num !== eventNum) return;
   item = found;
   drafts.keepWhatFits(event());
-  if (!event().tracks.some((track) => track.track_id === overlay.selected)) overlay.select(null);
   show();
 }
 

@@ -1,5 +1,6 @@
 // Boxes over the picture: drawn at the time of the shown picture, and moved by pointer or keys when the video stands.
 
+import { NEW } from "./drafts.js";
 import { boxAt, dragged, grip, inkOn, nearest, stepOf } from "./geometry.js";
 
 const REACH_PX = 7; // of the screen, around a box's edge
@@ -128,7 +129,7 @@ export class Overlay extends EventTarget {
     const color = this.#colors.get(`${this.#event.event_num}/${track.track_id}`);
     pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     const name = track.name.length > 40 ? `${track.name.slice(0, 39)}…` : track.name;
-    const text = `${name} #${track.track_id}${track.audible ? " ♪" : ""}`;
+    const text = `${name} ${track.track_id === NEW ? "(new)" : `#${track.track_id}`}${track.audible ? " ♪" : ""}`;
     const [wide, high] = [pen.measureText(text).width + 10 * ratio, 18 * ratio];
     const x = Math.max(0, Math.min(x1 - ratio, width - wide));
     const y = y1 - high >= 0 ? y1 - high : y1;
@@ -181,22 +182,22 @@ export class Overlay extends EventTarget {
     const track = this.#track();
     const editable = this.writable && !this.#player.playing && this.#event.frame_times_s.length > 0;
     this.#canvas.setPointerCapture(event.pointerId);
-    if (under) {
+    if (editable && track && !this.#box(track, this.key_s)) {
+      this.#begin(track, "rb", x, y, [x, y, x + 1, y + 1], under?.[0].track_id ?? null); // a box is drawn where it has none
+    } else if (under) {
       this.#player.pause();
       const wasSelected = under[0].track_id === this.#selected;
       if (!wasSelected) this.dispatchEvent(new CustomEvent("select", { detail: under[0].track_id }));
       if (editable) this.#begin(under[0], wasSelected ? under[2] : "", x, y);
-    } else if (editable && track && !this.#box(track, this.key_s)) {
-      this.#begin(track, "rb", x, y, [x, y, x + 1, y + 1]);
     } else this.#drag = { tap: true, x, y };
   }
 
-  /** Start to change a box at the nearest time of the grid, whose picture is shown for it. */
-  #begin(track, sides, x, y, box = null) {
+  /** Start to change a box at the nearest time of the grid, whose picture is shown for it. `else_`: what a mere click chooses. */
+  #begin(track, sides, x, y, box = null, else_ = undefined) {
     const time_s = this.key_s;
     box ??= this.#box(track, time_s);
     if (!box) return;
-    this.#drag = { trackId: track.track_id, sides, x, y, box, time_s, moved: false };
+    this.#drag = { trackId: track.track_id, sides, x, y, box, time_s, moved: false, else_ };
     if (Math.abs(time_s - this.#player.aim_s) > 1e-6) this.#player.seek(time_s);
   }
 
@@ -215,6 +216,7 @@ export class Overlay extends EventTarget {
     const drag = this.#drag;
     this.#drag = null;
     if (drag?.tap) this.dispatchEvent(new Event("tap"));
+    else if (drag && !drag.moved && drag.else_ !== undefined) this.dispatchEvent(new CustomEvent("select", { detail: drag.else_ }));
     this.draw();
   }
 

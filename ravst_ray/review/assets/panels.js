@@ -1,21 +1,22 @@
 // Beside the video: the event's objects with their tracks, its questions, and what people did to it.
 
+import { NEW } from "./drafts.js";
 import { clock, count, el, fill, short, span, words } from "./dom.js";
 
 const MOST_TIMES = 12; // of an answer's boxes, as buttons
 
-/** A text that becomes a field when pressed; `save` is called with another text. */
-function editable(text, title, enabled, save) {
+/** A text that becomes a field when pressed; `save` is called with another text than `old`. */
+function editable(text, title, enabled, save, old = text) {
   if (!enabled) return el("span", { class: "text" }, text);
   const button = el("button", { type: "button", class: "text", title }, text);
   button.addEventListener("click", () => {
-    const field = el("input", { value: text, maxlength: 80, "aria-label": title, autocomplete: "off", spellcheck: "false" });
+    const field = el("input", { value: old, maxlength: 80, "aria-label": title, autocomplete: "off", spellcheck: "false" });
     let done = false;
     const end = (keep) => {
       if (done) return;
       done = true;
       field.replaceWith(button);
-      if (keep && field.value.trim() && field.value.trim() !== text) save(field.value.trim());
+      if (keep && field.value.trim() && field.value.trim() !== old) save(field.value.trim());
     };
     field.addEventListener("keydown", (event) => {
       if (event.key === "Enter") end(true);
@@ -33,7 +34,7 @@ function editable(text, title, enabled, save) {
 const small = (text, title, run, enabled = true) =>
   enabled ? el("button", { type: "button", class: "small", title, on: { click: run } }, text) : null;
 
-/** do: {edit(edit), select(trackId), seek(time_s), split(track)}. */
+/** run: {edit(edit), select(trackId), split(track), everywhere(bool), add(name)}; `event` is as it will be, with what isn't saved. */
 export function showObjects(root, item, event, { colors, selected, writable, everywhere }, run) {
   const names = new Map(event.objects.map((thing) => [thing.name, []]));
   for (const track of event.tracks) names.set(track.name, [...(names.get(track.name) ?? []), track]);
@@ -48,11 +49,14 @@ export function showObjects(root, item, event, { colors, selected, writable, eve
       const thing = things.get(name) ?? { name, audible: tracks[0].audible, heard_in: [] };
       return object(thing, tracks, event, { colors, selected, writable, everywhere }, run);
     })) : el("p", { class: "hint" }, "None was found."),
+    writable && event.frame_times_s.length
+      ? el("p", { class: "tools add" }, editable("add an object", "The name of an object that was overlooked; then draw it", true, run.add, "")) : null,
     writable && elsewhere ? el("label", { class: "hint everywhere" }, toggle, "Change names and sounds in all events of the video") : null,
   );
 }
 
-function object(thing, tracks, event, { colors, selected, writable, everywhere }, run) {
+function object(thing, tracks, event, { colors, selected, writable: may, everywhere }, run) {
+  const writable = may && (!tracks.length || tracks.some((track) => track.track_id !== NEW));
   const own = !thing.heard_in?.length || thing.heard_in.includes(event.event_num);
   const sound = el("button", {
     type: "button", class: "sound", "aria-pressed": String(thing.audible), disabled: !writable || (!own && !everywhere),
@@ -70,9 +74,9 @@ function object(thing, tracks, event, { colors, selected, writable, everywhere }
       const chosen = track.track_id === selected;
       return el("li", { class: chosen ? "chosen" : "" },
         el("button", { type: "button", class: "track", "aria-pressed": String(chosen), on: { click: () => run.select(track.track_id) } },
-          swatch, `track ${track.track_id}`, el("small", {}, track.times_s.length ? span(track.times_s[0], track.times_s.at(-1)) : "nowhere")),
-        writable && chosen ? el("span", { class: "tools" },
-          tracks.length > 1 ? editable("name", "Give this track alone another name", true, (to) => run.edit({ op: "rename_track", track_id: track.track_id, to })) : null,
+          swatch, track.track_id === NEW ? "new" : `track ${track.track_id}`, el("small", {}, track.times_s.length ? span(track.times_s[0], track.times_s.at(-1)) : "nowhere")),
+        writable && chosen && track.track_id !== NEW ? el("span", { class: "tools" },
+          tracks.length > 1 ? editable("name", "Give this track alone another name", true, (to) => run.edit({ op: "rename_track", track_id: track.track_id, to }), thing.name) : null,
           small("split here", "From the shown time on it is another object", () => run.split(track)),
           small("delete", "Delete the track", () => run.edit({ op: "delete_track", track_id: track.track_id }))) : null);
     })) : el("p", { class: "hint" }, "not seen in this event"));
@@ -127,6 +131,7 @@ export function did(entry) {
     remove_object: `removed “${edit.name}”`,
     bounds: op === "bounds" ? `moved the event to ${span(edit.start_s, edit.end_s)}` : "",
     boxes: op === "boxes" ? `drew ${count(edit.keys.length, "box", "boxes")} of track ${edit.track_id}` : "",
+    add_track: `added “${edit.name}”`,
     delete_track: `deleted track ${edit.track_id}`,
     split_track: op === "split_track" ? `split track ${edit.track_id} at ${short(edit.at_s)} s` : "",
   }[op] ?? words(op);

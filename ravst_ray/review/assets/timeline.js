@@ -1,6 +1,7 @@
 // The video's time from left to right: sound, events, and where each track of the shown event is seen. A click seeks.
 
 import { el, fill, short, span } from "./dom.js";
+import { NEW } from "./drafts.js";
 import { stacked, stepOf } from "./geometry.js";
 
 const AROUND = 0.25; // what is seen beside an event, of its length
@@ -157,7 +158,7 @@ export class Timeline extends EventTarget {
     const chosen = track.track_id === this.#selected;
     const pick = () => this.dispatchEvent(new CustomEvent("track", { detail: track.track_id }));
     return el("button", { type: "button", class: chosen ? "name chosen" : "name", title: track.name, on: { click: pick } },
-      swatch, el("span", {}, track.name), el("small", {}, `#${track.track_id}`));
+      swatch, el("span", {}, track.name), el("small", {}, track.track_id === NEW ? "new" : `#${track.track_id}`));
   }
 
   #trackLane(track) {
