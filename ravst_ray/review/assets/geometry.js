@@ -82,6 +82,12 @@ export function dragged(box, sides, dx, dy, width, height) {
   return [x1, y1, x2, y2];
 }
 
+/** The box between two corners, within the picture and never thinner than a pixel. */
+export function drawn(x, y, toX, toY, width, height) {
+  const [left, top] = [Math.max(0, Math.min(x, toX, width - 1)), Math.max(0, Math.min(y, toY, height - 1))];
+  return [left, top, Math.max(left + 1, Math.min(width, Math.max(x, toX))), Math.max(top + 1, Math.min(height, Math.max(y, toY)))];
+}
+
 /** Rows for spans so that no two of a row overlap; the row of each. */
 export function stacked(spans) {
   const ends = [];

@@ -1,7 +1,7 @@
 // Boxes over the picture: drawn at the time of the shown picture, and moved by pointer or keys when the video stands.
 
 import { NEW } from "./drafts.js";
-import { boxAt, dragged, grip, inkOn, nearest, stepOf } from "./geometry.js";
+import { boxAt, dragged, drawn, grip, inkOn, nearest, stepOf } from "./geometry.js";
 
 const REACH_PX = 7; // of the screen, around a box's edge
 const MOVED_PX = 3; // a shorter way is a click
@@ -183,7 +183,7 @@ export class Overlay extends EventTarget {
     const editable = this.writable && !this.#player.playing && this.#event.frame_times_s.length > 0;
     this.#canvas.setPointerCapture(event.pointerId);
     if (editable && track && !this.#box(track, this.key_s)) {
-      this.#begin(track, "rb", x, y, [x, y, x + 1, y + 1], under?.[0].track_id ?? null); // a box is drawn where it has none
+      this.#begin(track, null, x, y, [x, y, x, y], under?.[0].track_id ?? null); // a box is drawn where it has none
     } else if (under) {
       this.#player.pause();
       const wasSelected = under[0].track_id === this.#selected;
@@ -192,7 +192,8 @@ export class Overlay extends EventTarget {
     } else this.#drag = { tap: true, x, y };
   }
 
-  /** Start to change a box at the nearest time of the grid, whose picture is shown for it. `else_`: what a mere click chooses. */
+  /** Start to change a box at the nearest time of the grid, whose picture is shown for it. Without sides it is drawn;
+   *  `else_` is what a mere click chooses then. */
   #begin(track, sides, x, y, box = null, else_ = undefined) {
     const time_s = this.key_s;
     box ??= this.#box(track, time_s);
@@ -208,8 +209,9 @@ export class Overlay extends EventTarget {
     if (drag.tap) return undefined;
     const [dx, dy] = [x - drag.x, y - drag.y];
     drag.moved ||= Math.hypot(dx, dy) > MOVED_PX * scale;
-    if (drag.moved) this.#drafts.setKey(drag.trackId, drag.time_s, dragged(drag.box, drag.sides, dx, dy, ...this.#size));
-    return undefined;
+    if (!drag.moved) return undefined;
+    const box = drag.sides === null ? drawn(drag.x, drag.y, x, y, ...this.#size) : dragged(drag.box, drag.sides, dx, dy, ...this.#size);
+    return this.#drafts.setKey(drag.trackId, drag.time_s, box);
   }
 
   #up() {

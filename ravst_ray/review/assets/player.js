@@ -21,7 +21,7 @@ export class Player extends EventTarget {
   #playing = false; // of decoded pictures
   #waiting = false; // for a decoded picture
   #again = false; // a seek was tried twice
-  #loaded = false; // what the player tells is of this video
+  #watching = 0; // the request to be told of the next picture
   #first_s = null; // the player's own time of the first picture: some count from the file's start, some don't
 
   constructor(video, picture) {
@@ -32,17 +32,11 @@ export class Player extends EventTarget {
     video.addEventListener("seeked", () => window.setTimeout(() => this.#checkSeek(), LATE_MS));
     video.addEventListener("error", () => this.#cannot("This browser can’t play the file."));
     video.addEventListener("loadedmetadata", () => {
-      this.#loaded = true;
       if (!video.videoWidth) this.#cannot("This browser can’t show the file’s pictures.");
       else if (!this.#tells) this.seek(this.aim_s);
+      else window.setTimeout(() => this.#wake(), LATE_MS * 10);
     });
-    if (this.#tells) {
-      const shown = (_, picture) => {
-        this.#shown(picture.mediaTime);
-        video.requestVideoFrameCallback(shown);
-      };
-      video.requestVideoFrameCallback(shown);
-    } else {
+    if (!this.#tells) {
       const look = () => {
         if (video.readyState >= 2 && !video.seeking) this.#shown(video.currentTime);
         requestAnimationFrame(look);
@@ -68,12 +62,21 @@ export class Player extends EventTarget {
   open(videoId, time_s) {
     this.#item = videoId;
     this.#timeline = null;
-    this.#decoded = this.#playing = this.#waiting = this.#loaded = this.ready = false;
+    this.#decoded = this.#playing = this.#waiting = this.ready = false;
     this.#picture.hidden = true;
     this.#video.hidden = false;
     this.#first_s = null;
     this.time_s = this.aim_s = time_s;
+    if (this.#tells) this.#video.cancelVideoFrameCallback(this.#watching); // of the video before
     this.#video.src = address("/api/video", { video_id: videoId });
+    if (this.#tells) this.#watch();
+  }
+
+  #watch() {
+    this.#watching = this.#video.requestVideoFrameCallback((_, picture) => {
+      this.#watch();
+      this.#shown(picture.mediaTime);
+    });
   }
 
   close() {
@@ -106,7 +109,7 @@ export class Player extends EventTarget {
   }
 
   #shown(media_s) {
-    if (this.#item === null || this.#decoded || !this.#loaded) return;
+    if (this.#item === null || this.#decoded) return;
     if (this.#tells && this.#first_s === null) {
       this.#first_s = media_s;
       if (this.aim_s > 0) return this.seek(this.aim_s);
@@ -141,6 +144,11 @@ export class Player extends EventTarget {
     if (frameAt(starts_s, this.time_s) >= wanted) return;
     this.#again = true;
     this.#video.currentTime = (starts_s[wanted + 1] ?? end_s) - 0.001 + this.#offset();
+  }
+
+  /** Some browsers show no picture before they must. */
+  #wake() {
+    if (this.#first_s === null && !this.#decoded && this.#item !== null) this.#video.currentTime = 0.001;
   }
 
   /** Stand, some pictures before or behind the one that was asked for last. */
