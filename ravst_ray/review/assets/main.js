@@ -351,8 +351,9 @@ function showUnsaved() {
       el("button", { type: "button", class: "main", on: { click: save } }, "Save ", el("kbd", {}, "s")),
       el("button", { type: "button", on: { click: discard } }, "Discard ", el("kbd", {}, "esc")));
   } else if (chosen) {
-    fill(root, el("p", { class: "hint" }, `Track ${overlay.selected}: drag its box or its edges, or `, keys("←", "→", "↑", "↓"), "(with ",
-      keys("shift"), "its size); ", keys(",", "."), "other times; ", keys("x"), "not visible; ", keys("e"), "next track; ", keys("esc"), "none"));
+    const track = overlay.selected;
+    fill(root, el("p", { class: "hint" }, `Track ${track}: drag its box or edges · `, keys("←", "→", "↑", "↓"), "move it (",
+      keys("shift"), "size) · ", keys(",", "."), "other times · ", keys("x"), "not visible · ", keys("e"), "next · ", keys("esc"), "none"));
   }
 }
 

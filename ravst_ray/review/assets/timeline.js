@@ -97,6 +97,7 @@ export class Timeline extends EventTarget {
     for (let time_s = Math.ceil(from_s / step_s) * step_s; time_s <= to_s + 1e-9; time_s += step_s) {
       const tick = el("span", {}, `${short(time_s)} s`);
       tick.style.left = `${100 * this.#part(time_s)}%`;
+      if (this.#part(time_s) > 0.97) tick.className = "last";
       axis.append(tick);
     }
     return axis;
