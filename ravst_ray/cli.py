@@ -70,8 +70,13 @@ def _export(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ravst_ray.datasets.exports.run import export
+    from ravst_ray.review.apply import Reviser, card_figures
 
-    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos)
+    revise = Reviser(args.output)
+    for problem in revise.problems:
+        _say(f"of the verdicts: {problem}")
+    review = card_figures(args.output) if revise.touched else None
+    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos, revise, review)
 
 
 def _toyworld(args: argparse.Namespace) -> None:

@@ -35,7 +35,8 @@ Write a finished dataset into a folder that can be handed on, with a dataset car
   ravst export s3://bucket/run1 --to s3://bucket/shards --format webdataset --statuses accepted suspect
 
 Formats: ravst (R-AVST's published JSON), hf (a folder for datasets.load_dataset), coco (JSON for pycocotools, boxes and
-masks on tracks), webdataset (tar shards). DIR is whole once export.json is in it; an export that fails leaves nothing.
+masks on tracks), webdataset (tar shards). What people have said in `ravst review` counts.
+DIR is whole once export.json is in it; an export that fails leaves nothing.
 """
 TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.

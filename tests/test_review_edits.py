@@ -1,9 +1,13 @@
 """What becomes of a video's rows when a person says something of them."""
 
+import random
+
+import pyarrow as pa
 import pytest
 
 from ravst_ray.annotate.questions import questions_of
 from ravst_ray.core.answers import parse
+from ravst_ray.datasets.schemas import ANNOTATIONS
 from ravst_ray.records import Event, EventAnnotation, SceneObject
 from ravst_ray.review.editing import Scope, apply_edit
 from ravst_ray.review.edits import BadEdit, edit_of
@@ -223,6 +227,62 @@ def test_what_differs_is_told_before_and_after():
     before, after = difference(one, new)
     assert before.keys() == after.keys() == {"tracks"} and after["tracks"] == []
     assert [(found["track_id"], found["times_s"]) for found in before["tracks"]] == [(2, (1.0, 2.0, 3.0, 4.0))]
+
+
+def random_edit(r: random.Random) -> dict:
+    name = lambda: r.choice(["man", "drum", "bell", "cat", "red men"])  # noqa: E731
+    time_s = lambda: r.choice([round(r.uniform(-1, 13), 1), float(r.randint(1, 8))])  # noqa: E731
+    box = lambda: r.choice([None, [10, 10, 50, 60], [r.uniform(-50, 300) for _ in range(4)]])  # noqa: E731
+    keys = [{"time_s": time_s(), "box_xyxy_px": box()} for _ in range(r.randint(1, 3))]
+    track_id = r.randint(1, 4)
+    return r.choice(
+        [
+            {"op": "rename", "name": name(), "to": name(), "everywhere": r.random() < 0.5},
+            {"op": "rename_track", "track_id": track_id, "to": name()},
+            {"op": "audible", "name": name(), "audible": r.random() < 0.5, "everywhere": r.random() < 0.5},
+            {"op": "remove_object", "name": name()},
+            {"op": "bounds", "start_s": time_s(), "end_s": time_s()},
+            {"op": "boxes", "track_id": track_id, "keys": keys},
+            {"op": "add_track", "name": name(), "keys": keys},
+            {"op": "delete_track", "track_id": track_id},
+            {"op": "split_track", "track_id": track_id, "at_s": time_s(), "to": r.choice([None, name()])},
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_edited_rows_stay_whole_and_undoing_all_gives_them_back(seed):
+    r = random.Random(seed)
+    stored = rows(item("v"))
+    events = (*revised()[0].annotations, *Evidence.of(stored[0][0], stored[2]).context)
+    lines: dict[int, list[Verdict]] = {1: [], 2: []}
+    for _ in range(60):
+        event_num, data = r.randint(1, 2), random_edit(r)
+        try:
+            edited(edit_of(data), events, event_num, Evidence.of(stored[0][0], stored[2]), config())
+        except BadEdit:
+            continue
+        number = sum(map(len, lines.values()))
+        on = lines[event_num][-1].id if lines[event_num] else None
+        lines[event_num].append(line(number, "edit", event_num, on=on, edit=data))
+        found, (annotations, qa) = revised(*lines[1], *lines[2])
+        events = (*found.annotations, *events[2:])
+        assert found.states[f"s:{number}"] == "applied"
+        for one in found.annotations:
+            assert len({t.track_id for t in one.tracks}) == len(one.tracks)
+            for t in one.tracks:
+                assert list(t.times_s) == sorted({*t.times_s} & {*one.frame_times_s})
+                assert len(t.times_s) == len(t.boxes_xyxy_px) == len(t.scores) > 0
+                assert all(0 <= x1 < x2 <= 256 and 0 <= y1 < y2 <= 256 for x1, y1, x2, y2 in t.boxes_xyxy_px)
+        assert pa.Table.from_pylist(annotations, schema=ANNOTATIONS).num_rows == 2
+        assert not any(parse(row["answer"]).malformed for row in qa) and len({row["qa_id"] for row in qa}) == len(qa)
+    assert sum(map(len, lines.values())) > 5
+    for event_num, made in lines.items():
+        for one in made[::-1]:
+            number = sum(map(len, lines.values()))
+            made.append(line(number, "undo", event_num, on=made[-1].id, undoes=one.id))
+    found, _ = revised(*lines[1], *lines[2])
+    assert (found.annotations, found.qa) == (revised()[0].annotations, revised()[0].qa)
 
 
 def test_a_changed_event_keeps_what_its_sound_was_judged_by():

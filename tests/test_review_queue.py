@@ -120,6 +120,18 @@ def test_a_dataset_that_is_being_written_grows_and_is_folded_under_the_reader(tm
     assert found.tasks["a"][1, "AVTR", "accepted"] == 1, "nothing is counted twice"
 
 
+def test_many_videos_of_a_run_that_goes_on_come_a_while_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "_WHILE_S", 0.0)
+    monkeypatch.setattr(rows_module, "_AT_ONCE", 2)
+    store = write_output(str(tmp_path), [item(f"v{n}") for n in range(5)], compact=False)
+    found = Rows(store, QualityConfig())
+    counts = []
+    while found.refresh():  # each without waiting: it is behind
+        counts.append(found.pending)
+    assert counts == [2, 4, 5] and len(found.entries) == 10
+    assert found.tasks["v3"] == found.tasks["v0"] and found.entries["v4/2"].video_id == "v4"
+
+
 def test_a_part_that_is_no_parquet_is_told_in_a_sentence(tmp_path):
     store = write_output(str(tmp_path), [item("a")])
     (tmp_path / "annotations" / "part-000001-00000.parquet").write_bytes(b"PAR1 and then nothing")

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -134,6 +135,7 @@ def test_a_restarted_server_knows_what_was_said(served, tmp_path):
     [
         ({"what": "edit"}, 422, "bad_edit"),
         ({"what": "edit", "edit": {"op": "delete_track", "track_id": 9}}, 422, "bad_edit"),
+        ({"what": "edit", "edit": {"op": "rename", "name": "drum", "to": "drum"}}, 422, "bad_edit"),
         ({"what": "dance"}, 422, "bad_request"),
         ({"what": "accept", "colour": 1}, 422, "bad_request"),
         ({"what": "accept", "seconds": -1}, 422, "bad_request"),
@@ -237,6 +239,9 @@ def test_only_the_servers_own_page_and_name_are_answered(served):
         assert (answer.status_code, answer.json()["error"]) == (403, "foreign_page")
     assert served.post("/api/verdict", content=body, headers={"Content-Type": "text/plain"}).status_code == 422
     assert served.post("/api/verdict", content=body, headers={**plain, "Origin": HERE}).status_code == 200
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert served.get("/api/frame", params={"video_id": "seen", "time_s": 1}, headers=elsewhere).status_code == 403
+    assert served.get("/", headers=elsewhere).status_code != 403, "others may link to the page"
     for path in ("/", "/api/session", "/static/none"):
         headers = served.get(path).headers
         assert {name: headers[name] for name in HEADERS} == HEADERS
@@ -257,7 +262,7 @@ def test_another_address_than_loopback_wants_a_token(dataset, tmp_path):
         assert client.get("/api/session").status_code == 200, "the cookie is enough from now on"
     with pytest.raises(ConfigError, match="add a token"):
         run_module.serve(str(tmp_path / "out"), ReviewConfig(reviewer="a", host="0.0.0.0"), print)
-    assert Guard("::1", None).refusal("GET", {"host": "[::1]:80"}, {}) is None
+    assert Guard("::1", None).refusal("GET", "/api/session", {"host": "[::1]:80"}, {}) is None
 
 
 def test_an_output_in_an_object_store_is_reviewed_there(s3, world, tmp_path):
@@ -330,3 +335,7 @@ def test_the_output_itself_stays_as_it_is_and_is_handed_on_with_its_verdicts(ser
     assert Counter(row["status"] for row in qa) == {"rejected": 4, "accepted": 2}, "none asks for the drum any more"
     assert pa.Table.from_pylist(annotations, schema=ANNOTATIONS).num_rows == 2
     assert pa.Table.from_pylist(qa, schema=QA).num_rows == 6
+    assert main(["export", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--format", "hf"]) == 0
+    exported = [row for file in (tmp_path / "to" / "qa").iterdir() for row in pq.read_table(file).to_pylist()]
+    assert Counter(row["video_id"] for row in exported)["seen"] == 2, "those that are still accepted"
+    assert "| … of which accepted, rejected | 0, 1 |" in (tmp_path / "to" / "README.md").read_text()

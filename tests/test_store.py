@@ -91,8 +91,11 @@ def test_what_is_committed_can_be_read_before_it_is_in_a_part(tmp_path):
     for one in (item("a"), item("b"), item("c", error="broken")):
         put(store, one)
     pending = dict(store.pending())
-    assert sorted(rows["annotations"][0]["video_id"] for rows in pending.values()) == ["a", "b"]
-    known = next(key for key, rows in pending.items() if rows["qa"][0]["video_id"] == "a")
+    ids = {key: unit.to_pylist()[0]["annotations"][0]["video_id"] for key, unit in pending.items()}
+    assert sorted(ids.values()) == ["a", "b"]
+    known = next(key for key, video_id in ids.items() if video_id == "a")
+    assert store.pending_rows(known)["qa"][0]["qa_id"] == "a/1/AVTR/0"
+    assert dict(store.pending((), ["qa.list.element.task"]))[known].to_pylist() == [{"qa": [{"task": "AVTR"}]}]
     again = dict(store.pending({known}))
     assert again.keys() == pending.keys() and again[known] is None
     store.compact()

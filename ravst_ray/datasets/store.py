@@ -210,11 +210,20 @@ class DatasetStore:
         self.write_bytes(f"_commit/units/{key}.parquet", part)
         self.write_bytes(f"_commit/units/{key}.json", _sealed(manifest))
 
-    def _unit(self, key: str, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+    def _unit_table(
+        self, key: str, manifest: Mapping[str, Any], columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """A unit as it was written, one row with a list a table; None where it isn't whole."""
         part = self.read_bytes(f"_commit/units/{key}.parquet")
         if part is None or hashlib.sha256(part).hexdigest() != manifest["part_sha256"]:
             return None
-        row = pq.read_table(pa.BufferReader(part)).to_pylist()[0]
+        return pq.ParquetFile(pa.BufferReader(part)).read(columns, use_threads=False)  # small: threads cost more
+
+    def _unit(self, key: str, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+        table = self._unit_table(key, manifest)
+        if table is None:
+            return None
+        row = table.to_pylist()[0]
         return {name: row.get(name) or [] for name in self._tables}  # a unit of an older version lacks a table
 
     def _units(self) -> dict[str, dict[str, Any]]:
@@ -226,18 +235,26 @@ class DatasetStore:
         opened = ((name.rpartition("/")[2].removesuffix(".json"), _opened(data)) for name, data in manifests)
         return {key: manifest for key, manifest in opened if manifest is not None}
 
-    def pending(self, known: Container[str] = ()) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]] | None]]:
-        """Committed videos that are in no part yet: key and rows; of those that are ``known``, None for the rows.
+    def pending(
+        self, known: Container[str] = (), columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table | None]]:
+        """Committed videos that are in no part yet, but those that couldn't be annotated: their keys and rows.
 
-        One that couldn't be annotated isn't among them.
+        The rows are one row with a list for each table, read as they are asked for; None for a key that is ``known``,
+        which come first. ``columns`` are paths within that row, all by default.
         """
         sealed = [name for name in self._list("_commit/units") if name.endswith(".json")]
         keys = [name.rpartition("/")[2].removesuffix(".json") for name in sealed]
         yield from ((key, None) for key in keys if key in known)
         fresh = [key for key in keys if key not in known]
-        for key, rows in zip(fresh, self._each(self.pending_rows, fresh), strict=True):
-            if rows is not None and not rows["errors"]:
-                yield key, rows
+
+        def read(key: str) -> pa.Table | None:
+            manifest = _opened(self.read_bytes(f"_commit/units/{key}.json"))
+            return self._unit_table(key, manifest, columns) if manifest is not None and manifest["ok"] else None
+
+        for key, table in zip(fresh, self._each(read, fresh), strict=True):
+            if table is not None:
+                yield key, table
 
     def pending_rows(self, key: str) -> dict[str, list[dict[str, Any]]] | None:
         """The rows of one of :meth:`pending`; None where it is gone (into a part) or isn't whole."""

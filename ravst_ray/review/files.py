@@ -21,8 +21,8 @@ from typing import TypeVar
 from pyarrow import fs
 
 from ravst_ray.config.annotate import DecodeConfig
-from ravst_ray.datasets.places import is_remote, join, list_names, local_copy, resolve
-from ravst_ray.datasets.unav import VideoFiles, is_safe_id, list_files
+from ravst_ray.datasets.places import is_remote, local_copy, resolve, video_files
+from ravst_ray.datasets.unav import VideoFiles, is_safe_id
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.decoding import ChildDecoder
@@ -99,12 +99,7 @@ class Videos:
         with self._lock:
             old = time.monotonic() - self._listed_at > _LIST_EVERY_S
             if self._listed is None or (fresh and old):
-                names = list_names(self._folder) if is_remote(self._folder) else None
-                self._listed = (
-                    list_files(self._folder)
-                    if names is None
-                    else VideoFiles(names, lambda name: join(self._folder, name))
-                )
+                self._listed = video_files(self._folder)
                 self._listed_at = time.monotonic()
             return self._listed
 

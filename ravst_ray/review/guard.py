@@ -1,8 +1,8 @@
 """Who may talk to the server: requests to its own name, from its own pages, with the token where there is one.
 
 A page elsewhere can make a browser on this machine ask anything of a loopback address, and by rebinding its own name to
-it even read the answer. So the name that was asked for (``Host``) must be the server's, and what changes anything must
-come from its own page (``Origin``, ``Sec-Fetch-Site``).
+it even read the answer. So the name that was asked for (``Host``) must be the server's, and all but the page itself, to
+which others may link, must be asked for by that page (``Origin``, ``Sec-Fetch-Site``).
 """
 
 from __future__ import annotations
@@ -57,15 +57,16 @@ class Guard:
     host: str
     token: str | None
 
-    def refusal(self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Refusal | None:
+    def refusal(self, method: str, path: str, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Refusal | None:
         """Why a request is refused, None where it isn't. Header names are in lower case."""
         asked = headers.get("host", "")
         if not self._is_own(asked):
             return Refusal(421, "wrong_host", "this server doesn't answer to that name; use the address it printed")
         if self.token is not None and not self._knows(headers, cookies):
             return Refusal(401, "no_token", "the token is missing or wrong; open the address with ?token=… again")
-        if method not in _SAFE and not _is_same_origin(headers, asked):
-            return Refusal(403, "foreign_page", "only the page of this server may say anything")
+        linked = method in _SAFE and path == "/"
+        if not linked and not _is_same_origin(headers, asked):
+            return Refusal(403, "foreign_page", "only the page of this server may ask and say anything")
         return None
 
     def is_token(self, text: str) -> bool:
@@ -88,7 +89,7 @@ class Guard:
 
 
 def _is_same_origin(headers: Mapping[str, str], asked: str) -> bool:
-    if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):  # none: typed by a person
         return False
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == asked

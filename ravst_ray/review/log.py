@@ -86,7 +86,10 @@ class VerdictLog:
                 return
             self._looked = time.monotonic()
             for name, size in self._store.sizes(FOLDER).items():
-                if name.endswith(".jsonl") and size != self._read.get(name, 0) + len(self._tails.get(name, b"")):
+                known = self._read.get(name, 0) + len(self._tails.get(name, b""))
+                if name.endswith(".jsonl") and size != known:
+                    if size < known:  # what could not be synced was taken back
+                        self._forget(name)
                     self._read_file(name)
 
     def _read_file(self, name: str) -> None:
@@ -107,6 +110,15 @@ class VerdictLog:
                 problem = f"{name}, line {self._numbers[name]}: no verdict, left out ({str(error).splitlines()[0]})"
                 self._corrupt.append(problem)
                 log.warning("%s: %s", self._store.root, problem)
+
+    def _forget(self, name: str) -> None:
+        """A session's file, as if it had never been read."""
+        session = Path(name).stem
+        for lines in self._lines.values():
+            for line_id in [one for one in lines if one.partition(":")[0] == session]:
+                del lines[line_id]
+        self._histories.clear()
+        del self._read[name], self._numbers[name]
 
     def _add(self, verdict: Verdict) -> None:
         self._lines[verdict.target].setdefault(verdict.id, verdict)
@@ -151,6 +163,8 @@ class VerdictLog:
             self._insist(lambda: self.refresh(now=True))
             if draft.on != self.history(draft.target).version:
                 raise Stale
+            if len(self._own) >= _PUT_BYTES:
+                self._begin_session()
             when = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
             verdict = replace(draft, id=f"{self._session}:{self._count}", when=when)
             self._count += 1
@@ -194,10 +208,6 @@ class VerdictLog:
             _append_synced(Path(root) / self._own_file, line)
             self._read[self._own_file] = self._read.get(self._own_file, 0) + len(line)
             return
-        if len(self._own) + len(line) > _PUT_BYTES and self._own:
-            session, count = self._session, self._count
-            self._begin_session()
-            log.debug("session %s goes on as %s after %d verdicts", session, self._session, count)
         self._store.write_bytes(self._own_file, self._own + line)
         self._own += line
         self._read[self._own_file] = len(self._own)

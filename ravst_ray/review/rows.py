@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +18,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ravst_ray.config.annotate import QualityConfig
-from ravst_ray.datasets.schemas import ANNOTATIONS
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError
 from ravst_ray.review.slim import COLUMNS, Entry, entries_of
 
 _TABLES = ("annotations", "qa", "videos")
 LOOK_EVERY_S = 2.0
+_WHILE_S = 1.0  # as long may a look at what a run has committed take
+_AT_ONCE = 32
 _KEPT_GROUPS = 12  # row groups of some hundred rows each
+
+_COLUMNS = {"annotations": COLUMNS, "qa": ("video_id", "event_num", "task", "status"), "videos": ("video_id",)}
+_UNIT_COLUMNS = [f"{name}.list.element.{column}" for name in ("annotations", "qa") for column in _COLUMNS[name]]
 
 Tasks = Counter[tuple[int, str, str]]  # event_num, task, status
 
@@ -67,6 +71,7 @@ class Rows:
         self.tasks: dict[str, Tasks] = {}
         self.version = 0
         self._looked = -LOOK_EVERY_S
+        self._behind = False
 
     @property
     def pending(self) -> int:
@@ -76,7 +81,7 @@ class Rows:
     def refresh(self, now: bool = False) -> bool:
         """Read what has been committed since, at most every ``LOOK_EVERY_S``; True when there was any."""
         with self._lock:
-            if not now and time.monotonic() - self._looked < LOOK_EVERY_S:
+            if not now and not self._behind and time.monotonic() - self._looked < LOOK_EVERY_S:
                 return False
             self._looked = time.monotonic()
             try:
@@ -89,11 +94,7 @@ class Rows:
         named = {part for name in _TABLES for part in tables.get(name, ())}
         parts = {part: self._parts.get(part) or self._read_part(part) for part in sorted(named)}
         compacted = {video_id for source in parts.values() for video_id in source.groups}
-        units: dict[str, _Source] = {}
-        for key, rows in self._store.pending(self._units):
-            source = self._units[key] if rows is None else self._of_unit(rows)
-            if not compacted & source.groups.keys():
-                units[key] = source
+        units = {key: one for key, one in self._read_units() if not compacted & one.groups.keys()}
         changed = parts.keys() != self._parts.keys() or units.keys() != self._units.keys()
         self._parts, self._units = parts, units
         if changed:
@@ -120,18 +121,46 @@ class Rows:
             with self._store.open(part) as file:
                 parquet = pq.ParquetFile(file, pre_buffer=True)
                 for group in range(parquet.num_row_groups):
-                    self._add(source, name, parquet.read_row_group(group, columns=_columns(name)), group)
+                    self._add(source, name, parquet.read_row_group(group, columns=list(_COLUMNS[name])), group)
         except (pa.ArrowInvalid, KeyError) as error:
             message = f"{self._store.root}/{part} can't be read ({error}); is it whole, and of this version?"
             raise AbortError(message) from None
         return source
 
-    def _of_unit(self, rows: Mapping[str, list[dict[str, Any]]]) -> _Source:
-        source = _Source()
-        self._add(source, "annotations", pa.Table.from_pylist(rows["annotations"], schema=ANNOTATIONS), 0)
-        if rows["qa"]:
-            self._add(source, "qa", pa.Table.from_pylist(rows["qa"]), 0)
-        return source
+    def _read_units(self) -> Iterator[tuple[str, _Source]]:
+        """Those that were read before, and what can be read of the others in a while; the rest is for the next time."""
+        started = time.monotonic()
+        fresh: list[tuple[str, pa.Table]] = []
+        self._behind = False
+        for key, table in self._store.pending(self._units, _UNIT_COLUMNS):
+            if table is None:
+                yield key, self._units[key]
+                continue
+            fresh.append((key, table))
+            if len(fresh) >= _AT_ONCE:
+                yield from self._of_units(fresh)
+                fresh = []
+                if time.monotonic() - started > _WHILE_S:
+                    self._behind = True
+                    return
+        if fresh:
+            yield from self._of_units(fresh)
+
+    def _of_units(self, units: Sequence[tuple[str, pa.Table]]) -> Iterator[tuple[str, _Source]]:
+        """Several at once: what is done for each table costs more than what is done for its few rows."""
+        both = _Source()
+        whole = pa.concat_tables([table.select(["annotations", "qa"]) for _, table in units])
+        for name in whole.column_names:
+            rows = whole[name].combine_chunks().flatten()
+            self._add(both, name, pa.Table.from_struct_array(rows), 0)
+        entries: dict[str, list[Entry]] = {}
+        for entry in both.entries:
+            entries.setdefault(entry.video_id, []).append(entry)
+        for key, table in units:
+            ids = pc.unique(pc.struct_field(table["annotations"].combine_chunks().flatten(), "video_id")).to_pylist()
+            found = [entry for video_id in ids for entry in entries[video_id]]
+            tasks = {video_id: both.tasks[video_id] for video_id in ids if video_id in both.tasks}
+            yield key, _Source(found, tasks, {video_id: [0] for video_id in ids})
 
     def _add(self, source: _Source, name: str, table: pa.Table, group: int) -> None:
         if not table.num_rows:
@@ -140,8 +169,8 @@ class Rows:
             source.entries += entries_of(table, self._quality)
         elif name == "qa":
             columns = (table[column].to_pylist() for column in ("video_id", "event_num", "task", "status"))
-            for video_id, *asked in zip(*columns, strict=True):
-                source.tasks.setdefault(video_id, Counter())[tuple(asked)] += 1
+            for (video_id, *asked), count in Counter(zip(*columns, strict=True)).items():
+                source.tasks.setdefault(video_id, Counter())[tuple(asked)] += count
         for video_id in pc.unique(table["video_id"]).to_pylist():
             source.groups.setdefault(video_id, []).append(group)
 
@@ -178,8 +207,3 @@ class Rows:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)
         return self._tables[key]
-
-
-def _columns(name: str) -> list[str]:
-    named = {"annotations": COLUMNS, "qa": ("video_id", "event_num", "task", "status"), "videos": ("video_id",)}
-    return list(named[name])

@@ -62,7 +62,7 @@ def make_app(review: Review) -> FastAPI:
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Next) -> Response:
-        refusal = guard.refusal(request.method, request.headers, request.cookies)
+        refusal = guard.refusal(request.method, request.url.path, request.headers, request.cookies)
         given = request.query_params.get("token", "") if request.url.path == "/" else ""
         if guard.is_token(given) and (refusal is None or refusal.error == "no_token"):
             answer: Response = RedirectResponse("/", status_code=303)

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 from ravst_ray.annotate.settings import read_config
@@ -15,6 +16,7 @@ from ravst_ray.datasets.lock import read_holder
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import StepError
+from ravst_ray.logs import get_logger
 from ravst_ray.records import STATUSES, EventAnnotation
 from ravst_ray.review import told
 from ravst_ray.review.edits import BadEdit, edit_of
@@ -26,6 +28,8 @@ from ravst_ray.review.rows import Rows, VideoRows
 from ravst_ray.review.totals import Totals
 from ravst_ray.review.verdicts import EventHistory, Verdict
 from ravst_ray.tasks import TASKS
+
+log = get_logger(__name__)
 
 
 class UnknownItem(LookupError):
@@ -62,14 +66,13 @@ class Review:
         self._queue = Queue(self._rows, self._log, config)
         self._videos = Videos(config.videos or self._run.input.videos)
         self.pictures = Pictures(config.fetched_bytes)
-        self._why_not = self._log.why_not_writable()
         self._lock = threading.Lock()
         self._totals = Totals(self._rows, config, lambda video_id: self._revised(video_id)[2].qa)
 
-    @property
+    @cached_property
     def why_not_writable(self) -> str | None:
         """Why no verdict can be saved, None where it can."""
-        return self._why_not
+        return self._log.why_not_writable()
 
     def close(self) -> None:
         """End what was started."""
@@ -87,8 +90,8 @@ class Review:
         return {
             "output": self._store.root.partition("?")[0],
             "reviewer": self.config.reviewer,
-            "writable": self._why_not is None,
-            "why_not": self._why_not,
+            "writable": self.why_not_writable is None,
+            "why_not": self.why_not_writable,
             "rows": len(entries),
             "videos": len({entry.video_id for entry in entries}),
             "running": holder is not None and holder.why_dead() is None,
@@ -163,8 +166,15 @@ class Review:
         """Agreement, the estimate of errors, time and cost."""
         self._refresh()
         histories = self._log.all()
-        summary = json.loads(self._store.read_bytes("summary.json") or b"{}")
-        return self._totals.figures(histories, self._queue.order, float(summary.get("usd") or 0.0))
+        return self._totals.figures(histories, self._queue.order, self._usd())
+
+    def _usd(self) -> float:
+        """What the run has cost, as far as its summary says."""
+        try:
+            return float(json.loads(self._store.read_bytes("summary.json") or b"{}").get("usd") or 0.0)
+        except (AttributeError, TypeError, ValueError) as error:
+            log.warning("%s/summary.json can't be read: %s", self._store.root, error)
+            return 0.0
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
@@ -225,6 +235,8 @@ class Review:
         evidence = Evidence.of(rows.annotations[0], rows.video)
         events = (*revised.annotations, *evidence.context)
         changed = edited(edit_of(draft.edit or {}), events, draft.event_num, evidence, self._run)
+        if changed == events:
+            raise BadEdit("nothing would change")
         return difference(one, next(new for new in changed if new.event.event_num == draft.event_num))
 
     # --- the parts of an answer --------------------------------------------------------------------------------------

@@ -201,7 +201,8 @@ class _Kinds:
             start = self.computed if learner.kl and learner.lora is None else 0
             parts.append(("for loading, by each worker", learner.workers * shape.parameters * (each + start)))
         if self.config.transport == "object_store":
-            sent = shape.language if learner.freeze_vision else shape.parameters
+            whole = shape.language if learner.freeze_vision else shape.parameters
+            sent = self.trained if self.config.ships_adapter else whole
             parts.append(("of weights on their way", float(_FLOAT32 * sent * (2 + rollouts.bounds[1]))))
         if rollouts.share_gpu and rollouts.sleep_level == 1:
             parts.append(("of sleeping engines", rollouts.bounds[1] * shape.parameters * self._engine_bytes))
