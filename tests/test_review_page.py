@@ -56,15 +56,14 @@ def serving(output):
     """The address of a server for an output."""
     command = [sys.executable, "-m", "ravst_ray.cli", "review", str(output), "--port", "0", "--reviewer", "ann"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                yield found[0]
-                break
-        else:
-            pytest.fail("".join(lines))
-        process.terminate()
+        said = []
+        try:
+            while not (found := re.search(r"http://127\.0\.0\.1:\d+/", line := process.stdout.readline())):
+                said.append(line)
+                assert line, "".join(said)
+            yield found[0]
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
