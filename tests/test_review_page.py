@@ -26,8 +26,10 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright drive
 pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
-# Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.
-ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90)
+# Lies on its side, its pixels are twice as wide as high, its pictures last 20 to 120 ms, its sound begins 0.3 s before.
+ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90, pixel_aspect=2)
+ODD_SIZE = 80, 192
+ODD_MARK = 0.0, 176.0, 10.0, 192.0  # its red mark, 8 x 10 pixels at the coded picture's top left, as it is shown
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
@@ -84,8 +86,10 @@ def site(world, tmp_path_factory):
         for name, source in sources.items()
     ]
     write_video(root / "videos" / "odd.mp4", ODD)
-    nothing = EventAnnotation(Event(1, 0.5, 2.0, "nothing seen", None, None), (), event_times(0.5, 2.0))
-    items.append(item("odd", (nothing,), duration_s=3.0, width=ODD.height, height=ODD.width))
+    mark = Track(1, "mark", False, (1.5,), (ODD_MARK,), (0.9,))
+    event = Event(1, 0.5, 2.0, "hardly anything seen", None, None)
+    seen = EventAnnotation(event, (SceneObject("mark", False),), event_times(0.5, 2.0), (mark,))
+    items.append(item("odd", (seen,), duration_s=3.0, width=ODD_SIZE[0], height=ODD_SIZE[1]))
     write_output(str(root / "out"), items, root / "videos")
     (root / "out" / "review").mkdir()
     (root / "out" / "review" / "torn.jsonl").write_text("not a verdict\n")
@@ -319,17 +323,29 @@ def test_two_at_once_and_nothing_is_overwritten(window, site, world):
     ]
 
 
-# The outermost columns, in pixels of the 256 x 256 picture, where the overlay has a track's colour around a row.
-COLOURED = """([y, red, green, blue]) => {
-  const canvas = document.getElementById("overlay"), scale = canvas.width / 256, rows = 16; // more than a dash's gap
-  const pixels = canvas.getContext("2d").getImageData(0, Math.round(y * scale) - rows / 2, canvas.width, rows).data;
-  const found = [];
-  for (let at = 0; at < canvas.width * rows; at += 1) {
+# Where the overlay has a colour within a part of the picture, in pixels of the picture: [x1, y1, x2, y2].
+COLOURED = """([x1, y1, x2, y2, wide, red, green, blue]) => {
+  const canvas = document.getElementById("overlay"), scale = canvas.width / wide;
+  const [left, top, width, height] = [x1, y1, x2 - x1, y2 - y1].map((one) => Math.round(one * scale));
+  const pixels = canvas.getContext("2d").getImageData(left, top, width, height).data;
+  const [columns, rows] = [[], []];
+  for (let at = 0; at < width * height; at += 1) {
     const [r, g, b, a] = pixels.slice(4 * at, 4 * at + 4);
-    if (a > 200 && Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) < 30) found.push(at % canvas.width);
+    if (a < 200 || Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) > 30) continue;
+    columns.push(left + at % width);
+    rows.push(top + Math.floor(at / width));
   }
-  return found.length ? [Math.min(...found) / scale, Math.max(...found) / scale] : null;
+  return [Math.min(...columns), Math.min(...rows), Math.max(...columns), Math.max(...rows)].map((one) => one / scale);
 }"""
+
+
+def coloured(page, event, track, part, width):
+    """Where a part of the picture, which is so wide, has the colour of a track."""
+    colour = page.evaluate(
+        "async ([events, key]) => (await import('/static/geometry.js')).trackColors(events).get(key)",
+        [[event], f"{event['event_num']}/{track['track_id']}"],
+    )
+    return page.evaluate(COLOURED, [*part, width, *(int(colour[at : at + 2], 16) for at in (1, 3, 5))])
 
 
 def test_boxes_follow_the_picture(window, site, world):
@@ -338,22 +354,18 @@ def test_boxes_follow_the_picture(window, site, world):
     event = asked(site, "item", video_id=name, event_num=1)["events"][0]
     (bell,) = (one for one in event["tracks"] if one["name"] == "yellow bell")
     assert [box[0] for box in bell["boxes_xyxy_px"][:2]] == [172, 153]  # fast: a box that stays would be seen
-    colour = page.evaluate(
-        "async ([events, key]) => (await import('/static/geometry.js')).trackColors(events).get(key)",
-        [[event], f"1/{bell['track_id']}"],
-    )
-    rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     standing(page, 6.4)
     for steps in (0, 3):  # at a box, and 0.3 s on: three pictures of ten a second
         for _ in range(steps):
             page.keyboard.press(".")
         standing(page, 6.4 + steps / 10)
         box = [a + steps / 10 * (b - a) for a, b in zip(*bell["boxes_xyxy_px"][:2], strict=True)]
-        left, right = page.evaluate(COLOURED, [(box[1] + box[3]) / 2, *rgb])
+        y = (box[1] + box[3]) / 2
+        left, _, right, _ = coloured(page, event, bell, (0, y - 5, 256, y + 5), 256)  # higher than a dash's gap
         assert left == pytest.approx(box[0], abs=1.5) and right == pytest.approx(min(box[2], 255), abs=1.5)
 
 
-def test_the_pictures_of_an_odd_file_are_found_one_by_one(window):
+def test_the_pictures_of_an_odd_file_are_found_one_by_one(window, site):
     page = window(row("odd"))
     page.wait_for_function(
         "async () => (await (await fetch('/api/timeline?video_id=odd')).json()).starts_s.length === 50"
@@ -367,7 +379,20 @@ def test_the_pictures_of_an_odd_file_are_found_one_by_one(window):
         assert read_number(np.rot90(np.asarray(picture), -1)) == number
         page.keyboard.press(".")
         number += 1
-    assert page.evaluate("[video.videoWidth, video.videoHeight]") == [80, 96]
+    assert page.evaluate("[video.videoWidth, video.videoHeight]") == list(ODD_SIZE)
+    page.keyboard.press("e")
+    page.keyboard.press(".")  # the time of the only box
+    page.keyboard.press("Escape")
+    standing(page, max(start_s for start_s in starts_s if start_s <= 1.5))
+    page.wait_for_timeout(150)
+    event = asked(site, "item", video_id="odd", event_num=1)["events"][0]
+    _, _, right, _ = coloured(page, event, event["tracks"][0], (0, 180, 80, 190), ODD_SIZE[0])
+    _, _, _, top = coloured(page, event, event["tracks"][0], (14, 100, 24, 192), ODD_SIZE[0])  # its name stands on it
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+    rows, columns = np.nonzero((picture[..., 0] > 180) & (picture[..., 1:].max(-1) < 90))
+    scale = picture.shape[1] / ODD_SIZE[0]
+    for drawn, seen, true in ((right, columns.max() / scale, ODD_MARK[2]), (top, rows.min() / scale, ODD_MARK[1])):
+        assert drawn == pytest.approx(true, abs=1.5) and seen == pytest.approx(true, abs=1.5)
 
 
 def test_what_can_not_be_shown_or_saved_says_so(window, site, world):
