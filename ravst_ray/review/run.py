@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import socket
 from collections.abc import Callable
@@ -45,8 +46,10 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
         settings = uvicorn.Config(
             make_app(review), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
+        server = uvicorn.Server(settings)
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # what is cut off is no error
         with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
-            uvicorn.Server(settings).run(sockets=[listening])
+            server.run(sockets=[listening])
 
 
 def address(config: ReviewConfig, port: int) -> str:
