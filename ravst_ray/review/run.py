@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import secrets
 import socket
@@ -38,7 +39,10 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
     from ravst_ray.review.server import make_app
 
     with listening:
+        gc.disable()  # what is read here stays: to look for garbage among it took a third of the time
         review = Review(output, config)
+        gc.freeze()
+        gc.enable()
         review.pictures.warm()
         if review.why_not_writable:
             say(f"to look only: {review.why_not_writable}")
