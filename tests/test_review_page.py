@@ -31,6 +31,7 @@ ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=3
 ODD_SIZE = 80, 192
 ODD_MARK = 0.0, 176.0, 10.0, 192.0  # its red mark, 8 x 10 pixels at the coded picture's top left, as it is shown
 WIDE = {"width": 1440, "height": 900}
+LAPTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
 
 
@@ -210,6 +211,8 @@ def test_ten_rows_by_keyboard(window, site):
     page.keyboard.press("u")  # after a reload: what was said of the shown row
     saved(page, "saved: taken back")
     assert [one["annotation_id"] for one in asked(site, "queue", reviewed="yes")["items"]] == rows[:8]
+    page.goto(f"{site}#{row('lost')}")  # a link to another row, while the page is open
+    page.wait_for_function("() => document.querySelector('#head .id')?.textContent === 'lost'")
 
 
 def test_boxes_names_and_bounds_are_changed(window, site, world):
@@ -426,7 +429,7 @@ def test_what_can_not_be_shown_or_saved_says_so(window, site, world):
     saved(looked, "the disk is read-only")
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "dark"), (PHONE, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize(("size", "scheme"), [(LAPTOP, "dark"), (PHONE, "light"), (PHONE, "dark")])
 def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme):
     page = window(row(HOSTILE), size=size, color_scheme=scheme)
     assert page.locator("#head h2").inner_text() == "</b>" + HOSTILE
@@ -438,6 +441,11 @@ def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme)
         ".map(one => one.scrollWidth - one.clientWidth))"
     )
     assert width <= 0
+    rows = [
+        {one.bounding_box()["y"] for one in page.locator(f"{bar} button").all()} for bar in ("#verdicts", "#controls")
+    ]
+    assert [len(found) for found in rows] == ([2, 1] if size is PHONE else [1, 1])
+    assert page.locator("#reviewer").is_visible(), "who reviews can be said everywhere"
     background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
     assert light < 64 if scheme == "dark" else light > 192

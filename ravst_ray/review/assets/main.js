@@ -540,6 +540,7 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden && sinceMs !== null) [shownMs, sinceMs] = [shownMs + performance.now() - sinceMs, null];
   else if (!document.hidden) sinceMs = performance.now();
 });
+window.addEventListener("hashchange", () => window.location.reload()); // a link to another row
 window.addEventListener("beforeunload", (leaving) => (drafts.any || sending) && leaving.preventDefault());
 
 async function start() {
