@@ -211,8 +211,12 @@ def test_ten_rows_by_keyboard(window, site):
     page.keyboard.press("u")  # after a reload: what was said of the shown row
     saved(page, "saved: taken back")
     assert [one["annotation_id"] for one in asked(site, "queue", reviewed="yes")["items"]] == rows[:8]
-    page.goto(f"{site}#{row('lost')}")  # a link to another row, while the page is open
+    page.goto(f"{site}#reviewed=second&{row('lost')}")  # a link to another row, while the page is open
     page.wait_for_function("() => document.querySelector('#head .id')?.textContent === 'lost'")
+    page.wait_for_function("() => document.querySelector('#rows .end').textContent === 'Nothing here.'")
+    page.fill("#reviewer", "eve")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#rows .row').length === 8")
 
 
 def test_boxes_names_and_bounds_are_changed(window, site, world):

@@ -561,6 +561,7 @@ async function start() {
   byId("reviewer").addEventListener("change", () => {
     window.localStorage.setItem("reviewer", byId("reviewer").value.trim());
     byId("reviewer").blur(); // the next key is no part of the name
+    if (filters.reviewed === "second") setFilters(filters); // of somebody else
   });
   if (!session.writable) banner("read-only", `Read only: ${session.why_not ?? "this output can’t be written."}`, false);
   if (session.problems.length) {
