@@ -39,6 +39,8 @@ log = get_logger(__name__)
 WATCH_S = 1.0
 CONCURRENCY = 1000
 """Calls that an actor takes at once; samples never fill it up, or it couldn't tell that it is alive."""
+_NODE_IS_GONE = "its node has died"
+"""In what Ray says of an actor that it has sent to a node which was gone, before anyone knew."""
 AHEAD = 2
 """Groups that an actor of an elastic pool gets beyond those that its engine can run at once: it shall not run dry.
 
@@ -273,6 +275,9 @@ class RolloutPool:
                 self._members.remove(member)
             if member.leaving and isinstance(error, ray.exceptions.RayActorError):
                 return  # it wasn't wanted any more before it was there
+            if isinstance(error, ray.exceptions.RayActorError) and _NODE_IS_GONE in str(error):
+                self._count_restart(member, str(plain_error(error)))
+                return await self._bring_up(self._seated(member.seat))
             raise
         member.up, member.current = True, not self._transferred
         member.idle_since = member.measured_at = time.monotonic()
@@ -330,14 +335,22 @@ class RolloutPool:
             ray.kill(member.handle)
         if member.leaving:
             return
-        self.restarts += 1
         why = f"no token came for rollouts.timeout_s = {self._config.rollouts.timeout_s:g} s"
         if not isinstance(error, TimeoutError):
             why = str(plain_error(error))
+        self._count_restart(member, why)
+        self._do(self._bring_up(self._seated(member.seat)))
+
+    def _count_restart(self, member: Member, why: str) -> None:
+        """Another will take the place of a member.
+
+        Raises:
+            AbortError: that has been too often.
+        """
+        self.restarts += 1
         if self.restarts > self._config.rollouts.max_restarts:
             raise AbortError(f"rollout actors died {self.restarts} times; the last: {why}")
         log.warning("rollout actor %d is started again: %s", member.seat, why)
-        self._do(self._bring_up(self._seated(member.seat)))
 
     async def _leave(self, member: Member) -> None:
         member.leaving = True
