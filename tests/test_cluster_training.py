@@ -158,3 +158,41 @@ def test_a_training_goes_on_from_the_store_when_the_learners_node_is_lost(data, 
         assert b"<html" in s3.get("run/report.html") and any("tfevents" in name for name in there)
         assert {"run/model/config.json", "run/model/model.safetensors"} <= set(there)
     assert not list(disk.iterdir()) and not Path("s3:").exists(), "nothing lies on this machine's own disk"
+
+
+DRIVER = """
+import ray
+from ray.cluster_utils import Cluster
+from ravst_ray.cluster.nodes import beside_driver, settle
+
+class Where:
+    def node(self):
+        return names[ray.get_runtime_context().get_node_id()]
+
+cluster = Cluster()
+try:
+    local = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "dashboard_agent_listen_port": 0}
+    nodes = {name: cluster.add_node(num_cpus=0, **local) for name in ("head", "gone")}
+    names = {node.node_id: name for name, node in nodes.items()}
+    ray.init(address=cluster.address, log_to_driver=False)
+    raylet = nodes["gone"].all_processes["raylet"][0].process
+    raylet.kill()
+    raylet.wait()
+    alive = lambda: sorted(names[node["NodeID"]] for node in ray.nodes() if node["Alive"])
+    print("TOLD", alive(), flush=True)
+    actors = [ray.remote(Where).options(**beside_driver()).remote() for _ in range(5)]
+    print("TOLD", ray.get([one.node.remote() for one in actors]), flush=True)
+    settle()
+    print("TOLD", alive(), flush=True)
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+def test_what_is_beside_the_driver_never_goes_by_way_of_a_node_that_is_gone():
+    environment = os.environ | LOOPBACK | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", DRIVER], env=environment, capture_output=True, text=True, timeout=280)
+    told = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    noticed_by_none, places = "TOLD ['gone', 'head']", f"TOLD {['head'] * 5}"
+    assert told == [noticed_by_none, places, "TOLD ['head']"], done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The cluster's nodes, counted while a run goes on."""
+"""The cluster's nodes: counted while a run goes on, waited for where one is gone, and the driver's own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,49 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ravst_ray.logs import get_logger
 from ravst_ray.records import NodeCount
 
 log = get_logger(__name__)
+GIVEN_UP_S = 90.0
+"""After so long Ray's control has given up a node that is gone: it asks five times, 13 s at most each time."""
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor that needs no CPU and must outlive the nodes that work: it is on the driver's.
+
+    It asks for a byte of memory. One that asks for nothing Ray starts by way of any node, and of one that is gone, but
+    still counts as alive, it never comes back.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return {"num_cpus": 0, "memory": 1, "scheduling_strategy": here}
+
+
+def settle(limit_s: float = GIVEN_UP_S) -> None:
+    """Wait until each node that counts as alive has answered, or counts no longer.
+
+    A node that is gone counts as alive until Ray's control has asked it in vain for a while, and an actor that is sent
+    there meanwhile dies without having lived.
+
+    Args:
+        limit_s: go on after so long, whoever has not answered.
+    """
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    _, silent = ray.wait(
+        [_answer.options(scheduling_strategy=place).remote() for place in places],
+        num_returns=len(places),
+        timeout=limit_s,
+    )
+    if silent:
+        log.warning("%d of the cluster's %d nodes didn't answer within %g s", len(silent), len(nodes), limit_s)
+
+
+@ray.remote(num_cpus=0)
+def _answer() -> None:
+    pass
 
 
 class NodeWatch:
