@@ -22,8 +22,8 @@ GIVEN_UP_S = 90.0
 def beside_driver() -> dict[str, Any]:
     """Options of an actor that needs no CPU and must outlive the nodes that work: it is on the driver's.
 
-    It asks for a byte of memory. One that asks for nothing Ray starts by way of any node, and of one that is gone, but
-    still counts as alive, it never comes back.
+    It asks for a byte of memory. One that asks for nothing goes to any node, whatever its strategy prefers, and dies
+    where that one is gone but still counts as alive.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return {"num_cpus": 0, "memory": 1, "scheduling_strategy": here}
@@ -38,15 +38,19 @@ def settle(limit_s: float = GIVEN_UP_S) -> None:
     Args:
         limit_s: go on after so long, whoever has not answered.
     """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    _, silent = ray.wait(
-        [_answer.options(scheduling_strategy=place).remote() for place in places],
-        num_returns=len(places),
-        timeout=limit_s,
-    )
-    if silent:
-        log.warning("%d of the cluster's %d nodes didn't answer within %g s", len(silent), len(nodes), limit_s)
+    places = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in _alive()}
+    asked = {_answer.options(scheduling_strategy=place).remote(): node for node, place in places.items()}
+    until = time.monotonic() + limit_s
+    while asked and time.monotonic() < until:
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=1.0)
+        alive = _alive()  # what a silent node was asked stays without an answer
+        asked = {one: node for one, node in asked.items() if one not in answered and node in alive}
+    if asked:
+        log.warning("%d of the cluster's %d nodes didn't answer within %g s", len(asked), len(places), limit_s)
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 @ray.remote(num_cpus=0)
