@@ -19,7 +19,7 @@ from ravst_ray.core.geometry import is_real_box
 from ravst_ray.core.graphs import Graph
 from ravst_ray.core.intervals import Interval
 from ravst_ray.core.names import NameMatcher
-from ravst_ray.datasets.places import local_copy
+from ravst_ray.datasets.places import REPORT_VIDEO_BYTES, local_copy
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
@@ -231,7 +231,7 @@ class _Artist:
         with ExitStack() as copies:
             if not isinstance(self._views.get(task.video_id), RavstError):
                 try:
-                    task = replace(task, path=copies.enter_context(local_copy(task.path)))
+                    task = replace(task, path=copies.enter_context(local_copy(task.path, REPORT_VIDEO_BYTES)))
                 except RavstError as error:
                     self._leave_out(task, error)
             yield task
