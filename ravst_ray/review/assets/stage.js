@@ -6,13 +6,15 @@ import { stageSays, trouble } from "./says.js";
 
 const KEPT = 40; // answers about the last few videos
 
-export class Stage {
+/** Events: "file" (`detail`: what `/api/timeline` says of the video that was opened). */
+export class Stage extends EventTarget {
   #player;
   #timeline;
   #extras = new Map(); // address -> promise of an answer
   #turn = 0; // counts what was opened, so that a late answer of the one before is dropped
 
   constructor(player, timeline) {
+    super();
     this.#player = player;
     this.#timeline = timeline;
     player.addEventListener("trouble", ({ detail }) => trouble(detail));
@@ -27,10 +29,14 @@ export class Stage {
     this.#player.open(videoId, time_s);
   }
 
-  /** What stands in the file of the video that was opened; video: {found, why_not, width, height, fps}. */
-  read(videoId, video) {
+  #fit(video) {
     byId("stage").style.setProperty("--ratio", video.width && video.height ? video.width / video.height : 16 / 9);
     this.#player.fps = video.fps || 25;
+  }
+
+  /** What stands in the file of the video that was opened; video: {found, why_not, width, height, fps}, the last three if known. */
+  read(videoId, video) {
+    this.#fit(video);
     if (!video.found) {
       this.#player.close();
       trouble(null);
@@ -40,9 +46,11 @@ export class Stage {
     }
     const turn = this.#turn;
     this.#extra("/api/timeline", videoId).then((found) => {
-      if (turn !== this.#turn) return;
-      if (found.failed) stageSays(found.failed);
-      else this.#player.setTimeline(found);
+      if (turn !== this.#turn) return undefined;
+      if (found.failed) return stageSays(found.failed);
+      if (!video.width) this.#fit(found);
+      this.#player.setTimeline(found);
+      return this.dispatchEvent(new CustomEvent("file", { detail: found }));
     });
     this.#extra("/api/waveform", videoId).then((found) => {
       if (turn === this.#turn) this.#timeline.setWave(found.failed ? { peaks: null, why_not: found.failed } : found);

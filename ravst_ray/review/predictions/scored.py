@@ -31,7 +31,7 @@ class Run:
         question_A: of each answer the place of its question.
         sample_A: the how manieth answer of the file to this question it is, from 0.
         place_A: where it stands, in bytes.
-        scores: by part, and :data:`TOTAL`, the score of each answer ``[A]``; NaN of a part that doesn't count in its task.
+        scores: by part, and :data:`TOTAL`, the score of each answer ``[A]``; NaN of what doesn't count in its task.
         maximum_A: the largest total.
         truncated, malformed: how many answers hit the token limit, and aren't well formed.
     """
