@@ -40,7 +40,7 @@ export function showReward(root, item, sides) {
     el("thead", {}, el("tr", {}, el("th", {}), runs.map((side) => el("th", { scope: "col", class: "n" }, swatch(side), side.name)), runs.length > 1 ? el("th", { class: "n" }, "±") : null)),
     el("tbody", {},
       row("total", `of ${short(maximum)}`, runs.map(({ answer }) => answer?.total ?? null), maximum || 1),
-      [...parts].map(([name, weight]) => row(name, weight ? `× ${short(weight)}` : "not counted", runs.map(({ answer }) => scoreOf(answer, name)), 1, !weight))))));
+      [...parts].map(([name, weight]) => row(name, `× ${short(weight)}`, runs.map(({ answer }) => scoreOf(answer, name)), 1, !weight))))));
 }
 
 const round = (value) => Math.round(value * 1e6) / 1e6;
