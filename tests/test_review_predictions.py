@@ -68,7 +68,8 @@ def files(tmp_path):
 
 @contextmanager
 def serving(tmp_path, *places, **settings):
-    made = Predictions(places, str(tmp_path / "questions.jsonl"), PredictionsConfig(**settings))
+    config = PredictionsConfig(**{"names": {"vectors": None}, **settings})
+    made = Predictions(places, str(tmp_path / "questions.jsonl"), config)
     with TestClient(make_app(made), base_url="http://127.0.0.1:8765") as client:
         yield client
 

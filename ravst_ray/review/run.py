@@ -61,6 +61,7 @@ def serve_predictions(
         from ravst_ray.review.predictions.server import make_app
         from ravst_ray.review.predictions.service import Predictions
 
+        say("reading and scoring the answers …")
         opened = Predictions(predictions, annotations, config)
         opened.pictures.warm()
         return make_app(opened)
