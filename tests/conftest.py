@@ -69,6 +69,19 @@ def world(tmp_path_factory) -> World:
     return World(root, json.loads((root / "truth.json").read_text()))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.review_browser import CHROMIUM
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """Ray in this process, for all tests that need it."""

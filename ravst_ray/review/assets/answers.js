@@ -17,8 +17,10 @@ const direction = (value) => (value > 0 ? "up" : value < 0 ? "down" : "");
 /** The question. */
 export function showAsked(root, item) {
   const sample = item.samples > 1 ? el("span", {}, `answer ${item.sample + 1} of ${item.samples}`) : null;
+  const [asked, ...more] = item.question.split("\n"); // options, and how to answer, have lines of their own
   fill(root,
-    el("h2", {}, item.question),
+    el("h2", {}, asked),
+    more.length ? el("p", { class: "options" }, more.join("\n")) : null,
     el("p", { class: "facts" }, el("span", { class: "chip", title: item.title }, item.task), item.kind ? el("span", { class: "chip plain" }, words(item.kind)) : null, sample),
     el("p", { class: "hint" }, el("span", { class: "id" }, item.qa_id), " · ", el("span", { class: "id" }, item.video_id)));
 }
@@ -31,7 +33,7 @@ export function showReward(root, item, sides) {
   const scoreOf = (answer, name) => answer?.parts.find((part) => part.name === name)?.score ?? null;
   const row = (name, says, values, most, off = false) => {
     const both = values.length === 2 && values.every((value) => value !== null);
-    return el("tr", { class: off ? "off" : null, data: { part: name } }, el("th", { scope: "row" }, name, says ? el("small", {}, says) : null),
+    return el("tr", { class: off ? "off" : null, data: { part: name } }, el("th", { scope: "row" }, name, says ? [" ", el("small", {}, says)] : null),
       values.map((value, index) => el("td", { class: "n" }, value === null ? "–" : [value.toFixed(2), bar(value / most, runs[index])])),
       runs.length > 1 ? el("td", { class: `n change ${both ? direction(round(values[1] - values[0])) : ""}` }, both ? change(round(values[1] - values[0])) : "") : null);
   };

@@ -101,9 +101,11 @@ export class Overlay extends EventTarget {
   #drawTrack(pen, track, [x1, y1, x2, y2], ratio) {
     const selected = track.track_id === this.#selected;
     pen.setLineDash([]);
-    pen.strokeStyle = "rgb(0 0 0 / 55%)";
-    pen.lineWidth = (selected ? 5 : 4) * ratio;
-    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    if (!track.bare) { // else dashes leave a box visible that lies under them
+      pen.strokeStyle = "rgb(0 0 0 / 55%)";
+      pen.lineWidth = (selected ? 5 : 4) * ratio;
+      pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    }
     pen.strokeStyle = this.#colors.get(`${this.#event.event_num}/${track.track_id}`);
     pen.lineWidth = (selected ? 3 : 2) * ratio;
     if (!track.audible) pen.setLineDash([6 * ratio, 4 * ratio]);
@@ -155,9 +157,12 @@ export class Overlay extends EventTarget {
       if (hollow) pen.stroke();
       else pen.fill();
       pen.strokeStyle = "rgb(0 0 0 / 70%)";
-      pen.strokeText(label.slice(0, 40), left + 11 * ratio, top + (hollow ? 8 : -8) * ratio);
-      pen.fillText(label.slice(0, 40), left + 11 * ratio, top + (hollow ? 8 : -8) * ratio);
+      pen.textAlign = x > 0.8 ? "right" : "left";
+      const text = [label.slice(0, 40), left + (x > 0.8 ? -11 : 11) * ratio, top + (hollow ? 8 : -8) * ratio];
+      pen.strokeText(...text);
+      pen.fillText(...text);
     }
+    pen.textAlign = "left";
   }
 
   #drawAnswer(pen, time_s, scale, ratio) {

@@ -233,6 +233,7 @@ async function start() {
     banner("session", error.message, false);
     return;
   }
+  document.body.classList.toggle("lone-run", session.runs.length === 1);
   const title = names().join(" → ");
   byId("output").textContent = title;
   byId("output").title = session.runs.map((run) => run.place).join(", ");

@@ -33,7 +33,7 @@ export function eventOf(item, sides) {
   const tracks = sides.flatMap((side, place) => side.answer.tracks.map((track, index) => {
     const track_id = 1000 * place + index;
     colors.set(`0/${track_id}`, side.color);
-    return { ...track, track_id, says: side.name, below: side.line, audible: !side.dashed };
+    return { ...track, track_id, says: side.name, below: side.line, audible: !side.dashed, bare: side.dashed };
   }));
   const graphs = sides.map((side) => ({ color: side.color, hollow: side.dashed, frames: side.answer.graphs }));
   return { event: { event_num: 0, start_s, end_s, frame_times_s: [], tracks, graphs }, colors };
