@@ -93,7 +93,8 @@ export class Overlay extends EventTarget {
       if (box) placed.push([track, box.map((value, side) => value * scale[side % 2])]);
     }
     for (const [track, box] of placed) this.#drawTrack(pen, track, box, ratio);
-    for (const [track, box] of placed) this.#drawName(pen, track, box, ratio, width, height);
+    const taken = [];
+    for (const [track, box] of placed) this.#drawName(pen, track, box, ratio, width, height, taken);
     for (const graph of this.#event.graphs ?? []) this.#drawDots(pen, graph, time_s, ratio, width, height);
     if (this.#answer) this.#drawAnswer(pen, time_s, scale, ratio);
   }
@@ -125,8 +126,8 @@ export class Overlay extends EventTarget {
     }
   }
 
-  /** Over the box, or in a line below it (`track.below`: 0, 1). */
-  #drawName(pen, track, [x1, y1, , y2], ratio, width, height) {
+  /** Over the box, or `track.below` it, clear of the names in `taken`. */
+  #drawName(pen, track, [x1, y1, , y2], ratio, width, height, taken) {
     const color = this.#colors.get(`${this.#event.event_num}/${track.track_id}`);
     pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     const name = track.name.length > 40 ? `${track.name.slice(0, 39)}…` : track.name;
@@ -134,7 +135,10 @@ export class Overlay extends EventTarget {
     const [wide, high] = [pen.measureText(text).width + 10 * ratio, 18 * ratio];
     const x = Math.max(0, Math.min(x1 - ratio, width - wide));
     const over = y1 - high >= 0 ? y1 - high : y1;
-    const y = track.below === null || track.below === undefined ? over : Math.min(y2 + high * track.below, height - high * (2 - track.below));
+    let y = track.below ? Math.min(y2, height - high) : over;
+    const meets = (one) => x < one.x + one.wide && one.x < x + wide && y < one.y + high && one.y < y + high;
+    while (track.below && y + 2 * high <= height && taken.some(meets)) y += high;
+    taken.push({ x, y, wide });
     pen.fillStyle = color;
     pen.fillRect(x, y, wide, high);
     pen.fillStyle = inkOn(color);

@@ -71,7 +71,7 @@ const rowId = () => item && list.idOf(item);
 const names = () => session.runs.map((run) => run.name);
 
 async function setFilters(changed) {
-  filters = Object.fromEntries(Object.entries(changed).filter(([, value]) => value !== "" && value !== null && value?.length !== 0));
+  filters = Object.fromEntries(Object.entries({ ...filters, ...changed }).filter(([, value]) => value !== "" && value !== null && value?.length !== 0));
   toAddress(filters, item && { id: item.qa_id, sample: item.sample });
   await list.load(filters);
 }

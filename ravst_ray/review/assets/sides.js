@@ -2,12 +2,11 @@
 
 // Colours of the reports: truth and first run; told apart by colour-blind readers.
 const COLORS = ["#56b4e9", "#e69f00", "#cc79a7"];
-const LINES = [null, 0, 1]; // of text below a box; the truth’s name stands above it
 
 /** [{name, color, dashed, answer}] of truth and of each run that has an answer; `key` is what shows and hides it. */
 export function sidesOf(item, runs) {
   const sides = [{ key: "1", name: "truth", answer: item.truth }, ...runs.map((name, index) => ({ key: String(index + 2), name, answer: item.answers[index] }))];
-  return sides.map((side, index) => ({ ...side, color: COLORS[index], line: LINES[index], dashed: index > 0 }));
+  return sides.map((side, index) => ({ ...side, color: COLORS[index], dashed: index > 0 }));
 }
 
 /** The last second that anything is said of. */
@@ -33,7 +32,7 @@ export function eventOf(item, sides) {
   const tracks = sides.flatMap((side, place) => side.answer.tracks.map((track, index) => {
     const track_id = 1000 * place + index;
     colors.set(`0/${track_id}`, side.color);
-    return { ...track, track_id, says: side.name, below: side.line, audible: !side.dashed, bare: side.dashed };
+    return { ...track, track_id, says: side.name, below: side.dashed, audible: !side.dashed, bare: side.dashed };
   }));
   const graphs = sides.map((side) => ({ color: side.color, hollow: side.dashed, frames: side.answer.graphs }));
   return { event: { event_num: 0, start_s, end_s, frame_times_s: [], tracks, graphs }, colors };

@@ -5,25 +5,24 @@ import { byId, el, fill } from "./dom.js";
 
 const OUTCOMES = { better: "Better", same: "Same", worse: "Worse", one: "Only one" };
 
-/** `changed` is called with all filters when one of them is another. */
+/** `changed` is called with those filters that are others now. */
 export function showSort(session, filters, summary, changed) {
-  const set = (more) => changed({ ...filters, ...more });
-  showOutcomes(summary, filters, set);
-  showForm(session, filters, set);
-  showMeans(session, filters, summary, set);
+  showOutcomes(summary, filters, changed);
+  if (!byId("filter-form").childElementCount) buildForm(session, filters, changed);
+  showMeans(session, filters, summary, changed);
 }
 
-function showOutcomes({ rows, outcomes }, filters, set) {
+function showOutcomes({ rows, outcomes }, filters, changed) {
   const button = (key, name, number) =>
-    el("button", { type: "button", "aria-pressed": String((filters.outcome ?? "") === key), on: { click: () => set({ outcome: key }) } },
+    el("button", { type: "button", "aria-pressed": String((filters.outcome ?? "") === key), on: { click: () => changed({ outcome: key }) } },
       name, el("small", {}, number.toLocaleString("en")));
   const some = Object.entries(outcomes ?? {}).filter(([key, number]) => number || key !== "one");
   fill(byId("sections"), button("", "All", rows), some.map(([key, number]) => button(key, OUTCOMES[key], number)));
 }
 
-function showForm(session, filters, set) {
+/** Once: what it says is always what is on, and it keeps the focus. */
+function buildForm(session, filters, changed) {
   const form = byId("filter-form");
-  if (form.contains(document.activeElement) && document.activeElement.name === "text") return; // it is being typed in
   const names = session.runs.map((run) => run.name);
   const orders = [
     ...(names.length > 1 ? [["lost", "most lost first"], ["gained", "most gained first"]] : []),
@@ -39,13 +38,13 @@ function showForm(session, filters, set) {
   form.onchange = () => {
     const given = new FormData(form);
     const [sort, run] = given.get("order").split(" ");
-    set({ text: given.get("text").trim(), task: given.getAll("task"), order: sort, run: run === "1" ? run : "" });
+    changed({ text: given.get("text").trim(), task: given.getAll("task"), order: sort, run: run === "1" ? run : "" });
   };
   form.onsubmit = (event) => { event.preventDefault(); form.onchange(); };
 }
 
 /** A row for each part: its means, and a press sorts by it. */
-function showMeans(session, filters, { means }, set) {
+function showMeans(session, filters, { means }, changed) {
   const by = filters.by ?? "total";
   const root = byId("means") ?? el("div", { id: "means", class: "scroll" });
   byId("filters").append(root);
@@ -53,7 +52,7 @@ function showMeans(session, filters, { means }, set) {
   fill(root, el("table", {},
     el("thead", {}, el("tr", {}, el("th", {}, "mean"), session.runs.map((run) => el("th", { class: "n", title: run.place }, run.name)), session.runs.length > 1 ? el("th", { class: "n" }, "±") : null)),
     el("tbody", {}, Object.entries(means).map(([name, numbers]) => el("tr", { class: name === by ? "chosen" : null },
-      el("th", { scope: "row" }, el("button", { type: "button", "aria-pressed": String(name === by), title: "Sort and compare by it", on: { click: () => set({ by: name === "total" ? "" : name }) } }, name)),
+      el("th", { scope: "row" }, el("button", { type: "button", "aria-pressed": String(name === by), title: "Sort and compare by it", on: { click: () => changed({ by: name === "total" ? "" : name }) } }, name)),
       session.runs.map((_, index) => el("td", { class: "n" }, value(numbers[index]))),
       session.runs.length > 1 ? el("td", { class: `n change ${numbers[2] > 0 ? "up" : numbers[2] < 0 ? "down" : ""}` }, numbers[2] === null ? "–" : change(Math.round(numbers[2] * 1e6) / 1e6)) : null)))));
 }
