@@ -335,9 +335,20 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may stand between and behind options, where argparse takes them for strangers."""
+    parser = _parser()
+    args, more = parser.parse_known_args(argv)
+    if strangers := [one for one in more if one.startswith("-") or "=" not in one or "overrides" not in args]:
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+    if more:
+        args.overrides = [*args.overrides, *more]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = _parsed(argv)
     from ravst_ray.logs import setup_logging
     from ravst_ray.surroundings import prepare_surroundings
 
