@@ -32,7 +32,7 @@ def test_exit_status(monkeypatch, capsys, raised, status, said):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["annotate", "toyworld", "score", "evaluate"])
+@pytest.mark.parametrize("command", ["annotate", "toyworld", "review", "score", "evaluate"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])

@@ -38,7 +38,14 @@ def site(world, tmp_path_factory):
         "after": {"box": where(TRUE), "time": when(2.5, 3.0), HOSTILE: when(0, 1, HOSTILE), "elsewhere": ""},
     }
     rows = [
-        {"id": key, "video": name, "duration_s": 8.0, "task": task, "question": f"Of {key}?", "answer": answer}
+        {
+            "id": key,
+            "video": name,
+            "duration_s": 0 if name == "lost" else 8.0,
+            "task": task,
+            "question": f"Of {key}?",
+            "answer": answer,
+        }
         for key, task, answer, name in questions
     ]
     (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -119,6 +126,7 @@ def test_hostile_texts_are_texts_and_a_missing_video_is_said(window, size, schem
     shown(page, HOSTILE)
     page.wait_for_selector("#stage-says:not([hidden])")
     assert "lost" in page.inner_text("#stage-says")
+    assert page.inner_text(".clock") == "0:00.00 / 0:01.0", "as long as anything is said of, where nothing else tells"
     page.click(".answer[data-side='2'] summary")
     assert page.inner_text(".answer[data-side='2'] pre") == f"</pre>{HOSTILE}"
     assert page.inner_text("#head h2") == f"Of {HOSTILE}?"

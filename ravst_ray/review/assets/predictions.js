@@ -62,7 +62,7 @@ let item = null;
 let sides = [];
 let opening = 0;
 
-const shown = () => item && { duration_s: item.video.duration_s, span: spanOf(item) };
+const shown = () => item && { duration_s: item.video.shown_s, span: spanOf(item) };
 const controls = new Controls(byId("controls"), player, timeline, shown);
 const rowId = () => item && list.idOf(item);
 
@@ -119,8 +119,8 @@ async function open(id, sample, videoId = null) {
   const file = item?.video; // what is known of the same file
   item = found;
   if (item.video_id !== opened) stage.open(item.video_id, 0);
-  if (item.video_id === before) item.video = { ...item.video, width: file.width, height: file.height };
-  item.video.duration_s ||= (item.video_id === before && file.duration_s) || lastSecond(item);
+  if (item.video_id === before) item.video = { ...file, ...item.video };
+  item.video.shown_s = item.video.duration_s || item.video.end_s || lastSecond(item);
   sides = sidesOf(item, names());
   toAddress(filters, { id, sample });
   list.select(rowId());
@@ -138,7 +138,7 @@ function show() {
   const { event, colors } = eventOf(item, drawn);
   if (item.video.width) overlay.show(event, item.video, colors);
   const lanes = lanesOf(drawn, (side, name) => el("span", { class: "lane-name" }, swatch(side), el("span", { title: name }, name), el("small", {}, side.name)));
-  timeline.show({ ...item, lanes }, event, colors, () => new Map(), overlay.selected);
+  timeline.show({ video: { duration_s: item.video.shown_s }, lanes }, event, colors, () => new Map(), overlay.selected);
   showAsked(byId("head"), item);
   showReward(byId("reward"), item, sides);
   showAnswers(byId("answers"), item, sides, { seek: (time_s) => { player.pause(); player.seek(time_s); } });
@@ -171,7 +171,8 @@ function select(trackId) {
 
 stage.addEventListener("file", ({ detail }) => {
   if (!item) return;
-  item.video = { ...item.video, width: detail.width, height: detail.height, fps: detail.fps };
+  const { width, height, fps, end_s } = detail;
+  item.video = { ...item.video, width, height, fps, end_s, shown_s: item.video.duration_s || end_s };
   show();
 });
 overlay.addEventListener("select", ({ detail }) => select(detail));

@@ -19,7 +19,7 @@ export function lastSecond(item) {
 
 /** What the question is about, to loop and to zoom to. */
 export function spanOf(item) {
-  const duration_s = item.video.duration_s;
+  const duration_s = item.video.shown_s;
   const asked = item.span ?? (item.truth.intervals[0] && [item.truth.intervals[0].start_s, item.truth.intervals[0].end_s]);
   const [start_s, end_s] = asked ?? [0, duration_s];
   return end_s - start_s > 0.1 && start_s < duration_s ? [Math.max(0, start_s), Math.min(end_s, duration_s)] : [0, duration_s];
