@@ -83,6 +83,7 @@ def test_two_runs_are_compared_on_the_video(window):
     shown(page, "time")
     assert page.locator("#sections button").all_inner_texts() == ["All3", "Better2", "Same0", "Worse1"]
     assert "1 answer to questions that the annotations don’t have (such as elsewhere)" in page.inner_text("#banners")
+    assert page.inner_text("#means .hint") == "malformed: 1 → 0"
     cells = "all => all.map(one => [...one.cells].map(cell => cell.innerText.trim().replace(/\\s+/g, ' ')))"
     parts = page.locator("#reward tr[data-part]").evaluate_all(cells)
     assert parts[0] == ["total of 2", "1.50", "1.25", "−0.25"]
@@ -110,7 +111,7 @@ def test_two_runs_are_compared_on_the_video(window):
     page.click("#means button >> text=spatial")  # by a part: only one question has it
     page.wait_for_function("() => sections.textContent.includes('Better1')")
     page.select_option("#filter-form select", "gained")
-    page.wait_for_function("() => document.querySelector('#rows [data-id]').dataset.id.startsWith('box')")
+    page.wait_for_function("() => document.querySelector('#rows [data-id]')?.dataset.id.startsWith('box')")
     page.click("#sections button >> text=Better")
     page.wait_for_function("() => document.querySelectorAll('#rows [data-id]').length === 1")
     page.reload()

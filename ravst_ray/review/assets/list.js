@@ -63,7 +63,7 @@ export class List extends EventTarget {
       this.#end.textContent = this.items.length ? (this.items.length < this.total ? " " : "") : "Nothing here.";
       this.dispatchEvent(new Event("loaded"));
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (signal.aborted) return;
       this.total = this.items.length; // asked again by loading anew
       this.#end.textContent = error.message;
       this.dispatchEvent(new CustomEvent("failed", { detail: error }));

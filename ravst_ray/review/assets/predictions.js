@@ -60,7 +60,8 @@ let session = null;
 let filters = {};
 let item = null;
 let sides = [];
-let opening = 0;
+let opening = 0; // counts what was opened, so that a late answer of the one before is dropped
+let listing = 0; // the same of lists
 
 const shown = () => item && { duration_s: item.video.shown_s, span: spanOf(item) };
 const controls = new Controls(byId("controls"), player, timeline, shown);
@@ -73,7 +74,9 @@ const names = () => session.runs.map((run) => run.name);
 async function setFilters(changed) {
   filters = Object.fromEntries(Object.entries({ ...filters, ...changed }).filter(([, value]) => value !== "" && value !== null && value?.length !== 0));
   toAddress(filters, item && { id: item.qa_id, sample: item.sample });
+  const turn = ++listing;
   await list.load(filters);
+  if (turn === listing) openFirst();
 }
 
 const openFirst = () => (list.items[0] ? open(list.items[0].qa_id, list.items[0].sample, list.items[0].video_id) : openNothing());
@@ -87,6 +90,7 @@ async function go(places) {
 // --- a question ---------------------------------------------------------------------------------------------------------
 
 function openNothing() {
+  opening += 1;
   item = null;
   stage.close();
   overlay.clear();
@@ -181,7 +185,7 @@ timeline.addEventListener("seek", ({ detail }) => { player.pause(); player.seek(
 timeline.addEventListener("track", ({ detail }) => select(detail));
 list.addEventListener("pick", ({ detail }) => open(detail.qa_id, detail.sample, detail.video_id));
 list.addEventListener("failed", ({ detail }) => banner("queue", detail.message));
-list.addEventListener("loaded", () => session && showSort(session, filters, list.summary, (changed) => setFilters(changed).then(openFirst)));
+list.addEventListener("loaded", () => session && showSort(session, filters, list.summary, setFilters));
 listenToWindows();
 
 listenToKeys([
@@ -205,11 +209,14 @@ listenToKeys([
 /** What of a file isn't in the list, in words; null where all is. */
 function lacks(run) {
   const some = (kind) => run.examples[kind].join(", ");
-  const said = [
-    run.broken ? `${count(run.broken, "line")} can’t be read (${some("broken")})` : null,
+  const out = [
+    run.broken ? `${count(run.broken, "line")} that can’t be read (${some("broken")})` : null,
     run.foreign ? `${count(run.foreign, "answer")} to questions that the annotations don’t have (such as ${some("foreign")})` : null,
+  ].filter(Boolean);
+  const said = [
+    out.length ? `left out: ${out.join(" and ")}` : null,
     run.missing ? `${count(run.missing, "question")} without an answer, which ravst evaluate counts as 0 and this page leaves out` : null,
-    run.repeated ? `${count(run.repeated, "further answer")} to the same question, each a row of its own` : null,
+    run.repeated ? `${count(run.repeated, "further answer")} to a question that has one, a row of its own each` : null,
   ].filter(Boolean);
   return said.length ? `${run.name}: ${said.join("; ")}.` : null;
 }
@@ -239,10 +246,10 @@ async function start() {
   byId("output").textContent = title;
   byId("output").title = session.runs.map((run) => run.place).join(", ");
   document.title = `Predictions · ${title}`;
+  byId("progress").title = session.annotations;
   byId("progress").textContent = `${count(session.rows, "answer")} to ${count(session.questions, "question")}`;
   if (session.runs.length > 1) byId("progress").textContent = `${session.both.toLocaleString("en")} of ${count(session.questions, "question")} answered by both`;
   session.runs.forEach((run, index) => banner(`run-${index}`, lacks(run)));
-  if (session.videos === null) banner("videos", "No folder of videos was named: answers are shown without their videos. Start ravst review with --videos DIR to see them.");
   const from = fromAddress();
   filters = { order: session.runs.length > 1 ? "lost" : "worst", ...from.filters };
   byId("filters").open = true;

@@ -49,7 +49,9 @@ function showMeans(session, filters, { means }, changed) {
   const root = byId("means") ?? el("div", { id: "means", class: "scroll" });
   byId("filters").append(root);
   const value = (number) => (number === null || number === undefined ? "–" : number.toFixed(2));
-  fill(root, el("table", {},
+  const some = [["truncated", "cut off"], ["malformed", "malformed"]].filter(([key]) => session.runs.some((run) => run[key]));
+  const faults = some.map(([key, name]) => `${name}: ${session.runs.map((run) => run[key].toLocaleString("en")).join(" → ")}`);
+  fill(root, faults.length ? el("p", { class: "hint", title: "Of all answers of the file" }, faults.join(" · ")) : null, el("table", {},
     el("thead", {}, el("tr", {}, el("th", {}, "mean"), session.runs.map((run) => el("th", { class: "n", title: run.place }, run.name)), session.runs.length > 1 ? el("th", { class: "n" }, "±") : null)),
     el("tbody", {}, Object.entries(means).map(([name, numbers]) => el("tr", { class: name === by ? "chosen" : null },
       el("th", { scope: "row" }, el("button", { type: "button", "aria-pressed": String(name === by), title: "Sort and compare by it", on: { click: () => changed({ by: name === "total" ? "" : name }) } }, name)),

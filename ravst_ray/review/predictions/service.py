@@ -72,7 +72,6 @@ class Predictions:
         both = np.all([answer_R >= 0 for answer_R in self._joined.answer_R], axis=0)
         return {
             "annotations": self._annotations.partition("?")[0],
-            "videos": self.config.videos.partition("?")[0] if self.config.videos else None,
             "questions": len(self._pairs),
             "rows": len(self._row),
             "both": int(both.sum()),
