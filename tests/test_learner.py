@@ -46,7 +46,7 @@ def build(folder, tmp_path, config, source, steps=1, on_step=None, rows=8):
         frozen_vision=config.freeze_vision,
         on_step=on_step,
         peft_config=adapter,
-        reference=load_reference(str(folder), config),
+        reference=load_reference(str(folder), config, model),
     )
 
 

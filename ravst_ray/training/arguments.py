@@ -45,7 +45,8 @@ def trainer_arguments(
     accumulation = rows // config.micro_batch
     sharded: dict[str, Any] = {}
     if layers:
-        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}}
+        by_layer = {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}
+        sharded = {"fsdp": True, "fsdp_config": {**by_layer, "cpu_ram_efficient_loading": True}}  # rank 0's weights
     return GRPOConfig(
         output_dir=str(output),
         use_cpu=not cuda,

@@ -13,6 +13,7 @@ from ravst_ray.datasets.transfer import at_once, send
 from ravst_ray.errors import ConfigError
 from ravst_ray.training.policy_loading import load_policy, load_saved
 from ravst_ray.training.run_store import CHECKPOINTS, Checkpoint, RunStore
+from ravst_ray.training.sharded import is_sharded, read_weights
 from ravst_ray.training.validation import NAME as VALIDATIONS
 from ravst_ray.training.validation import best_row, read_rows
 from ravst_ray.training.weights import save_policy_model
@@ -80,7 +81,13 @@ def _files(store: RunStore, checkpoint: Checkpoint, scratch: Path) -> Path:
 def _save(config: TrainConfig, checkpoint: Path, folder: Path) -> None:
     policy = load_policy(config.model, config.learner)
     model: Any = policy.model
-    if policy.adapter is not None:
+    if is_sharded(checkpoint):  # read piece by piece into the model that is there
+        if policy.adapter is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, policy.adapter)
+        read_weights(model, checkpoint)
+    elif policy.adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(checkpoint))
