@@ -32,10 +32,9 @@ def run(model, out, loss, world, shard, *more):
         environment = {**os.environ, **(place if world > 1 else {})}
         workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     try:
-        for rank, worker in enumerate(workers):
-            text = worker.communicate(timeout=280)[0].decode()
-            killed = shard == "shard" and rank == 1  # by itself, at its end
-            assert worker.returncode == (9 if killed else 0), text[-6000:]
+        said = [worker.communicate(timeout=400)[0].decode()[-4000:] for worker in workers]
+        killed = [9] if shard == "shard" else [0]  # rank 1, by itself, at its end
+        assert [worker.returncode for worker in workers] == ([0] + killed)[:world], "\n\n".join(said)
     finally:
         for worker in workers:
             worker.kill()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -82,6 +83,8 @@ class GRPOLearner(SavesCheckpoints, GRPOTrainer):
             processing_class=processor,
             peft_config=peft_config,
         )
+        if self.is_fsdp_enabled:  # shards come from rank 0; what else is loaded is to have weights on all ranks
+            disable_fsdp_ram_efficient_loading()
         self.beta = args.beta = beta
         if reference is not None:
             prepare = shard_reference if self.is_fsdp_enabled else _as_it_is
