@@ -34,7 +34,7 @@ def run(model, out, loss, world, shard, *more):
     try:
         said = [worker.communicate(timeout=400)[0].decode()[-4000:] for worker in workers]
         killed = [9] if shard == "shard" else [0]  # rank 1, by itself, at its end
-        assert [worker.returncode for worker in workers] == ([0] + killed)[:world], "\n\n".join(said)
+        assert [worker.returncode for worker in workers] == [0, *killed][:world], "\n\n".join(said)
     finally:
         for worker in workers:
             worker.kill()
