@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 from ravst_ray.config.train import LearnerConfig
-from ravst_ray.errors import AbortError
+from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.policy.families.qwen2_5_vl import Qwen25VLLearner
 from ravst_ray.training.arguments import trainer_arguments
 from ravst_ray.training.checkpoints import stored
@@ -55,6 +55,8 @@ def main() -> None:
     learner.train()
     if SHARD == "shard":
         assert all(isinstance(value, DTensor) for value in learner.model.parameters()), "nothing was sharded"
+        whole = [one.step for one in RunStore(str(OUT / "run")).whole_checkpoints()]
+        assert RANK or whole == [1, 2, 3], "the end waits for the last one"
     with torch.no_grad():
         gap = learner.largest(logprob_gap(learner.model.eval(), learner.forward_pass, given(learner.forward_pass)[1:2]))
     state = policy_state(learner.model, frozen_vision=False, keep=RANK == 0)
@@ -152,6 +154,13 @@ def goes_on(folder: str, name: str, more: dict | None = None) -> None:
 
 def as_earlier_versions_wrote() -> str:
     """The second step's checkpoint as rank 0 alone wrote it, whole, by accelerate."""
+    learner = build("earlier", steps=2)
+    try:
+        learner.train(resume_from_checkpoint=str(MODEL))  # as the checkpoint of one worker
+    except ConfigError as error:
+        assert "isn't of a sharded learner" in str(error)
+    else:
+        raise AssertionError("went on from another kind of checkpoint")
     learner = build("earlier", steps=2)
     learner.train(resume_from_checkpoint=checkpoint("run", 2))
     target = OUT / "earlier" / CHECKPOINTS / "checkpoint-2"

@@ -139,6 +139,8 @@ class Saver:
             if error is None:
                 raise
             log.warning("the last checkpoint wasn't written: %s", unwritten)
+        finally:
+            self._thread.shutdown(wait=False)
 
     def _write(self, folder: Path, parts: list[Any], written: Callable[[], None] | None) -> None:
         try:
