@@ -102,13 +102,13 @@ def test_what_does_not_fit_or_is_not_an_index_is_refused(tmp_path):
     model, optimizer = learner(1)
     with Saver() as saver:
         saver.save(tmp_path, model, optimizer)
-    for widths, said in (((3, 5, 2), "[Ss]ize mismatch"), ((3, 4, 2, 2), "Missing key.*: 2")):
+    for widths, said in (((3, 5, 2), "[Ss]ize mismatch"), ((3, 4, 2, 2), "2.bias is only in one of them")):
         other, _ = learner(1, *widths)
         with pytest.raises(ConfigError, match=f"{WEIGHTS} can't be read into this model: .*{said}"):
             read_weights(other, tmp_path)
     index = tmp_path / WEIGHTS / ".metadata"
     whole = index.read_bytes()
-    for content, said in ((pickle.dumps(Command()), "warnings.warn is nothing"), (whole[: len(whole) // 2], "")):
+    for content, said in ((pickle.dumps(Command()), "warn is nothing that an index"), (whole[: len(whole) // 2], "")):
         index.write_bytes(content)
         with pytest.raises(ConfigError, match=f"can't be read into this model: .*{said}"):
             read_weights(model, tmp_path)

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from ravst_ray.training.failures import writing
 log = get_logger(__name__)
 
 WEIGHTS, MOMENTS = "pytorch_model_fsdp_0", "optimizer_0"
+PATIENCE = timedelta(days=1)
+"""So long ranks wait for one whose disk or store is slow; of one that is dead Ray knows."""
 State = dict[str, torch.Tensor]
 _INDEX = {
     "torch.distributed.checkpoint.metadata": {
@@ -157,7 +160,7 @@ class Saver:
 
 @functools.cache
 def _group_beside(world: Any) -> Any:
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _moments(model: Any, optimizer: torch.optim.Optimizer) -> State:
@@ -171,9 +174,12 @@ def _moments(model: Any, optimizer: torch.optim.Optimizer) -> State:
 def _read(state: State, folder: Path) -> None:
     group = host_group()
     try:
+        reader = _Reader(folder)
+        if others := reader.index.state_dict_metadata.keys() ^ state.keys():
+            raise ValueError(f"{min(others)} is only in one of them")
         with _plainly():
-            dcp.load(state, storage_reader=_Reader(folder), process_group=group, no_dist=group is None)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            dcp.load(state, storage_reader=reader, process_group=group, no_dist=group is None)
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{folder} can't be read into this model: {said}") from error
 
@@ -191,11 +197,15 @@ def _plainly() -> Iterator[None]:
 class _Reader(dcp.FileSystemReader):
     """Unpickles of torch's index only what indexes of tensors are made of: a bucket may hold anything."""
 
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        with (folder / ".metadata").open("rb") as file:
+            self.index = _Index(file).load()
+
     def read_metadata(self) -> Any:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            index = _Index(file).load()
-        index.storage_meta = dcp.metadata.StorageMeta(load_id=self.load_id)
-        return index
+        """As it was found at the start."""
+        self.index.storage_meta = dcp.metadata.StorageMeta(load_id=self.load_id)
+        return self.index
 
 
 class _Index(pickle.Unpickler):
