@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ravst_ray import cli_help
 from ravst_ray.errors import ConfigError, RavstError
@@ -46,6 +47,14 @@ def _retry(args: argparse.Namespace) -> None:
     retry(args.output, args.reason, args.overrides, Console(stderr=True))
 
 
+def _export(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ravst_ray.datasets.exports.run import export
+
+    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos)
+
+
 def _toyworld(args: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -69,8 +78,10 @@ def _predict(args: argparse.Namespace) -> None:
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.video_llm import PredictConfig
-    from ravst_ray.evaluation.predict import predict
+    from ravst_ray.datasets.tasks import read_tasks
+    from ravst_ray.evaluation.predict import predict, predict_dry_run
 
+    read: Any
     model = [f"engine.model={args.model}"] if args.model else []
     if args.benchmark:
         from functools import partial
@@ -81,10 +92,10 @@ def _predict(args: argparse.Namespace) -> None:
         benchmark = benchmark_of(args.benchmark)
         config = load_config(PredictConfig, args.config, [*benchmark.settings, *model, *args.overrides])
         read = partial(benchmark_tasks, benchmark)
-        predict(args.annotations, args.videos, args.out, config, Console(stderr=True), read)
-        return
-    config = load_config(PredictConfig, args.config, [*model, *args.overrides])
-    predict(args.annotations, args.videos, args.out, config, Console(stderr=True))
+    else:
+        config, read = load_config(PredictConfig, args.config, [*model, *args.overrides]), read_tasks
+    work = predict_dry_run if args.dry_run else predict
+    work(args.annotations, args.videos, args.out, config, Console(stderr=True), read)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -95,7 +106,7 @@ def _train(args: argparse.Namespace) -> None:
 
     config = load_config(TrainConfig, args.config, args.overrides)
     if args.dry_run:
-        from ravst_ray.training.plan import dry_run
+        from ravst_ray.training.dry_run import dry_run
 
         return dry_run(config, Console())
     from ravst_ray.training.loop import train
@@ -117,10 +128,16 @@ def _train_sft(args: argparse.Namespace) -> None:
 
     from ravst_ray.config.base import load_config
     from ravst_ray.config.sft import SftRunConfig
+
+    config = load_config(SftRunConfig, args.config, args.overrides)
+    if args.dry_run:
+        from ravst_ray.training.dry_run import sft_dry_run
+
+        return sft_dry_run(config, Console())
     from ravst_ray.training.sft_run import train_sft
 
     console = Console(stderr=True)
-    model = train_sft(load_config(SftRunConfig, args.config, args.overrides), console, args.resume)
+    model = train_sft(config, console, args.resume)
     console.print(f"the fine-tuned model: {model}", highlight=False, soft_wrap=True)
 
 
@@ -202,6 +219,16 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("output", metavar="OUT", help="output directory of a run")
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
+    export = add("export", _export, cli_help.EXPORT, config=None)
+    export.add_argument("output", metavar="OUT", help="output directory of a run, here or in an object store")
+    export.add_argument("--to", required=True, metavar="DIR", help="empty or new folder, a path or a URI")
+    export.add_argument("--format", required=True, metavar="NAME", help="ravst, hf, coco or webdataset")
+    export.add_argument(
+        "--statuses", nargs="+", default=["accepted"], metavar="S", help="accepted (default), suspect, rejected"
+    )
+    export.add_argument(
+        "--videos", nargs="?", const="", metavar="DIR", help="with the videos; DIR: where they are now, if not there"
+    )
     toyworld = add("toyworld", _toyworld, cli_help.TOYWORLD, config=None)
     toyworld.add_argument("--out", required=True, metavar="DIR", help="made if missing")
     toyworld.add_argument("--videos", type=_positive, default=12, metavar="N", help="how many (default 12)")
@@ -221,17 +248,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--annotations", required=True, metavar="F", help=f"{_QUESTIONS}; or the benchmark's file")
     predict.add_argument("--videos", required=True, metavar="DIR", help="folder with {video name}.mp4")
     predict.add_argument("--out", required=True, metavar="F.jsonl")
+    predict.add_argument("--dry-run", action="store_true", help="tell what would be asked; start nothing")
     train = add("train", _train, cli_help.TRAIN, config=True)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
     train.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
-    export = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
-    export.add_argument("output", metavar="RUN", help="output of ravst train, here or in an object store")
-    which = export.add_mutually_exclusive_group()
+    model = add("export-model", _export_model, cli_help.EXPORT_MODEL, config=None)
+    model.add_argument("output", metavar="RUN", help="output of ravst train, here or in an object store")
+    which = model.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     which.add_argument("--best", action="store_true", help="the checkpoint with the best validation")
-    export.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
+    model.add_argument("--to", metavar="DIR", help="folder to write, a path or a URI; default: RUN/model-STEP")
     sft = add("train-sft", _train_sft, cli_help.TRAIN_SFT, config=True)
     sft.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint under output")
+    sft.add_argument("--dry-run", action="store_true", help="tell what would be done and needed; start nothing")
     evaluate = add("evaluate", _evaluate, cli_help.EVALUATE, config=False)
     evaluate.add_argument("--predictions", required=True, metavar="F.jsonl")
     evaluate.add_argument("--benchmark", metavar="NAME", help="vsi-bench, sti-bench or v-star")

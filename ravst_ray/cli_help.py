@@ -28,6 +28,15 @@ Do failed videos of an annotation run again, with the configuration in its outpu
 `ravst status` lists the reasons. An errors row stays until the new result of its video is committed.
 Exit status: as of ravst annotate.
 """
+EXPORT = """\
+Write a finished dataset into a folder that can be handed on, with a dataset card.
+
+  ravst export out/run1 --to out/mine --format hf --videos
+  ravst export s3://bucket/run1 --to s3://bucket/shards --format webdataset --statuses accepted suspect
+
+Formats: ravst (R-AVST's published JSON), hf (a folder for datasets.load_dataset), coco (JSON for pycocotools, boxes and
+masks on tracks), webdataset (tar shards). DIR is whole once export.json is in it; an export that fails leaves nothing.
+"""
 TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
 
@@ -55,7 +64,8 @@ Let a video-LLM answer the questions of a dataset (vLLM on CPU or GPU, under Ray
 
   ravst predict --benchmark vsi-bench --model DIR --annotations test.jsonl --videos VSI-Bench/ --out vsi.jsonl
 
-Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet.
+Out: lines {"id", "prediction"} for `ravst evaluate`. The same command again asks only what has no answer yet,
+and with --dry-run tells how many questions that are, and whether their videos are there.
 A benchmark (vsi-bench, sti-bench, v-star) is asked with its own prompts, frames and sampling; key=value changes them.
 Settings: ravst_ray/config/video_llm.py, class PredictConfig.
 """
@@ -83,7 +93,7 @@ Fine-tune a video-LLM on a dataset's true answers: the baseline of GRPO, and its
   ravst train-sft --config jobs/configs/sft_laptop.yaml sft.epochs=3 output=out/sft
 
 Out: metrics.jsonl, checkpoints/ and model/ for `ravst train` and `ravst predict`; --resume goes on from the last
-checkpoint. Settings: ravst_ray/config/sft.py.
+checkpoint, --dry-run tells steps, resources and places before anything starts. Settings: ravst_ray/config/sft.py.
 """
 EVALUATE = """\
 Metrics of predictions by task, beside trivial answers and the papers' rows; or on a benchmark.

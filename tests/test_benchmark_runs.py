@@ -58,18 +58,11 @@ def test_a_missing_prediction_is_wrong_in_ours_and_left_out_by_the_published_cod
         and "README of OuyangKun10/Spatial-R1" in table
     )
     page = (tmp_path / "out/index.html").read_text()
+    assert '<data value="50">50.00</data></div><div class="note">not above 100.00 (trivial)' in page
     assert (
-        '<tr class="run"><td>this run</td><td>50.00</td>' in page
-        and '<tr class="paper"><td>SpaceR-7B, 32 frames' in page
+        '<tr class="run"><th>this run</th><td class="n">50.00</td>' in page
+        and '<tr class="paper"><th>SpaceR-7B, 32 frames' in page
     )
-    assert "main { max-width: 1500px" in page  # the style that evaluation pages share
-
-
-def test_texts_of_a_model_and_a_file_cannot_break_the_page(tmp_path):
-    rows = write_rows(tmp_path / "qa.json", [sti_row(1, "Spatial Relation", "B", Scene="<script>x</script>")])
-    answers = write_answers(tmp_path / "p.jsonl", {"scene0001.mp4/1": "<b>B"})
-    evaluate_benchmark(BENCHMARKS["sti-bench"], answers, rows, tmp_path / "out")
-    assert "<script>" not in (tmp_path / "out/index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ LEVELS = {
     "ravst_ray.training": 6,
     "ravst_ray.evaluation": 6,
     "ravst_ray.reports": 6,
+    **{f"ravst_ray.reports.{name}": 5 for name in ("page", "figures", "curves", "plots")},  # what all pages share
     "ravst_ray.questions": 6,
     "ravst_ray.toyworld": 6,
     "ravst_ray.annotate.workers": 7,

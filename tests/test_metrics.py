@@ -5,7 +5,6 @@ import json
 import pytest
 
 from ravst_ray.config.rewards import EvaluateConfig, NamesConfig
-from ravst_ray.core.page import HEAD
 from ravst_ray.datasets.ravst_json import read_questions
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.baselines import PREVIOUS
@@ -147,21 +146,26 @@ def test_what_is_written(metrics, files):
     table = (files / "out" / "table.md").read_text()
     assert "*the whole video*" in table and "AVST-Zero (paper)" in table and "47.96" in table
     page = (files / "out" / "index.html").read_text()
-    assert "the middle half" in page and "16.67" in page and HEAD in page
+    assert "the middle half" in page and "16.67" in page
+    assert "not above 37.50 (the whole video)" in page and "1 without a prediction" in page
     rows = [json.loads(line) for line in (files / "out" / "questions.jsonl").read_text().splitlines()]
     assert len(rows) == 5 and rows[0]["m_tIoU"] == pytest.approx(1 / 3)
     assert [kind for kind, _, _ in task_rows(metrics, "AVTR")] == ["run"] + ["baseline"] * 3 + ["paper"] * 4
 
 
-def test_plots_are_drawn(files):
+def test_the_page_draws_what_the_questions_scored(metrics, files):
+    assert "<svg" not in (files / "out" / "index.html").read_text(), "the settings say no plots"
     config = CONFIG.model_copy(update={"plots": True})
     evaluate(files / "predictions.jsonl", files / "questions.json", files / "out", config)
-    assert sorted(path.name for path in (files / "out" / "plots").iterdir()) == [
-        "groups.svg",
-        "intervals.svg",
-        "iou.svg",
-    ]
-    assert (files / "out" / "index.html").read_text().count("<svg") == 3
+    page = (files / "out" / "index.html").read_text()
+    # tIoU: 2/6, a missing prediction, and 1; vIoU: 1.5/4 and 1
+    assert 'aria-label="Intervals (tIoU): m_tIoU, mean 0.44"' in page
+    assert 'aria-label="Boxes (vIoU): m_vIoU, mean 0.69"' in page
+    assert 'title="0.30–0.35: 1"' in page and 'title="0.35–0.40: 1"' in page
+    assert 'title="short: m_tIoU 33.33, m_vIoU 37.50"' in page and 'title="long: m_tIoU 100.00, m_vIoU 100.00"' in page
+    told = ["a/1/AVTR/0: true 0–25%, predicted 12–38%", "b/1/AVTR/0: true 0–50%, predicted none"]
+    for title in (*told, "c/1/AVSTR/0: true 0–20%, predicted 0–20%"):
+        assert f"<title>{title}</title>" in page
 
 
 @pytest.mark.parametrize(

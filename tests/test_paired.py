@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from ravst_ray.errors import ConfigError
+from ravst_ray.evaluation.baselines import best_trivial
 from ravst_ray.evaluation.evaluate import evaluate
-from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
+from ravst_ray.evaluation.paired import paired_rise, paired_table
 
 QUESTIONS = 6
 

@@ -2,19 +2,28 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from ravst_ray.config.base import load_config
+from ravst_ray.config.train import TrainConfig
+from ravst_ray.config.video_llm import PredictConfig
 from ravst_ray.datasets import places
-from ravst_ray.datasets.tasks import read_tasks
+from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.datasets.transfer import check_writable
 from ravst_ray.errors import AbortError, ConfigError
+from ravst_ray.evaluation.predict import ROW, DecodeClips
 from ravst_ray.models.pretrained import check_model, model_source
 from ravst_ray.training import loop
+from ravst_ray.training.clips import decode_clip
 from ravst_ray.training.position import Position
 from ravst_ray.training.run_store import COMPLETE, Checkpoint, RunStore
 from tests.s3_server import BUCKET
 
+LAPTOP = Path(__file__).parents[1] / "jobs/configs/train_laptop.yaml"
 URI = f"s3://{BUCKET}/run a"
 
 
@@ -136,7 +145,23 @@ def test_a_store_that_refuses_ends_an_upload_with_a_sentence(s3, tmp_path):
     with pytest.raises(AbortError, match="can't be read or written"):
         store.upload(name)
     with pytest.raises(ConfigError, match=f"output: can't write to s3://{BUCKET}/refused"):
-        store.check_writable()
+        check_writable(store.output, "output")
+
+
+def test_a_node_without_the_videos_says_so_where_it_would_leave_all_of_them_out(tmp_path, world):
+    """A video that isn't there is left out; a node that lacks the folder itself has another disk."""
+    training = load_config(TrainConfig, LAPTOP, ["data.annotations=a", "data.videos=v", "model=m", "output=o"])
+    decode_here, answering = decode_clip._function, DecodeClips(PredictConfig())
+    for folder, here in ((world.videos, True), (tmp_path / "elsewhere", False)):
+        task = VideoTask("a", str(folder / "a.mp4"), 4.0, (), str(folder))
+        row = pa.Table.from_pylist([{"state": json.dumps(asdict(task))}], schema=ROW)
+        if here:
+            assert decode_here(task, training)[1].reason == "missing_file"
+            assert json.loads(answering(row).to_pylist()[0]["state"])["error"][0] == "missing_file"
+            continue
+        for work in (lambda task=task: decode_here(task, training), lambda row=row: answering(row)):
+            with pytest.raises(ConfigError, match=r"elsewhere isn't there on node .*; name a folder that"):
+                work()
 
 
 def test_a_node_that_sees_another_directory_is_told(tmp_path):

@@ -1,5 +1,6 @@
 """What is refused or told before a run starts: resources, prompts that don't fit, dry runs of the shipped files."""
 
+import json
 import math
 import shutil
 from contextlib import closing
@@ -11,10 +12,12 @@ import pytest
 from ravst_ray.cli import main
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig, TrainDataConfig
+from ravst_ray.config.video_llm import PredictConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
 from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError, StepError
+from ravst_ray.evaluation.predict import _begin, _fitted
 from ravst_ray.media.clips import show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.policy.prompts import question_prompt
@@ -115,6 +118,36 @@ def test_a_dry_run_refuses_what_a_run_would(given, tmp_path, capsys, nothing_sta
     assert "don't fit engine.max_model_len = 128" in capsys.readouterr().err
 
 
+def test_the_supervised_run_is_told_as_well(given, tmp_path, capsys):
+    sft = ["train-sft", "--dry-run", "--config", str(LAPTOP.with_name("sft_laptop.yaml")), *given]
+    more = ["workers=2", "sft.epochs=3", "sft.batch=8", "sft.max_steps=null", "frames.max_frames=4"]
+    assert main([*sft, *more, "frames.max_step_s=1.0", f"output={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "resources: 0 GPUs, 2 CPUs for 2 workers\n" in said
+    assert f"output: {tmp_path / 'out'} can be written to" in said and not (tmp_path / "out").exists()
+    assert "data: 4 questions (AVTR 4) on 2 videos, 0 of them without a file\n" in said
+    assert "steps: 2 of 8 examples, 4.00 epochs\n" in said  # 3 times 4 fill one and a half
+    assert "frames: 2 videos are left out" in said
+    (tmp_path / "file").touch()
+    assert main([*sft, f"output={tmp_path / 'file' / 'out'}"]) == 2
+    assert f"output: can't write to {tmp_path / 'file' / 'out'}" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_answers_tells_what_is_left_to_ask(given, policy, tmp_path, capsys):
+    files = ["--annotations", given[0].partition("=")[2], "--videos", given[1].partition("=")[2]]
+    out = tmp_path / "answers.jsonl"
+    predict = ["predict", "--dry-run", "--model", str(policy), *files, "--out", str(out)]
+    assert main(predict) == 0
+    assert "it answers 0 of them, 4 would be asked" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    config = load_config(PredictConfig, None, [f"engine.model={policy}"])
+    _begin(out, _fitted(config))
+    out.write_text(json.dumps({"id": "a/1/AVTR/1", "prediction": "?"}) + "\n")
+    assert main(predict) == 0
+    assert f"{out} can be written to; it answers 1 of them, 3 would be asked" in capsys.readouterr().err
+    assert main([*predict, "frames.max_frames=3"]) == 2
+    assert "was begun with other settings than frames.max_frames=3" in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_how_many_videos_are_too_long(given, tmp_path, capsys, nothing_starts):
     train = ["train", "--dry-run", "--config", str(LAPTOP), *given, f"output={tmp_path / 'out'}"]
     assert main([*train, "frames.max_frames=4", "frames.max_step_s=1.0"]) == 0
@@ -174,6 +207,8 @@ def test_questions_that_quote_the_models_tokens_are_left_out_and_told(tmp_path, 
     assert "(<|…|>) stands in 2 of 3 questions, a/1/AVTR/0 is one; they are left out" in caplog.text
     with pytest.raises(ConfigError, match=r"stands in 1 of 1 questions, .* none can be asked"):
         tasks(asked[0])
+    with pytest.raises(ConfigError, match=r"no question in .*q.json; .* export.statuses="):
+        tasks()
     forward = VideoForward(load_tiny(policy)[1], FAMILY)
     for clip in (noise_clip(), None):
         with pytest.raises(StepError, match=r"<\|im_end\|> stands in the question") as refused:

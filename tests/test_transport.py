@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer import base, ipc_engine, nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.renderers.base import BaseRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.engine.core_client import AsyncMPClient
 
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import LearnerConfig, LoraConfig, TrainConfig
@@ -115,7 +115,7 @@ def test_what_we_call_is_there_in_this_vllm():
         assert list(inspect.signature(getattr(AsyncLLM, method)).parameters) == ["self", *given], method
     for part, method, given in (
         (BaseRenderer, "clear_mm_cache_async", []),
-        (EngineCoreClient, "pause_scheduler_async", ["mode", "clear_cache"]),
+        (AsyncMPClient, "pause_scheduler_async", ["mode", "clear_cache"]),
     ):
         assert list(inspect.signature(getattr(part, method)).parameters) == ["self", *given], method
     # Where an engine's signs of life are seen: its output handler looks this up anew for each step.
@@ -370,8 +370,9 @@ def test_engine_arguments(monkeypatch):
     assert found["weight_transfer_config"].backend == "ipc" and found["enable_sleep_mode"] is True
     assert found["distributed_executor_backend"] == "mp"
     assert "enable_sleep_mode" not in arguments(False, transport="ipc", sleeps=True)
-    assert "weight_transfer_config" not in arguments(True)
-    assert arguments(True, trainable=True)["weight_transfer_config"].backend == "object_store"
+    plain, trained = arguments(True), arguments(True, trainable=True)
+    assert "worker_extension_cls" not in plain and "worker_extension_cls" in trained
+    assert not {"weight_transfer_config"} & (plain.keys() | trained.keys())  # files need none
     adapting = arguments(True, trainable=True, adapter=LoraConfig(rank=33, targets=("q_proj",)))
     assert adapting["enable_lora"] and adapting["max_loras"] == 1 and adapting["lora_target_modules"] == ["q_proj"]
     assert adapting["max_lora_rank"] == 64  # the next that vLLM has room for

@@ -25,7 +25,6 @@ from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.node_log import NodeLog, read_nodes
 from ravst_ray.datasets.places import insist, is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
-from ravst_ray.datasets.splits import split_of
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.language.dialect import ADAPTATIONS
@@ -138,7 +137,7 @@ def finish(
             the next run does it again.
     """
     ledger = store.compact(drops)
-    summary = summarise(store, ledger, drops, wall_s)
+    summary = summarise(store, ledger, drops, wall_s, config.export.statuses)
     summary["events_without_caption"] = without_caption(videos)[0]
     summary["duration_groups_s"] = [config.filter.short_s, config.filter.medium_s]
     for split in ("train", "test"):
@@ -243,15 +242,12 @@ def _run_steps(
 
 
 def write_questions(store: DatasetStore, config: AnnotateConfig, split: str) -> None:
-    """``ravst_{split}_QA.json`` in the published format, with accepted and suspect questions."""
+    """``ravst_{split}_QA.json`` in the published format, with the questions of ``export.statuses``."""
     from ravst_ray.datasets.ravst_json import dump_questions
 
-    pairs = [qa_from_row(row) for row in store.rows("qa") if row["split"] == split and row["status"] != "rejected"]
-    durations = {
-        row["video_id"]: row["duration_s"]
-        for row in store.rows("annotations")
-        if split_of(row["video_id"], config.seed, config.split.test_share) == split
-    }
+    wanted = config.export.statuses
+    pairs = [qa_from_row(row) for row in store.rows("qa") if row["split"] == split and row["status"] in wanted]
+    durations = {row["video_id"]: row["duration_s"] for row in store.rows("annotations") if row["split"] == split}
     store.write_bytes(f"ravst_{split}_QA.json", dump_questions(pairs, durations).encode())
 
 
@@ -346,4 +342,7 @@ def _tell(summary: dict[str, Any], config: AnnotateConfig, console: Console) -> 
         f"{summary['objects']} objects, {100 * summary['share_audible']:.0f}% audible, "
         f"{sum(summary['questions'].values())} questions"
     )
+    if left_out := {status: count for status, count in summary["export"]["left_out"].items() if count}:
+        listed = ", ".join(f"{count} {status}" for status, count in left_out.items())
+        say(f"not in ravst_train_QA.json and ravst_test_QA.json: {listed} questions (export.statuses)")
     say(f"report: {config.output.rstrip('/')}/report/index.html")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ravst_ray.annotate.texts import ADAPTED
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
+from ravst_ray.records import STATUSES
 
 _LEFT_OUT = "left_out/"
 
 
 def summarise(
-    store: DatasetStore, ledger: Mapping[str, LedgerEntry], drops: Iterable[Mapping[str, Any]], wall_s: float
+    store: DatasetStore,
+    ledger: Mapping[str, LedgerEntry],
+    drops: Iterable[Mapping[str, Any]],
+    wall_s: float,
+    exported: Collection[str],
 ) -> dict[str, Any]:
     """Count what is in the store.
 
@@ -22,6 +27,7 @@ def summarise(
         ledger: its committed videos, which carry each video's numbers.
         drops: rows of videos rejected before any work was done (stages ``input`` and ``filter``).
         wall_s: seconds of this run.
+        exported: statuses of the questions in the published format, which ``split`` and ``export`` count.
     """
     stats: Counter[str] = Counter()
     for entry in ledger.values():
@@ -38,7 +44,7 @@ def summarise(
         "drops": dict(Counter(row["reason"] for row in drop_rows).most_common()),
         "errors": dict(Counter(row["reason"] for row in failed).most_common()),
         **_annotation_counts(store),
-        **_question_counts(store),
+        **_question_counts(store, exported),
         "questions_left_out": {
             key.removeprefix(_LEFT_OUT): int(count) for key, count in stats.most_common() if key.startswith(_LEFT_OUT)
         },
@@ -86,19 +92,23 @@ def _annotation_counts(store: DatasetStore) -> dict[str, Any]:
     }
 
 
-def _question_counts(store: DatasetStore) -> dict[str, Any]:
+def _question_counts(store: DatasetStore, exported: Collection[str]) -> dict[str, Any]:
     questions: Counter[str] = Counter()
+    left_out = Counter({status: 0 for status in STATUSES if status not in exported})
     split: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
     videos: dict[str, set[str]] = {"train": set(), "test": set()}
     for row in store.rows("qa"):
-        if row["status"] == "rejected":
+        if row["status"] != "rejected":
+            questions[row["task"]] += 1
+        if row["status"] not in exported:
+            left_out[row["status"]] += 1
             continue
-        questions[row["task"]] += 1
         split[row["split"]][row["task"]] += 1
         videos[row["split"]].add(row["video_id"])
     return {
         "questions": dict(sorted(questions.items())),
         "split": {name: {"videos": len(videos[name]), **sorted_counts(split[name])} for name in split},
+        "export": {"statuses": list(exported), "left_out": dict(left_out)},
     }
 
 

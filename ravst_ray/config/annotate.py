@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ravst_ray.config.base import ClusterConfig, Place, StrictModel
+from ravst_ray.records import Status
 
 
 class InputConfig(StrictModel):
@@ -141,6 +142,12 @@ class SplitConfig(StrictModel):
     test_share: float = Field(0.2, ge=0, le=1)
 
 
+class ExportConfig(StrictModel):
+    """Which questions ``ravst_train_QA.json`` and ``ravst_test_QA.json`` hold; the tables hold all."""
+
+    statuses: list[Status] = Field(["accepted"], min_length=1, description="accepted, suspect, rejected")
+
+
 class PoolConfig(StrictModel):
     """An actor pool: it grows from ``min`` to ``max`` actors with the queue."""
 
@@ -178,6 +185,7 @@ class AnnotateConfig(StrictModel):
     questions: QuestionsConfig = QuestionsConfig()
     quality: QualityConfig = QualityConfig()
     split: SplitConfig = SplitConfig()
+    export: ExportConfig = ExportConfig()
     actors: ActorsConfig = ActorsConfig()
     cluster: ClusterConfig = ClusterConfig()
     report_videos: int = Field(8, ge=0, description="sample videos shown in the report")

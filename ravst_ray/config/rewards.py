@@ -79,4 +79,4 @@ class EvaluateConfig(RewardConfig):
     event_labels: Place | None = Field(None, description="UnAV-100 JSON with the events' categories, for the groups")
     short_s: float = Field(20.0, gt=0)
     medium_s: float = Field(40.0, gt=0)
-    plots: bool = True
+    plots: bool = Field(True, description="whether index.html has plots beside the tables")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 PART_BYTES = 128 * 2**20
 GROUP_ROWS = 512
@@ -18,20 +18,17 @@ def is_full(size: int) -> bool:
 
 
 class PartWriter:
-    """Writes one table of one generation; ``parts`` names its files, which count once a manifest names them too.
+    """Writes one table; ``parts`` names its files, which count once a manifest names them too.
 
     Args:
-        filesystem: of the store.
-        base: the store's path there.
-        name: of the table, and of its folder, which must exist.
-        number: of the generation.
+        open_part: opens a file of that name to be written.
+        stem: of the files' names: ``{stem}-{n}.parquet``.
         schema: of the table.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, base: str, name: str, number: int, schema: pa.Schema):
+    def __init__(self, open_part: Callable[[str], pa.NativeFile], stem: str, schema: pa.Schema):
         self.parts: list[str] = []
-        self._fs, self._base, self._name, self._number = filesystem, base, name, number
-        self._schema = schema
+        self._open, self._stem, self._schema = open_part, stem, schema
         self._group: list[dict[str, Any]] = []
         self._sink: pa.NativeFile | None = None
         self._writer: pq.ParquetWriter | None = None
@@ -50,8 +47,8 @@ class PartWriter:
 
     def _flush(self) -> None:
         if self._writer is None or self._sink is None:
-            self.parts.append(f"{self._name}/part-{self._number:06d}-{len(self.parts):05d}.parquet")
-            self._sink = self._fs.open_output_stream(f"{self._base}/{self.parts[-1]}")
+            self.parts.append(f"{self._stem}-{len(self.parts):05d}.parquet")
+            self._sink = self._open(self.parts[-1])
             self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
         self._writer.write_table(pa.Table.from_pylist(self._group, schema=self._schema))
         self._group = []

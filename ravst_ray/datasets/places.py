@@ -8,6 +8,7 @@ A name in a URI is percent-encoded; :func:`join` does that.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pyarrow import fs
 
-from ravst_ray.datasets.unav import UnavInput, VideoFiles, read_unav
+from ravst_ray.datasets.unav import UnavInput, VideoFiles, list_files, read_unav
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.logs import SECRET_NAME, get_logger
 
@@ -149,12 +150,20 @@ def read_input(
     """
     if not is_remote(annotations) and not is_remote(videos):
         return read_unav(annotations, videos, subsets, limit)
-    files = VideoFiles(list_names(videos), lambda name: join(videos, name)) if is_remote(videos) else videos
     try:
         with local_copy(annotations) as path, named(path, annotations):
-            return read_unav(path, files, subsets, limit)
+            return read_unav(path, video_files(videos), subsets, limit)
     except StepError as error:
         raise ConfigError(f"annotations file {error.message}") from None
+
+
+def video_files(videos: str) -> VideoFiles:
+    """The videos of a folder at any place.
+
+    Raises:
+        ConfigError: it can't be listed.
+    """
+    return VideoFiles(list_names(videos), lambda name: join(videos, name)) if is_remote(videos) else list_files(videos)
 
 
 @contextmanager
@@ -164,6 +173,19 @@ def named(path: str, place: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(str(error).replace(path, place)) from None
+
+
+def check_seen(folder: str) -> None:
+    """Check that this node has a folder, or all that it holds would seem to be missing; a URI is the same everywhere.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if folder and not is_remote(folder) and not Path(folder).is_dir():
+        raise ConfigError(
+            f"{folder} isn't there on node {socket.gethostname()}; name a folder that all nodes share, "
+            "or a place in an object store (s3://bucket/videos)"
+        )
 
 
 @contextmanager

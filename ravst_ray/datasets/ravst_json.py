@@ -26,17 +26,21 @@ def _task_keys() -> dict[str, str]:
 
 def dump_questions(pairs: Iterable[QAPair], durations_s: Mapping[str, float]) -> str:
     """Questions as published JSON, sorted by video, event and index."""
-    videos: dict[str, dict[int, dict[str, Any]]] = {}
+    videos: dict[str, list[QAPair]] = {}
+    for pair in pairs:
+        videos.setdefault(pair.video_id, []).append(pair)
+    return dump_entries(video_entry(name, videos[name], durations_s[name]) for name in sorted(videos))
+
+
+def video_entry(video_id: str, pairs: Iterable[QAPair], duration_s: float) -> dict[str, Any]:
+    """The questions of one video as an entry of the format, sorted by event, task and index."""
+    events: dict[int, dict[str, Any]] = {}
     keys = _task_keys()
     order = {task: place for place, task in enumerate(keys)}
-    for pair in sorted(pairs, key=lambda one: (one.video_id, one.event_num, order[one.task], _index(one.qa_id))):
-        event = videos.setdefault(pair.video_id, {}).setdefault(pair.event_num, {"event_num": pair.event_num})
+    for pair in sorted(pairs, key=lambda one: (one.event_num, order[one.task], _index(one.qa_id))):
+        event = events.setdefault(pair.event_num, {"event_num": pair.event_num})
         event.setdefault(keys[pair.task], []).append({"Q": pair.question, "A": pair.answer})
-    entries = [
-        {"video_name": name, "duration": durations_s[name], "annotation": list(events.values())}
-        for name, events in videos.items()
-    ]
-    return dump_entries(entries)
+    return {"video_name": video_id, "duration": duration_s, "annotation": list(events.values())}
 
 
 def read_questions(path: str | Path) -> tuple[list[QAPair], dict[str, float]]:

@@ -125,8 +125,11 @@ class DatasetStore:
     def sink(self, name: str) -> Iterator[pa.NativeFile]:
         """A file to be written piece by piece."""
         self._make_folder(name.rpartition("/")[0])
-        with self._fs.open_output_stream(f"{self._base}/{name}") as file:
+        with self._create(name) as file:
             yield file
+
+    def _create(self, name: str) -> pa.NativeFile:
+        return self._fs.open_output_stream(f"{self._base}/{name}")
 
     def replace_bytes(self, name: str, data: bytes) -> None:
         """Write a small file that others read at any time: they see the old content or the new, never a part."""
@@ -302,7 +305,7 @@ class DatasetStore:
         """The parts of some tables, from batches that hold rows of any of them."""
         for name in names:
             self._make_folder(name)
-        writers = {name: PartWriter(self._fs, self._base, name, number, self._tables[name]) for name in names}
+        writers = {name: PartWriter(self._create, f"{name}/part-{number:06d}", self._tables[name]) for name in names}
         for batch in batches:
             for name, rows in batch.items():
                 writers[name].add(rows)
@@ -363,9 +366,24 @@ class DatasetStore:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
                 yield batch.to_pylist()
 
-    def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The rows of a compacted table (``annotations``, …), a few at a time."""
-        for part in self.generation().tables[name]:
+    def waiting(self) -> int:
+        """How many videos are committed but in no table yet, because their run goes on or was cut off."""
+        return sum(name.endswith(".json") for name in self._list("_commit/units"))
+
+    def row_count(self, name: str, generation: Generation) -> int:
+        """How many rows a table has, by the ends of its files alone."""
+        count = 0
+        for part in generation.tables[name]:
+            with self._fs.open_input_file(f"{self._base}/{part}") as file:
+                count += pq.ParquetFile(file).metadata.num_rows
+        return count
+
+    def rows(self, name: str, generation: Generation | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of a compacted table (``annotations``, …), a few at a time; those of a video follow one another.
+
+        Videos come in the same order in each table of a generation, which is the newest unless one is given.
+        """
+        for part in (generation or self.generation()).tables[name]:
             for batch in self._read_part(part):
                 yield from batch
 

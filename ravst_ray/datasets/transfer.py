@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from ravst_ray.datasets.places import insist, resolve
+from ravst_ray.errors import AbortError, ConfigError
 
 AT_ONCE = 8
 """Files under way at once; each takes a few pieces of memory."""
@@ -97,6 +100,38 @@ def exists(place: str) -> bool:
     """
     filesystem, base = resolve(place)
     return insist(lambda: bool(filesystem.get_file_info(base).is_file), place.partition("?")[0])
+
+
+def check_writable(folder: str, key: str) -> None:
+    """Write a small file to a folder and remove it; a directory that isn't there isn't made, its parent is tried.
+
+    Args:
+        folder: a path or a URI.
+        key: the setting that names it.
+
+    Raises:
+        ConfigError: that can't be done.
+    """
+    filesystem, base = resolve(folder)
+    probe = f"{base}/.writable-{secrets.token_hex(4)}"
+
+    def once() -> None:
+        with filesystem.open_output_stream(probe) as file:
+            file.write(b"yes")
+        filesystem.delete_file(probe)
+
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            tempfile.TemporaryFile(dir=existing(Path(base))).close()
+        else:
+            insist(once, folder)
+    except (OSError, AbortError) as error:
+        raise ConfigError(f"{key}: can't write to {folder}: {error}") from None
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next((one for one in (path, *path.parents) if one.exists()), path)
 
 
 def files_under(place: str) -> dict[str, fs.FileInfo]:

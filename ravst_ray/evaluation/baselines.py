@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ravst_ray.tasks import TASKS
@@ -31,3 +32,9 @@ def baseline_answers(exam: Exam) -> dict[str, dict[str, Any]]:
         answers[PREVIOUS][pair.qa_id] = exam.truths[previous[pair.task]]
         previous[pair.task] = pair.qa_id
     return answers
+
+
+def best_trivial(baselines: Mapping[str, Any], task: str, metric: str) -> tuple[float, str]:
+    """The highest value of a metric among the trivial answers, and which one has it; ``(0, "")`` if none applies."""
+    found = [(by_task[task][metric], name) for name, by_task in baselines.items() if by_task.get(task, {}).get(metric)]
+    return max(found, default=(0.0, ""))

@@ -1,10 +1,10 @@
-"""``ravst evaluate``: predictions in; metrics, tables and plots out.
+"""``ravst evaluate``: predictions in; metrics, tables and a page with plots out.
 
 ::
 
     OUT/metrics.json     averages in percent, intervals, groups, baselines
     OUT/questions.jsonl  every question's values
-    OUT/table.md, index.html, plots/*.svg, config.yaml
+    OUT/table.md, index.html (tables and plots), config.yaml
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.baselines import baseline_answers
 from ravst_ray.evaluation.groups import GROUPINGS, question_groups, read_labels
 from ravst_ray.evaluation.metrics import QuestionScore, score_question, summarise
+from ravst_ray.evaluation.plots import draw_plots
 from ravst_ray.evaluation.scoring import read_lines
 from ravst_ray.evaluation.tables import write_tables
 from ravst_ray.logs import get_logger
@@ -81,11 +82,7 @@ def evaluate(
     if missing:
         log.warning("%d of %d questions have no prediction; they count 0", missing, len(pairs))
     _write(Path(out), metrics, scores, settings)
-    if settings.plots:
-        from ravst_ray.evaluation.plots import write_plots
-
-        write_plots(Path(out) / "plots", scores, pairs, truths, given, durations)
-    write_tables(Path(out), metrics)
+    write_tables(Path(out), metrics, draw_plots(scores, pairs, truths, given, durations) if settings.plots else [])
     return metrics
 
 

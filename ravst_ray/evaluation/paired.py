@@ -13,6 +13,7 @@ from rich.table import Table
 from ravst_ray.config.rewards import RewardConfig
 from ravst_ray.datasets.questions import read_questions
 from ravst_ray.errors import ConfigError
+from ravst_ray.evaluation.baselines import best_trivial
 from ravst_ray.evaluation.scoring import make_rubric, read_lines
 from ravst_ray.tasks import TASKS, task_of, weights_of
 
@@ -101,12 +102,6 @@ def paired_table(before: Mapping[str, Any], after: Mapping[str, Any], rise: Rise
     low, high = rise.low, rise.high
     table.caption = f"the reward rose by {rise.share:+.0%}; paired 95% interval of the rise [{low:+.3f}, {high:+.3f}]"
     return table
-
-
-def best_trivial(baselines: Mapping[str, Any], task: str, metric: str) -> tuple[float, str]:
-    """The highest value of a metric among the trivial answers, and which one has it; ``(0, "")`` if none applies."""
-    found = [(by_task[task][metric], name) for name, by_task in baselines.items() if by_task.get(task, {}).get(metric)]
-    return max(found, default=(0.0, ""))
 
 
 def _percent(value: float | None) -> str:

@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
-from ravst_ray.datasets.places import local_copy
-from ravst_ray.datasets.tasks import VideoTask, read_tasks
+from ravst_ray.datasets.places import absolute, check_seen, folder_name, local_copy
+from ravst_ray.datasets.tasks import VideoTask, read_tasks, without_file
+from ravst_ray.datasets.transfer import check_writable
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.evaluation.answer_files import AnswerFiles, answer_files
 from ravst_ray.evaluation.answer_lengths import answer_lengths
@@ -56,6 +59,9 @@ ROW = pa.schema([("state", pa.large_string()), ("frames", pa.large_binary()), ("
 LINE = pa.schema([("line", pa.large_string())])
 
 
+Reading = Callable[[str | Path, str | Path, int | None], list[VideoTask]]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run came to: answers in the file, those of this run, and questions that could not be asked."""
@@ -71,7 +77,7 @@ def predict(
     out: str | Path,
     config: PredictConfig,
     console: Console,
-    read: Callable[[str | Path, str | Path, int | None], list[VideoTask]] = read_tasks,
+    read: Reading = read_tasks,
 ) -> Outcome:
     """Answer every question that ``out`` has no answer to yet.
 
@@ -90,10 +96,34 @@ def predict(
         ConfigError: a file or the model can't be used, or ``out`` was begun with other settings.
         AbortError: the run can't go on; the same command goes on from there.
     """
-    tasks = read(annotations, videos, config.limit)
+    tasks = read(annotations, absolute(str(videos)), config.limit)
     check_model(config.engine.model, "engine.model")
     with answer_files(str(out)) as files:
         return _answer_all(tasks, files, _fitted(config), console)
+
+
+def predict_dry_run(
+    annotations: str | Path, videos: str | Path, out: str | Path, config: PredictConfig, console: Console, read: Reading
+) -> None:
+    """Tell what :func:`predict` would ask; nothing is started or kept.
+
+    Raises:
+        ConfigError: a file or the model can't be used, or ``out`` can't be written to or was begun with other settings.
+    """
+    tasks = read(annotations, absolute(str(videos)), config.limit)
+    check_model(config.engine.model, "engine.model")
+    path, mark, query = absolute(str(out)).partition("?")
+    check_writable(f"{path.rpartition('/')[0]}{mark}{query}", "--out")
+    with tempfile.TemporaryDirectory(prefix="ravst-answers-") as kept:
+        files = AnswerFiles(absolute(str(out)), Path(kept) / folder_name(str(out)))
+        files.fetch()
+        done = _begin(files.path, _fitted(config))
+    ids = {pair.qa_id for task in tasks for pair in task.questions}
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    say(f"data: {len(ids)} questions on {len(tasks)} videos, {without_file(tasks, str(videos))} of them without a file")
+    say(f"answers: {out} can be written to; it answers {len(ids & done)} of them, {len(ids - done)} would be asked")
+    for line in answer_lengths(tasks, config):
+        say(line)
 
 
 def _answer_all(tasks: Sequence[VideoTask], files: AnswerFiles, config: PredictConfig, console: Console) -> Outcome:
@@ -145,6 +175,9 @@ def stream(config: PredictConfig, tasks: Sequence[VideoTask]) -> Iterator[dict[s
     if ray.cluster_resources().get("GPU") and not pool.num_gpus:
         pool = pool.model_copy(update={"num_gpus": float(config.engine.tensor_parallel)})
     check_room({"decode": config.actors.decode, "llm": pool})
+    if os.path.isdir(config.engine.model):  # actors may have another working directory
+        engine = config.engine.model_copy(update={"model": os.path.abspath(config.engine.model)})
+        config = config.model_copy(update={"engine": engine})
     rows = [{"state": json.dumps(asdict(task))} for task in tasks]
     dataset = ray.data.from_blocks([pa.Table.from_pylist([row], schema=ROW) for row in rows])
     dataset = pool_operator(dataset, "decode", DecodeClips, (config,), config.actors.decode, 1)
@@ -169,6 +202,7 @@ class DecodeClips:
         return pa.Table.from_pylist([self._row(json.loads(row["state"])) for row in table.to_pylist()], schema=ROW)
 
     def _row(self, task: dict[str, Any]) -> dict[str, Any]:
+        check_seen(task["folder"])
         try:
             stated_s, frames = task["duration_s"], self._config.frames
             with local_copy(task["path"]) as path:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
-
-from ravst_ray.core.page import HEAD
-from ravst_ray.evaluation.baselines import trivial_names
-from ravst_ray.tasks import TASKS
+from ravst_ray.evaluation.baselines import best_trivial, trivial_names
+from ravst_ray.reports.page import Tile, page_environment
+from ravst_ray.reports.plots import Plot
+from ravst_ray.tasks import TASKS, malformations
 from ravst_ray.tasks.protocols import Task
 
 Row = tuple[str, str, list[str]]
@@ -46,24 +44,41 @@ def markdown(metrics: Mapping[str, Any]) -> str:
     return "\n".join(blocks)
 
 
-def write_tables(out: Path, metrics: Mapping[str, Any]) -> None:
-    """Write ``table.md`` and ``index.html``; the page shows the plots that lie in ``plots/``."""
+def write_tables(out: Path, metrics: Mapping[str, Any], plots: Sequence[Plot] = ()) -> None:
+    """Write ``table.md``, and ``index.html`` with the plots."""
     (out / "table.md").write_text(markdown(metrics), encoding="utf-8")
-    plots = {path.stem: path.read_text(encoding="utf-8") for path in sorted((out / "plots").glob("*.svg"))}
-    environment = Environment(loader=PackageLoader("ravst_ray.evaluation", "templates"), autoescape=True)
-    environment.globals["head"] = Markup(HEAD)
-    page = environment.get_template("evaluation.html.j2").render(
-        tasks=[
-            (task.title, _counts(metrics[task.name], task), task.metrics, task_rows(metrics, task.name))
-            for task in _tasks(metrics)
-        ],
-        groups={name: _group_rows(metrics, name) for name in metrics["groups"]},
-        group_note=_GROUPS,
-        plots={name: text[text.index("<svg") :] for name, text in plots.items()},
-        names=metrics["names"],
-        malformed=metrics["malformed"],
+    meanings = malformations()
+    counts = sorted(metrics["malformed"].items(), key=lambda pair: (-pair[1], pair[0]))
+    page = (
+        page_environment()
+        .get_template("evaluation.html.j2")
+        .render(
+            tiles=_tiles(metrics),
+            tasks=[
+                (task.name, task.title, _counts(metrics[task.name], task), task.metrics, task_rows(metrics, task.name))
+                for task in _tasks(metrics)
+            ],
+            groups={name: _group_rows(metrics, name) for name in metrics["groups"]},
+            plots=plots,
+            names=metrics["names"],
+            malformed=[(kind, meanings.get(kind, ""), count) for kind, count in counts],
+        )
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")
+
+
+def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
+    """How many questions, and each task's headline metrics beside the best trivial answer."""
+    tasks = _tasks(metrics)
+    asked, missing = (sum(metrics[task.name][key] for task in tasks) for key in ("n", "n_missing"))
+    tiles = [Tile("Questions", asked, f"{asked:,}", f"{missing:,} without a prediction" if missing else "all answered")]
+    for task in tasks:
+        for metric in task.headline:
+            if (value := metrics[task.name][metric]) is not None:
+                best, name = best_trivial(metrics["baselines"], task.name, metric)
+                note = f"{'above' if value > best else 'not above'} {best:.2f} ({name})" if name else ""
+                tiles.append(Tile(f"{task.name} {metric}", value, f"{value:.2f}", note))
+    return tiles
 
 
 def _tasks(metrics: Mapping[str, Any]) -> list[Task[Any]]:

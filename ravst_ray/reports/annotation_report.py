@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from ravst_ray.core.page import HEAD
 from ravst_ray.records import NodeCount
 from ravst_ray.reports import figures
 from ravst_ray.reports.cluster_charts import cluster_charts
-from ravst_ray.reports.overlay import text_color
+from ravst_ray.reports.page import Tile, duration, page_environment
 from ravst_ray.reports.samples import SampleVideo, sample_cards
 from ravst_ray.reports.statistics import DURATION_GROUPS, ReportEvent, Statistics, count_events
 from ravst_ray.tasks import TASKS
@@ -29,16 +25,6 @@ __all__ = ["ReportEvent", "SampleVideo", "render_annotation_report", "write_anno
 
 STATUSES = ("accepted", "suspect", "rejected")
 _TOP_LABELS = 15
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key figure: ``shown`` is formatted already, ``value`` the exact number for machines."""
-
-    label: str
-    value: float
-    shown: str
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,16 +127,6 @@ def accuracy_tables(tables: Mapping[str, Any]) -> dict[str, list[Accuracy]]:
     return {title: _accuracy_rows(metrics, "") for title, metrics in tables.items()}
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: ``"8.2 s"``, ``"3 min 05 s"``, ``"2 h 10 min"``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _accuracy_rows(metrics: Mapping[str, Any], group: str) -> list[Accuracy]:
     rows: list[Accuracy] = []
     for name, entry in metrics.items():
@@ -212,23 +188,3 @@ def _split(split: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[st
     """Per part: its name, its numbers and its share of all videos."""
     total = sum(part.get("videos", 0) for part in split.values()) or 1
     return [(name, part, part.get("videos", 0) / total) for name, part in split.items()]
-
-
-def _exact(value: float, shown: str | None = None) -> Markup:
-    """A number as ``<data>``: people read ``shown``, machines the exact value."""
-    exact = f"{value:d}" if isinstance(value, int) else f"{value:.10g}"
-    return Markup('<data value="{}">{}</data>').format(exact, f"{value:,}" if shown is None else shown)
-
-
-def page_environment() -> jinja2.Environment:
-    """Jinja2 with the filters that the pages share; a name that a template lacks is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ravst_ray.reports", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["head"] = Markup(HEAD)
-    environment.filters.update(exact=_exact, duration=duration, ink=text_color)
-    return environment

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ravst_ray.reports.figures import PALETTE, nice_step
+from ravst_ray.reports.figures import nice_step
 
 Unit = Literal["", "share", "s"]
 Along = Literal["step", "time"]
 INK = "var(--text)"
-COLORS = (PALETTE[6], PALETTE[5], PALETTE[2], PALETTE[3], PALETTE[0], PALETTE[1])
+COLORS = tuple(f"var(--c{number})" for number in range(1, 7))  # those of the style sheet, light or dark
 SIDE = 1000.0
 MAX_POINTS = 240
 SMOOTH_FROM = 24
@@ -126,7 +126,7 @@ def chart(
     bins = _bins(steps)
     binned = [[mean_over(one.values, part) for part in bins] for one in series]
     known = [value for values in binned for value in values if value is not None]
-    low, high, y_ticks = _scale(min(known), max(known), unit)
+    low, high, y_ticks = scale(min(known), max(known), unit)
     places = [sum(part) / len(part) for part in bins]
     first, last = places[0], places[-1]
     across = [SIDE / 2 if first == last else SIDE * (place - first) / (last - first) for place in places]
@@ -147,22 +147,22 @@ def chart(
     return Chart(title, hint, tuple(curves), x_ticks, y_ticks, strips, along)
 
 
-def _bins(steps: Sequence[int]) -> list[Sequence[int]]:
-    size = math.ceil(len(steps) / MAX_POINTS)
-    return [steps[start : start + size] for start in range(0, len(steps), size)]
-
-
-def _scale(least: float, most: float, unit: Unit) -> tuple[float, float, tuple[Tick, ...]]:
-    """Ends of the y axis, 0 among them, on round numbers."""
+def scale(least: float, most: float, unit: Unit = "", whole: bool = False) -> tuple[float, float, tuple[Tick, ...]]:
+    """Ends of a y axis, 0 among them, on round numbers, with its marks; ``whole``: on whole numbers."""
     low, high = min(least, 0.0), max(most, 0.0)
     if low == high:
         high = 1.0
-    step = nice_step(high - low, 4)
+    step = max(nice_step(high - low, 4), 1.0 if whole else 0.0)
     below, above = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(
         Tick(100 * (number - below) / (above - below), shown(number * step, unit)) for number in range(below, above + 1)
     )
     return below * step, above * step, ticks
+
+
+def _bins(steps: Sequence[int]) -> list[Sequence[int]]:
+    size = math.ceil(len(steps) / MAX_POINTS)
+    return [steps[start : start + size] for start in range(0, len(steps), size)]
 
 
 def _step_ticks(first: float, last: float) -> tuple[Tick, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ravst_ray.reports import figures
-from ravst_ray.reports.annotation_report import Tile, page_environment
+from ravst_ray.reports.page import Tile, page_environment
 from ravst_ray.reports.str_drawing import WIDTH, Drawing, draw
 
 _MOST_ERRORS = 20

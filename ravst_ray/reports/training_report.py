@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.reports import figures
-from ravst_ray.reports.annotation_report import Tile, duration, page_environment
 from ravst_ray.reports.completions import SAID, TRUE, CompletionCard, completion_cards, pick, task_weights
 from ravst_ray.reports.curves import SMOOTH_FROM, Unit, ends, mean_over, shown, tail
+from ravst_ray.reports.page import Tile, duration, page_environment
 from ravst_ray.reports.run_folder import Numbers, RunFolder, Sampled, in_order, read_run
 from ravst_ray.reports.training_charts import (
     ByKey,
@@ -72,7 +72,7 @@ def _render(run: RunFolder, name: str) -> str:
     metric = run.config.validation.metric if run.config else "reward"
     best = best_step(run.validations, metric)
     environment = page_environment()
-    environment.filters.update(shown=shown, printable=_printable)
+    environment.filters.update(shown=shown)
     return environment.get_template("training_report.html.j2").render(
         name=name,
         problems=run.problems,
@@ -98,11 +98,6 @@ def _render(run: RunFolder, name: str) -> str:
         cards=_cards(run),
         colors={"true": TRUE, "said": SAID},
     )
-
-
-def _printable(text: str) -> str:
-    """Text that HTML can hold: what a random policy says is full of control characters."""
-    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
 def _by_key(steps: Sequence[Numbers]) -> dict[str, dict[int, float]]:

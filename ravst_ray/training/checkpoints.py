@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from ravst_ray.config.base import StrictModel, dump_config, load_config
-from ravst_ray.datasets.transfer import Stored
+from ravst_ray.datasets.transfer import Stored, check_writable
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.training.run_store import Checkpoint, RunStore
@@ -43,7 +43,7 @@ def begin(
         _same(before, config, kept, checkpoint)
     elif resume and checkpoint is None:
         log.warning("there is no checkpoint under %s yet: the run begins with step 1", store.output)
-    store.check_writable()
+    check_writable(store.output, "output")
     store.write("config.yaml", dump_config(config))
     return checkpoint
 

@@ -11,9 +11,9 @@ import ray
 
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.config.train import TrainConfig
-from ravst_ray.datasets.places import local_copy
+from ravst_ray.datasets.places import check_seen, local_copy
 from ravst_ray.datasets.tasks import VideoTask
-from ravst_ray.errors import StepError
+from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip, show_video
 from ravst_ray.media.decoding import ChildDecoder
 from ravst_ray.records import VideoView
@@ -66,9 +66,13 @@ async def decode(task: VideoTask, config: TrainConfig) -> Shown:
 
     Raises:
         StepError: it can't be read.
+        ConfigError: a node doesn't have the folder of the videos.
     """
     clip, view = decode_clip.remote(task, config)
-    made = await view
+    try:
+        made = await view
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ConfigError) else error from None
     if isinstance(made, StepError):
         raise made
     return clip, made
@@ -76,7 +80,12 @@ async def decode(task: VideoTask, config: TrainConfig) -> Shown:
 
 @ray.remote(num_cpus=0.1, num_returns=2, max_retries=1)
 def decode_clip(task: VideoTask, config: TrainConfig | SftRunConfig) -> tuple[Clip | None, VideoView | StepError]:
-    """The frames of a video and its view; in place of the view, why there are none."""
+    """The frames of a video and its view; in place of the view, why there are none.
+
+    Raises:
+        ConfigError: this node doesn't have the folder of the videos.
+    """
+    check_seen(task.folder)
     decoder = ChildDecoder(config.decode)
     try:
         with local_copy(task.path) as path:

@@ -1,37 +1,27 @@
-"""What is known of a run before anything starts: what it needs, which prompts fit, and the dry run that tells it."""
+"""What is known of a run before anything starts: what it needs, and which prompts fit."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import FramesConfig
-from ravst_ray.datasets.places import folder_name, is_remote, list_names, local_copy
+from ravst_ray.datasets.places import local_copy
 from ravst_ray.datasets.tasks import VideoTask
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.media.clips import sound_samples, view_size, view_times
 from ravst_ray.media.decoding import ChildDecoder
-from ravst_ray.models.pretrained import check_model, loading, model_source
-from ravst_ray.models.size import card_bytes
+from ravst_ray.models.pretrained import loading, model_source
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.families.protocols import Family, Shape
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import VideoView
 from ravst_ray.tasks import settled
-from ravst_ray.training.memory import Budget, estimate
-from ravst_ray.training.memory_table import budget_table
-from ravst_ray.training.prompts import held_out_tasks, learned_from, training_tasks
-from ravst_ray.training.run_store import RunStore, existing
 
 log = get_logger(__name__)
 _NAMED = 5
@@ -131,7 +121,7 @@ def prompt_tokens(tasks: Sequence[VideoTask], config: TrainConfig, tokenizer: An
     found: dict[str, int] = {}
     with closing(ChildDecoder(config.decode)) as decoder:
         for task in timed(tasks, decoder):
-            if not task.duration_s or _too_long(task, config.frames):
+            if not task.duration_s or too_long(task, config.frames):
                 continue
             view, shape = _largest_view(task.duration_s, config.frames)
             counts = _counts(task, view, shape, family, config, tokenizer)
@@ -180,110 +170,6 @@ def check_prompts(tokens: Mapping[str, int], config: TrainConfig) -> None:
         )
 
 
-def dry_run(config: TrainConfig, console: Console) -> None:
-    """Tell what a run would do; nothing is started, and what is written as a trial is removed.
-
-    Raises:
-        ConfigError: a prompt doesn't fit, the reward has weights for what there isn't, or a place can't be read,
-            written to, or has no room.
-    """
-    budget = estimate(config)
-    for line in _lines(config, budget):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    if budget is not None:
-        console.print(budget_table(budget, config, card_bytes()))
-
-
-def _lines(config: TrainConfig, budget: Budget | None) -> list[str]:
-    rollouts = config.rollouts
-    settled(config.reward, "reward.weights")
-    gpus, cpus = needs(config)
-    completions = rollouts.prompts_per_step * rollouts.group_size
-    samplings = math.ceil(config.max_steps / config.learner.iterations)
-    lines = ["configuration: valid", f"resources: {gpus}", f"resources: {cpus}"]
-    lines.append(
-        f"tokens: a step samples at most {rollouts.prompts_per_step} prompts x {rollouts.group_size} completions x "
-        f"{rollouts.max_tokens} = {completions * rollouts.max_tokens}; the run {samplings} times as many"
-    )
-    fewest, most = rollouts.bounds
-    lines.append(f"rollout actors: {fewest} to {most}" if most > fewest else f"rollout actors: {most}")
-    lines.append(f"weights{' (the adapter alone)' if config.ships_adapter else ''}: reach them by {config.transport}")
-    if rollouts.share_gpu:
-        lines[-1] += "; they sleep while the learner computes on their cards"
-    if budget is None:
-        lines.append(f"memory: nothing tells how {config.model} is built, so what the run takes isn't known")
-    lines.append(_output_line(config, budget))
-    places = (config.data.annotations, config.data.videos)
-    absent = [one for one in places if not is_remote(one) and not Path(one).exists()]
-    if absent:
-        return [*lines, f"data: {', '.join(absent)} not there, so nothing is counted"]
-    tasks = training_tasks(config.data)
-    kinds = Counter(pair.task for task in tasks for pair in task.questions)
-    count, missing = sum(kinds.values()), sum(not there for there in _there(tasks, config.data.videos))
-    by_task = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
-    lines.append(f"data: {count} questions ({by_task}) on {len(tasks)} videos, {missing} of them without a file")
-    epoch = math.ceil(count / rollouts.prompts_per_step)
-    epochs = samplings * rollouts.prompts_per_step / max(count, 1)
-    if config.eval_every:
-        held_out = held_out_tasks(config)
-        learned = learned_from(held_out, tasks)
-        lines.append(
-            f"validation: {sum(len(task.questions) for task in held_out)} held-out questions on {len(held_out)} videos "
-            f"every {config.eval_every} steps"
-            + (f"; {learned} of the videos are trained on as well" if learned else "")
-        )
-    lines.append(f"steps: {config.max_steps}; an epoch is {epoch} steps, the run {epochs:.2f} epochs")
-    try:
-        check_model(config.model, "model")
-        config = fitted(config)
-        tokenizer = load_tokenizer(config.model)
-    except ConfigError as error:
-        return [*lines, f"prompts: not measured: {error}"]
-    with closing(ChildDecoder(config.decode)) as decoder:
-        tasks = timed(tasks, decoder)
-    if long := sum(_too_long(task, config.frames) for task in tasks):
-        lines.append(
-            f"frames: {long} videos are left out, as frames.max_frames = {config.frames.max_frames} of them would be "
-            f"more than {config.frames.max_step_s:g} s apart"
-        )
-    tokens = prompt_tokens(tasks, config, tokenizer)
-    check_prompts(tokens, config)
-    longest, limit = max(tokens.values(), default=0), config.engine.max_model_len
-    short = sum(count + rollouts.max_tokens > limit for count in tokens.values())
-    lines.append(
-        f"prompts: at most {longest} tokens of {limit}; {short} leave less than rollouts.max_tokens = "
-        f"{rollouts.max_tokens} for the answer"
-    )
-    return lines
-
-
-def _output_line(config: TrainConfig, budget: Budget | None) -> str:
-    """Whether results can be written, and whether what this machine would keep of them has room.
-
-    Raises:
-        ConfigError: the output can't be written to.
-    """
-    store = RunStore(config.output, config.scratch)
-    store.check_writable()
-    free = shutil.disk_usage(existing(store.local)).free
-    line = f"output: {store.output} can be written to; {free / 2**30:.1f} GiB are free at {store.local}"
-    if budget is None:
-        return line
-    line += f", checkpoints and model take up to {budget.disk.total / 2**30:.1f} GiB"
-    if budget.disk.total < free:
-        return line
-    way = "name another disk by scratch" if store.remote else "lower keep_checkpoints, or name another output"
-    return f"{line}, TOO LITTLE where nodes have disks like this machine's: {way}"
-
-
-def _there(tasks: Sequence[VideoTask], videos: str) -> list[bool]:
-    """Whether each video has a file."""
-    if not is_remote(videos):
-        return [Path(task.path).exists() for task in tasks]
-    names = list_names(videos)
-    return [folder_name(task.path) in names for task in tasks]
-
-
 def _counts(
     task: VideoTask, view: VideoView, shape: Shape, family: Family, config: TrainConfig, tokenizer: Any
 ) -> dict[str, int]:
@@ -291,7 +177,8 @@ def _counts(
     return {name: len(family.prompt_ids(tokenizer, text, shape)) for name, text in texts.items()}
 
 
-def _too_long(task: VideoTask, config: FramesConfig) -> bool:
+def too_long(task: VideoTask, config: FramesConfig) -> bool:
+    """Whether a video is left out, as too few frames are shown of it for its length."""
     try:
         view_times(task.duration_s, config)
     except StepError:

@@ -30,6 +30,11 @@ def training_tasks(data: TrainDataConfig, tell: bool = True) -> list[VideoTask]:
     """
     tasks = read_tasks(data.annotations, data.videos, data.limit)
     pairs = [pair for task in tasks for pair in task.questions]
+    if not pairs:
+        raise ConfigError(
+            f"data.annotations: no question in {data.annotations}; ravst annotate writes the accepted ones, and with "
+            "export.statuses=[accepted,suspect] those that a person should look at, too"
+        )
     bad = {pair.qa_id for pair in pairs if special_in(pair.question + pair.answer)}
     if not bad:
         return tasks

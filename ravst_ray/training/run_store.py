@@ -149,22 +149,6 @@ class RunStore:
         """Whether there is a run already."""
         return self.read("metrics.jsonl") is not None or self.last_checkpoint() is not None
 
-    def check_writable(self) -> None:
-        """Write a small file and remove it; a directory that isn't there isn't made, its parent is tried.
-
-        Raises:
-            ConfigError: that can't be done.
-        """
-        probe = f".writable-{secrets.token_hex(4)}"
-        try:
-            if self.remote:
-                self.write(probe, "yes")
-                self.delete(probe)
-            else:
-                tempfile.TemporaryFile(dir=existing(self.local)).close()
-        except (OSError, AbortError) as error:
-            raise ConfigError(f"output: can't write to {self.output}: {error}") from None
-
     def push(self) -> None:
         """Bring what is new in the working folder to the store, all but checkpoints; nothing for a directory.
 
@@ -330,11 +314,6 @@ class RunStore:
                 f"output: {self.output} on node {node} isn't the directory that the driver writes to; name one on a "
                 "file system that all nodes share, or a place in an object store (s3://bucket/run)"
             )
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return next((one for one in (path, *path.parents) if one.exists()), path)
 
 
 def _working_folder(output: str, scratch: str | None) -> Path:

@@ -17,8 +17,9 @@ from rich.console import Console
 from ravst_ray.config.base import load_config
 from ravst_ray.config.rewards import EvaluateConfig
 from ravst_ray.config.train import TrainConfig
+from ravst_ray.evaluation.baselines import best_trivial
 from ravst_ray.evaluation.evaluate import evaluate
-from ravst_ray.evaluation.paired import best_trivial, paired_rise, paired_table
+from ravst_ray.evaluation.paired import paired_rise, paired_table
 from ravst_ray.evaluation.predict import asked_as_in, predict
 from ravst_ray.toyworld.training.policy_omni import HEARING
 from ravst_ray.toyworld.world import write_world

@@ -92,6 +92,7 @@ def benchmark_tasks(
             files.place(video),
             questions[0].duration_s or 0.0,
             tuple(QAPair(one.qa_id, video, 0, benchmark.name, one.prompt, one.truth) for one in questions),
+            str(videos_dir),
         )
         for video, questions in asked.items()
     ]

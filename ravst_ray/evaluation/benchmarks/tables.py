@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
-
-from ravst_ray.core.page import HEAD
 from ravst_ray.evaluation.benchmarks.protocols import Benchmark
 from ravst_ray.evaluation.benchmarks.published import PUBLISHED
+from ravst_ray.reports.page import Tile, page_environment
 
 Row = tuple[str, str, list[str]]
 _MARKS = {"run": "**{}**", "baseline": "*{}*", "paper": "{}"}
@@ -64,18 +61,34 @@ def markdown(benchmark: Benchmark, metrics: Mapping[str, Any]) -> str:
 def write_benchmark_tables(out: Path, benchmark: Benchmark, metrics: Mapping[str, Any]) -> None:
     """Write ``table.md`` and ``index.html``."""
     (out / "table.md").write_text(markdown(benchmark, metrics), encoding="utf-8")
-    environment = Environment(loader=PackageLoader("ravst_ray.evaluation", "templates"), autoescape=True)
-    environment.globals["head"] = Markup(HEAD)
-    page = environment.get_template("benchmark.html.j2").render(
-        title=benchmark.title,
-        counts=_counts(metrics),
-        settings=_setting_lines(metrics),
-        tables=[(title, columns, table_rows(benchmark, metrics, columns)) for title, columns in benchmark.tables],
-        groups=_group_tables(benchmark, metrics),
-        sources=sources(benchmark),
-        rules=_rules(benchmark, metrics),
+    page = (
+        page_environment()
+        .get_template("benchmark.html.j2")
+        .render(
+            title=benchmark.title,
+            tiles=_tiles(benchmark, metrics),
+            settings=_setting_lines(metrics),
+            tables=[(title, columns, table_rows(benchmark, metrics, columns)) for title, columns in benchmark.tables],
+            groups=_group_tables(benchmark, metrics),
+            sources=sources(benchmark),
+            rules=_rules(benchmark, metrics),
+        )
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")
+
+
+def _tiles(benchmark: Benchmark, metrics: Mapping[str, Any]) -> list[Tile]:
+    """How many questions, and the headline columns beside the best trivial answer."""
+    asked, missing = metrics["n"], metrics["n_missing"]
+    tiles = [Tile("Questions", asked, f"{asked:,}", f"{missing:,} without a prediction" if missing else "all answered")]
+    for column in benchmark.headline:
+        if (value := metrics["ours"].get(column)) is not None:
+            best = max(
+                (row[column] for row in metrics["trivial"].values() if row.get(column) is not None), default=None
+            )
+            said = "" if best is None else f"{'above' if value > best else 'not above'} {best:.2f} (trivial)"
+            tiles.append(Tile(column, value, f"{value:.2f}", said))
+    return tiles
 
 
 def _group_tables(benchmark: Benchmark, metrics: Mapping[str, Any]) -> dict[str, list[list[str]]]:
