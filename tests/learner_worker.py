@@ -70,8 +70,9 @@ def main() -> None:
         goes_on(checkpoint("run", 2), "resumed")
         goes_on(as_earlier_versions_wrote(), "resumed_earlier")
         starts_at_its_reference()
-        adapter = {"lora": {"rank": 4}}
+        adapter = {"lora": {"rank": 4}, "kl": 0.1}
         straight = build("adapter", adapter)
+        assert straight.ref_model is None, "it is the policy without its adapter"
         straight.train()
         save("adapter", policy_state(straight.model, frozen_vision=False, keep=RANK == 0))
         goes_on(checkpoint("adapter", 2), "adapter_resumed", adapter)
