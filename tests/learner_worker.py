@@ -34,6 +34,7 @@ from ravst_ray.training.position import Position
 from ravst_ray.training.run_store import CHECKPOINTS, Checkpoint, RunStore
 from ravst_ray.training.sync_proof import logprob_gap
 from ravst_ray.training.weights import policy_state
+from tests.s3_server import BUCKET
 from tests.tiny_policies import load_tiny, made_up_group, noise_clip
 
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0), (0.5, 0.5, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
@@ -46,7 +47,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if WORLD > 1:
         dist.init_process_group("gloo")  # as Ray Train does
-    ray.train.get_context = lambda: SimpleNamespace(get_world_rank=lambda: RANK, get_local_rank=lambda: RANK)
+    # Each is the first of its node.
+    ray.train.get_context = lambda: SimpleNamespace(get_world_rank=lambda: RANK, get_local_rank=lambda: 0)
     if SHARD == "shard":
         _shard_on_cpus()
         _only_rank_0_reads()
@@ -67,7 +69,10 @@ def main() -> None:
     if len(sys.argv) > 5:
         goes_on(sys.argv[5], "resumed")
     if SHARD == "shard":
-        goes_on(checkpoint("run", 2), "resumed")
+        goes_on(checkpoint("run", 2), "apart")
+        dist.barrier()  # rank 0 marks it as whole
+        fresh = results("apart", "fresh")
+        goes_on(str(fresh.prepare(fresh.last_checkpoint(), first=RANK == 0)), "resumed_apart")
         goes_on(as_earlier_versions_wrote(), "resumed_earlier")
         starts_at_its_reference()
         adapter = {"lora": {"rank": 4}, "kl": 0.1}
@@ -92,9 +97,10 @@ def build(run: str, more: dict | None = None, steps: int = 3, frozen: bool = Fal
         **(more or {}),
     )
     model, processor, adapter, family = load_policy(str(MODEL), config)
+    store = results(run)
     arguments = trainer_arguments(
         config,
-        OUT / run / CHECKPOINTS,
+        store.local / CHECKPOINTS,
         rows=16 // WORLD,
         group_size=4,
         max_tokens=16,
@@ -105,7 +111,6 @@ def build(run: str, more: dict | None = None, steps: int = 3, frozen: bool = Fal
         # Adam as it is would blow up differences in gradients that are almost 0.
         optim_args="eps=0.03",
     )
-    store = RunStore(str(OUT / run))
 
     def after_save(folder: Path, step: int) -> None:
         files = stored(store, folder.name)
@@ -137,6 +142,13 @@ def given(forward: VideoForward) -> list:
     first = replace(first, logprobs=(math.nan, *first.logprobs[1:]))  # what the sampler doesn't know counts nowhere
     groups[0] = replace(groups[0], completions=(first, *others))
     return groups
+
+
+def results(run: str, disk: str = "disk") -> RunStore:
+    """Where a run's are: a folder, or of one run a bucket, with a disk for each rank."""
+    if run != "apart":
+        return RunStore(str(OUT / run))
+    return RunStore(f"s3://{BUCKET}/{run}", scratch=str(OUT / f"{disk}{RANK}"))
 
 
 def checkpoint(run: str, step: int) -> str:

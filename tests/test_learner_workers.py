@@ -16,12 +16,13 @@ from ravst_ray.config.train import TrainConfig
 from ravst_ray.training.export import export_model
 from ravst_ray.training.run_store import CHECKPOINTS, RunStore
 from ravst_ray.training.sharded import MOMENTS, WEIGHTS
+from tests.s3_server import BUCKET
 from tests.tiny_policies import load_tiny, tiny_policy
 
 LAPTOP = Path(__file__).parents[1] / "jobs" / "configs" / "train_laptop.yaml"
 
 
-def run(model, out, loss, world, shard, *more):
+def run(model, out, loss, world, shard, *more, **variables):
     """The last weights of a run of three steps, in a world of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -31,7 +32,7 @@ def run(model, out, loss, world, shard, *more):
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        environment = {**os.environ, **(place if world > 1 else {})}
+        environment = {**os.environ, **variables, **(place if world > 1 else {})}
         workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     try:
         said = [worker.communicate(timeout=400)[0].decode()[-4000:] for worker in workers]
@@ -57,10 +58,10 @@ def policy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sharded(policy, tmp_path_factory):
-    """Where two sharded workers have run."""
+def sharded(policy, tmp_path_factory, s3_once):
+    """Where two sharded workers have run; one of the runs is in the bucket."""
     out = tmp_path_factory.mktemp("sharded")
-    run(policy, out, "dapo", 2, "shard")
+    run(policy, out, "dapo", 2, "shard", **s3_once.environment)
     return out
 
 
@@ -84,9 +85,13 @@ def test_two_workers_make_the_update_of_one(policy, sharded, alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sharded_run_goes_on_where_it_was(sharded, alone):
-    """Weights, moments and rate come back: in the same world, in another, and from what earlier versions wrote."""
+    """Weights, moments and rate come back: in the same world, in another, and from what earlier versions wrote.
+
+    From a bucket, too, where each worker had written its part, to disks that hold nothing.
+    """
     straight = end(sharded, "state")
-    assert furthest(straight, end(sharded, "resumed")) < 1e-6
+    for name in ("apart", "resumed_apart"):
+        assert furthest(straight, end(sharded, name)) < 1e-6
     assert furthest(straight, end(sharded, "resumed_earlier")) < 1e-6
     assert furthest(alone, end(sharded, "resumed", 1, "ddp")) < 1e-5
     adapted = end(sharded, "adapter")
@@ -132,13 +137,18 @@ def test_a_checkpoint_that_is_being_written_when_a_worker_is_killed_does_not_cou
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("run_name", "lora"), [("run", []), ("adapter", ["learner.lora.rank=4"])])
-def test_a_sharded_checkpoint_becomes_a_model_without_ranks(policy, sharded, run_name, lora):
+@pytest.mark.parametrize("run_name", ["run", "adapter", "apart"])
+def test_a_sharded_checkpoint_becomes_a_model_without_ranks(policy, sharded, run_name, tmp_path, s3):
+    lora = ["learner.lora.rank=4"] if run_name == "adapter" else []
     given = [f"model={policy}", f"output={sharded}", "data.annotations=a", "data.videos=v", "learner.shard=true"]
     given += ["learner.freeze_vision=false", "learner.dtype=float32", "max_steps=3", "learner.workers=2", *lora]
     config = load_config(TrainConfig, LAPTOP, given)
-    (sharded / run_name / "config.yaml").write_text(dump_config(config))
-    model, _ = load_tiny(Path(export_model(str(sharded / run_name))))
+    place = f"s3://{BUCKET}/{run_name}" if run_name == "apart" else str(sharded / run_name)
+    RunStore(place).write("config.yaml", dump_config(config))
+    model, _ = load_tiny(Path(export_model(place, target=str(tmp_path / "model"))))
+    assert not any("optimizer_0" in path for method, path in s3.requests if method == "GET"), (
+        "it takes the weights alone"
+    )
     made = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     expected = end(sharded, "state" if run_name == "run" else run_name)
     assert made.keys() <= expected.keys() and furthest(made, expected) < 1e-6
