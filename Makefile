@@ -27,7 +27,7 @@ demo: $(READY)  ## annotate a toy world, train on it, evaluate; ends with the pa
 	@$(BIN)/python jobs/demo.py
 
 test: lint  ## every test that needs no GPU and kills no process
-	$(BIN)/python -m pytest -m "not gpu and not faults and not cluster"
+	$(BIN)/python -m pytest -m "not gpu and not faults and not cluster" -n 2
 
 test-faults: $(READY)  ## tests that kill processes and nodes on purpose
 	$(BIN)/python -m pytest -m "faults and not slow and not gpu"

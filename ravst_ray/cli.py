@@ -47,12 +47,36 @@ def _retry(args: argparse.Namespace) -> None:
     retry(args.output, args.reason, args.overrides, Console(stderr=True))
 
 
+def _review(args: argparse.Namespace) -> None:
+    import getpass
+    import os
+
+    from ravst_ray.config.base import load_config
+    from ravst_ray.config.review import ReviewConfig
+    from ravst_ray.review.run import serve
+
+    token = args.token or os.environ.get("RAVST_REVIEW_TOKEN") or None
+    given = {"host": args.host, "port": args.port, "token": token, "videos": args.videos}
+    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+    who = f"reviewer={args.reviewer or getpass.getuser()}"
+    serve(args.output, load_config(ReviewConfig, None, [who, *flags, *args.overrides]), _say)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def _export(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ravst_ray.datasets.exports.run import export
+    from ravst_ray.review.apply import Reviser, card_figures
 
-    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos)
+    revise = Reviser(args.output)
+    for problem in revise.problems:
+        _say(f"of the verdicts: {problem}")
+    review = card_figures(args.output) if revise.touched else None
+    export(args.output, args.to, args.format, Console(stderr=True), args.statuses, args.videos, revise, review)
 
 
 def _toyworld(args: argparse.Namespace) -> None:
@@ -219,6 +243,14 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("output", metavar="OUT", help="output directory of a run")
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
+    review = add("review", _review, cli_help.REVIEW, config=None)
+    review.add_argument("output", metavar="OUT", help="output of ravst annotate, here or in an object store")
+    review.add_argument("overrides", nargs="*", metavar="key=value", help="more settings")
+    review.add_argument("--host", help="address to serve at (default 127.0.0.1); another than loopback needs --token")
+    review.add_argument("--port", type=int, help="default 8765; 0: any that is free")
+    review.add_argument("--token", help="what a browser must know, 16 characters or more; or $RAVST_REVIEW_TOKEN")
+    review.add_argument("--reviewer", metavar="NAME", help="who reviews (default: the user's name)")
+    review.add_argument("--videos", metavar="DIR", help="folder of the videos (default: that of the run)")
     export = add("export", _export, cli_help.EXPORT, config=None)
     export.add_argument("output", metavar="OUT", help="output directory of a run, here or in an object store")
     export.add_argument("--to", required=True, metavar="DIR", help="empty or new folder, a path or a URI")

@@ -35,7 +35,8 @@ Write a finished dataset into a folder that can be handed on, with a dataset car
   ravst export s3://bucket/run1 --to s3://bucket/shards --format webdataset --statuses accepted suspect
 
 Formats: ravst (R-AVST's published JSON), hf (a folder for datasets.load_dataset), coco (JSON for pycocotools, boxes and
-masks on tracks), webdataset (tar shards). DIR is whole once export.json is in it; an export that fails leaves nothing.
+masks on tracks), webdataset (tar shards). What people have said in `ravst review` counts.
+DIR is whole once export.json is in it; an export that fails leaves nothing.
 """
 TOYWORLD = """\
 Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 labels and the exact truth.
@@ -47,6 +48,16 @@ Write synthetic but real videos (H.264 + AAC) with sounding objects, UnAV-100 la
 Hard scenes have several objects of a name of which one sounds, cuts, pan and zoom, sources that are off screen or
 seldom seen, events that overlap, a noise floor and clicks; the truth says which object sounds, and each scene's traits.
 Without cues the pictures are those of a world at rest: when and which object sounds, only its sound tells.
+"""
+REVIEW = """\
+Look at annotations in a browser, and say what is right: a page with the videos, their boxes and questions.
+
+  ravst review out/demo
+  ravst review s3://bucket/run1 --videos s3://bucket/videos --reviewer ann usd_per_hour=30
+  ravst review out/demo --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+
+Verdicts are added to OUT/review/; the rows themselves stay as they are. Several people may review at once.
+Settings: ravst_ray/config/review.py, class ReviewConfig.
 """
 SCORE = """\
 Score completions with the reward of their tasks.

@@ -12,9 +12,33 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+HEAVY = frozenset(
+    f"test_{name}"
+    for name in (
+        *("adapter", "caption_phase", "failures", "hard_world", "learner_workers", "local_llm", "make_str"),
+        *("metrics_export", "pipeline", "placement", "pool", "predict", "qwen3_vl", "real_checkpoints", "rollout"),
+        *("secrets", "sft_run", "surroundings", "tasks", "train", "train_faults", "transport", "validation"),
+        *("video_llm", "node_log", "shared_card", "train_plan"),
+    )
+)
+"""Files whose tests start Ray, engines or other large processes: these run one after the other, in one process."""
+
+
 def pytest_collection_modifyitems(items):
     """Fast tests first."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "faults")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several processes (``-n 2``) one has all that is heavy, others what can run beside it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class HeavyInOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "heavy" if Path(nodeid.partition("::")[0]).stem in HEAVY else nodeid
+
+    return HeavyInOne(config, log)
 
 
 @dataclass(frozen=True)

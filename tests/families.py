@@ -150,11 +150,9 @@ def _save_qwen3(folder: Path, **sizes: Any) -> Path:
     return Path(folder)
 
 
-_QWEN2_5 = partial(FamilyCase, family=Qwen25VL(), plain=_plain_qwen2_5, size_px=(84, 56))
 FAMILY_CASES = (
-    _QWEN2_5("qwen2_5_vl", save=partial(save_policy, **TINY)),
-    _QWEN2_5("qwen2_5_vl-untied", save=partial(save_policy, **TINY, tied=False)),
-    FamilyCase("qwen3_vl", Qwen3VL(), _save_qwen3, _plain_qwen3),
+    FamilyCase("qwen2_5_vl", Qwen25VL(), partial(save_policy, **TINY), _plain_qwen2_5, size_px=(84, 56)),
+    FamilyCase("qwen3_vl", Qwen3VL(), partial(_save_qwen3, tied=False), _plain_qwen3),  # a head of its own
     FamilyCase(
         "qwen2_5_omni",
         Qwen25Omni(),

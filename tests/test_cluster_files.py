@@ -125,8 +125,8 @@ def test_a_job_takes_little_along(tmp_path):
     with zipfile.ZipFile(package) as packed:
         names = packed.namelist()
         toys = sum(one.compress_size for one in packed.infolist() if "/checkpoints/" in one.filename)
-    assert package.stat().st_size < 20 * 2**20
-    assert package.stat().st_size - toys < 2 * 2**20, "all but the toy world's models"
+    assert package.stat().st_size < 22 * 2**20
+    assert package.stat().st_size - toys < 3 * 2**20, "all but the toy world's models"
     for name in ("jobs/annotate.py", "jobs/configs/annotate_cluster.yaml", "ravst_ray/cli.py", "pyproject.toml"):
         assert name in names
     assert any(name.startswith("ravst_ray/toyworld/checkpoints/") for name in names), "the laptop's models"

@@ -189,6 +189,21 @@ def test_memory_can_be_limited_more_than_once():
     assert done.stdout == "refused\n", done.stderr
 
 
+def test_a_timeline_tells_when_each_picture_is_shown_and_what_a_player_counts_from(shared, tmp_path):
+    recipe = Recipe(pictures=12, gaps_ms=(40, 80, 40), start_ms=1000, rotation=90)
+    found = shared.timeline(str(write_video(tmp_path / "late.mp4", recipe)))
+    *starts_ms, end_ms = recipe.starts_ms()
+    assert found.starts_s_T == pytest.approx([start / 1000 for start in starts_ms], abs=1e-6)
+    assert found.end_s == pytest.approx(end_ms / 1000, abs=0.05)
+    # Chromium shows the first picture of such a file at 1.0 s (measured): it counts as the container does.
+    assert found.player_offset_s == pytest.approx(1.0)
+    assert (found.meta.width, found.meta.height) == (80, 96) and found.notes == ("turned left by 90 degrees",)
+    assert (found.codec, found.pixels, found.meta.has_audio) == ("h264", "yuv420p", True)
+    with pytest.raises(StepError) as caught:
+        shared.timeline(str(tmp_path / "none.mp4"))
+    assert caught.value.reason == "missing_file"
+
+
 def message(header: object, payload: bytes = b"") -> bytes:
     text = json.dumps(header).encode()
     return struct.pack(">IQ", len(text), len(payload)) + text + payload

@@ -152,5 +152,5 @@ def test_sft_tells_what_its_workers_die_of(local_ray, monkeypatch, tmp_path):
     data = {"annotations": "a.json", "videos": "videos"}
     config = SftRunConfig(data=data, output=str(tmp_path), num_cpus=0.5)
     with pytest.raises(AbortError) as caught:
-        sft_run._fit(config, [])
+        sft_run._fit(config, [], None, None)
     assert str(caught.value) == "Halves: one and two"

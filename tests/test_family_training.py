@@ -18,9 +18,7 @@ from tests.tiny_policies import made_up_group
 REWARDS = [(1.0, 0.0, 0.5, 0.25), (0.0, 2.0, 0.0, 0.0)]
 
 
-@pytest.fixture(
-    scope="module", params=[case for case in FAMILY_CASES if "untied" not in case.name], ids=lambda c: c.name
-)
+@pytest.fixture(scope="module", params=FAMILY_CASES, ids=lambda c: c.name)
 def case(request):
     return request.param
 

@@ -46,6 +46,7 @@ LEVELS = {
     "ravst_ray.training.sft_run": 7,
     "ravst_ray.training.validation": 7,
     "ravst_ray.training.export": 7,
+    "ravst_ray.review": 7,  # what follows from a verdict is made by the code of annotate
     "ravst_ray.questions.stream": 7,
     "ravst_ray.questions.run": 7,
     "ravst_ray.toyworld.questions": 7,
@@ -83,7 +84,7 @@ MAY_IMPORT_RAY = {
     "jobs",
 }
 HEAVY = {"torch", "ray", "vllm", "transformers"}
-LIGHT_ROOMS = ("ravst_ray.config", "ravst_ray.core", "ravst_ray.rewards", "ravst_ray.tasks")
+LIGHT_ROOMS = ("ravst_ray.config", "ravst_ray.core", "ravst_ray.rewards", "ravst_ray.tasks", "ravst_ray.review")
 
 
 def module_name(path: Path) -> str:

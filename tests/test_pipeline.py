@@ -20,6 +20,7 @@ from rich.console import Console
 from ravst_ray.annotate import pipeline, workers
 from ravst_ray.annotate.attempts import Attempts
 from ravst_ray.annotate.pipeline import stream
+from ravst_ray.annotate.questions import questions_of
 from ravst_ray.annotate.run import annotate
 from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.texts import events_of
@@ -27,9 +28,13 @@ from ravst_ray.cluster import failures
 from ravst_ray.cluster import pools as cluster_pools
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.config.base import load_config
+from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import AbortError, ConfigError, StepError
 from ravst_ray.records import Event, Frames, SceneObject, Track, Video, VideoItem, VideoMeta
+from ravst_ray.review.edits import edit_of
+from ravst_ray.review.revise import Evidence, edited
+from ravst_ray.review.rows import Rows
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = ROOT / "jobs" / "configs" / "annotate_laptop.yaml"
@@ -342,9 +347,25 @@ def laptop(annotations: Path, folder: Path, output: Path, *more: str) -> Annotat
 def content(output: Path) -> dict:
     """Everything that a rerun must reproduce."""
     store = DatasetStore(str(output))
-    tables = {name: sorted(store.rows(name), key=str) for name in ("annotations", "qa", "errors")}
+    tables = {name: sorted(store.rows(name), key=str) for name in ("annotations", "qa", "videos", "errors")}
     exported = {split: json.loads((output / f"ravst_{split}_QA.json").read_text()) for split in ("train", "test")}
     return {**tables, **exported}
+
+
+def check_that_review_makes_the_same_questions(config: AnnotateConfig) -> None:
+    """From what the output keeps follow the objects and the questions that are in it."""
+    rows = Rows(DatasetStore(config.output), config.quality)
+    assert rows.refresh() and rows.tasks
+    for video_id in rows.tasks:
+        found = rows.of_video(video_id)
+        evidence = Evidence.of(found.annotations[0], found.video)
+        events = (*map(annotation_from_row, found.annotations), *evidence.context)
+        first = events[0]
+        own = next(one for one in first.objects if not one.audible or first.event.event_num in one.heard_in)
+        same = edit_of({"op": "audible", "name": own.name, "audible": own.audible})
+        assert edited(same, events, first.event.event_num, evidence, config) == events
+        asked, _ = questions_of(video_id, events, evidence.meta.duration_s, config.questions, seed=config.seed)
+        assert asked == tuple(map(qa_from_row, found.qa))
 
 
 def test_toy_world_through_the_real_steps(world, named_world, tmp_path, local_ray, monkeypatch):
@@ -363,6 +384,7 @@ def test_toy_world_through_the_real_steps(world, named_world, tmp_path, local_ra
     table = pq.read_table(tmp_path / "out" / "annotations")
     assert table.num_rows == summary["events"]
 
+    check_that_review_makes_the_same_questions(config)
     before = content(tmp_path / "out")
     again = annotate(config, Console(quiet=True))
     assert content(tmp_path / "out") == before

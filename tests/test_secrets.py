@@ -112,7 +112,7 @@ def test_ids_never_become_paths_outside_the_output(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     tops = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
-    assert tops == {"_commit", "annotations", "qa", "errors"}
+    assert tops == {"_commit", "annotations", "qa", "videos", "errors"}
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket/videos?region=r&endpoint_override=127.0.0.1:9", "file:///base/videos"])

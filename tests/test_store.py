@@ -8,13 +8,14 @@ import pytest
 from pyarrow import fs
 
 from ravst_ray.datasets import schemas
-from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row, rows_of
+from ravst_ray.datasets.schemas import annotation_from_row, context_from_row, loudness_from_row, qa_from_row, rows_of
 from ravst_ray.datasets.store import DatasetStore
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import (
     ErrorRow,
     Event,
     EventAnnotation,
+    Loudness,
     QAPair,
     SceneObject,
     Track,
@@ -23,7 +24,7 @@ from ravst_ray.records import (
     VideoMeta,
 )
 
-TABLES = ("annotations", "qa", "errors")
+TABLES = ("annotations", "qa", "videos", "errors")
 
 
 class PowerCut(Exception):
@@ -38,9 +39,14 @@ def item(name: str, error: str | None = None, retryable: bool = False) -> VideoI
         return VideoItem(video, error=row, stats={"frames_decoded": 1})
     track = Track(1, "bell", True, (0.5, 1.5), ((1.0, 2.0, 3.0, 4.0), (1.5, 2.0, 3.5, 4.0)), (0.9, 0.8), None)
     annotation = EventAnnotation(event, (SceneObject("bell", True),), (0.5, 1.5), (track,), "suspect", ("jump",))
+    context = EventAnnotation(
+        Event(2, 3.0, 5.0, "cat meowing", 8, None, None, False), (SceneObject("cat", True, (2,)),)
+    )
+    level = Loudness(0.1, (-100.0, -20.51), 0.2)
     pair = QAPair(f"{name}/1/AVTR/0", name, 1, "AVTR", "When?", "<answer>\n</answer>", "suspect")
     meta = VideoMeta(10.0, 29.97, 320, 240, True, "decord")
-    return VideoItem(video, meta, annotations=(annotation,), qa=(pair,), provenance={"llm": "x"}, stats={"frames": 2})
+    both = (annotation, context)
+    return VideoItem(video, meta, level, annotations=both, qa=(pair,), provenance={"llm": "x"}, stats={"frames": 2})
 
 
 def put(store: DatasetStore, one: VideoItem) -> None:
@@ -73,7 +79,40 @@ def test_records_come_back_as_they_went_in(tmp_path):
     assert dict(row["provenance"]) == {"llm": "x"}
     (row,) = store.rows("qa")
     assert qa_from_row(row) == one.qa[0]
+    (row,) = store.rows("videos")
+    assert loudness_from_row(row) == one.loudness and row["has_audio"] is True
+    assert context_from_row(row) == one.annotations[1:]
     assert store.ledger()["a"].stats == {"frames": 2}
+
+
+def test_what_is_committed_can_be_read_before_it_is_in_a_part(tmp_path):
+    store = DatasetStore(str(tmp_path))
+    store.prepare()
+    for one in (item("a"), item("b"), item("c", error="broken")):
+        put(store, one)
+    pending = dict(store.pending())
+    ids = {key: unit.to_pylist()[0]["annotations"][0]["video_id"] for key, unit in pending.items()}
+    assert sorted(ids.values()) == ["a", "b"]
+    known = next(key for key, video_id in ids.items() if video_id == "a")
+    assert store.pending_rows(known)["qa"][0]["qa_id"] == "a/1/AVTR/0"
+    assert dict(store.pending((), ["qa.list.element.task"]))[known].to_pylist() == [{"qa": [{"task": "AVTR"}]}]
+    again = dict(store.pending({known}))
+    assert again.keys() == pending.keys() and again[known] is None
+    store.compact()
+    assert dict(store.pending()) == {} and store.pending_rows(known) is None
+
+
+def test_an_output_of_before_a_table_was_added_is_read_and_goes_on(tmp_path):
+    older = {name: schema for name, schema in schemas.TABLES.items() if name != "videos"}
+    store = DatasetStore(str(tmp_path), older)
+    store.prepare()
+    put(store, item("a"))
+    store.compact()
+    put(store, item("b"))  # committed, in no part yet
+    assert list(DatasetStore(str(tmp_path)).rows("videos")) == []
+    store = run(tmp_path, [item("a"), item("c")])
+    assert sorted(row["video_id"] for row in store.rows("annotations")) == ["a", "b", "c"]
+    assert [row["video_id"] for row in store.rows("videos")] == ["c"]
 
 
 def test_uncommitted_part_is_invisible(tmp_path):
@@ -216,11 +255,11 @@ def test_what_is_removed_is_on_the_disk_before(tmp_path, monkeypatch):
     store.compact()
     first = next(place for place, (what, _) in enumerate(done) if what == "delete")
     synced = [name for _, name in done[:first]]
-    files = {f"{name}/part-000002-00000.parquet" for name in ("annotations", "qa", "errors")}
+    files = {f"{name}/part-000002-00000.parquet" for name in TABLES}
     files.add("_commit/ledger-000002.parquet")
     manifest = synced.index("_commit/manifest-000002.json")
     assert files == set(synced[:manifest]), "a manifest names what is safe already"
-    assert set(synced[manifest + 1 :]) == {"_commit", "annotations", "qa", "errors"}
+    assert set(synced[manifest + 1 :]) == {"_commit", *TABLES}
     assert ("delete", "annotations/part-000001-00000.parquet") in done[first:]
     assert not any(what == "sync" for what, _ in done[first:])
 
@@ -235,6 +274,7 @@ def test_a_dataset_of_nothing_can_be_read(tmp_path):
         assert {name: list(store.rows(name)) for name in schemas.TABLES} == {
             "annotations": [],
             "qa": [],
+            "videos": [],
             "errors": [rejected],
         }
         for name, schema in schemas.TABLES.items():

@@ -44,15 +44,24 @@ def saved_config(output: str, overrides: Sequence[str] = ()) -> AnnotateConfig:
     Raises:
         ConfigError: there is none, an override doesn't fit it, or a key would go where only this output says.
     """
+    config = read_config(output, overrides)
+    _check_endpoint(config, named={override.partition("=")[0] for override in overrides})
+    return config
+
+
+def read_config(output: str, overrides: Sequence[str] = ()) -> AnnotateConfig:
+    """The same for who only reads, and calls no endpoint.
+
+    Raises:
+        ConfigError: there is none, or an override doesn't fit it.
+    """
     data = DatasetStore(output).read_bytes("config.yaml")
     if data is None:
         raise ConfigError(f"{output}: no config.yaml there; is it the output of ravst annotate?")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_bytes(data)
-        config = load_config(AnnotateConfig, path, [*overrides, f"output={output}"])
-    _check_endpoint(config, named={override.partition("=")[0] for override in overrides})
-    return config
+        return load_config(AnnotateConfig, path, [*overrides, f"output={output}"])
 
 
 def _check_endpoint(config: AnnotateConfig, named: Set[str]) -> None:

@@ -7,6 +7,7 @@ Names are compared by the cosine of their mean word vectors, from a threshold ``
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
@@ -81,6 +82,16 @@ _SEVERAL = frozenset(
     ]
 )
 _NOT_PLURAL = frozenset(["news", "lens", "gas", "series", "species", "canvas"])
+
+
+def clean_name(text: str) -> str | None:
+    """A name that a person gave, as it may stand in an answer: NFC, single spaces; None where it can't.
+
+    >>> clean_name("  old   man "), clean_name("<b>"), clean_name(" ")
+    ('old man', None, None)
+    """
+    name = unicodedata.normalize("NFC", " ".join(text.split()))
+    return name if name and name.isprintable() and not {"<", ">"} & set(name) else None
 
 
 def singular(word: str) -> str:

@@ -1,7 +1,8 @@
 """Arrow schemas of the dataset's tables, and the way from records to rows and back.
 
-``annotations/``: one row per (video, event). ``qa/``: one row per question. ``errors/``: one row per video that is
-not in the dataset. Column metadata says what a column holds; ``python -m ravst_ray.datasets.schemas`` prints it.
+``annotations/``: one row per (video, event). ``qa/``: one row per question. ``videos/``: one row per annotated video,
+what quality control and questions went by beside the annotations. ``errors/``: one row per video that is not in the
+dataset. Column metadata says what a column holds; ``python -m ravst_ray.datasets.schemas`` prints it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from ravst_ray.datasets.splits import split_of
-from ravst_ray.records import ErrorRow, EventAnnotation, QAPair, VideoItem
+from ravst_ray.records import ErrorRow, EventAnnotation, Loudness, QAPair, VideoItem
 
 _OBJECT = pa.struct([("name", pa.string()), ("audible", pa.bool_()), ("heard_in", pa.list_(pa.int32()))])
 _TRACK = pa.struct(
@@ -69,6 +70,25 @@ QA = documented(
     ("status", pa.string(), "accepted | suspect | rejected, as its annotation"),
     ("split", pa.string(), "train | test"),
 )
+_CONTEXT = pa.struct(
+    [
+        ("event_num", pa.int32()),
+        ("label", pa.string()),
+        ("label_id", pa.int32()),
+        ("caption", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("objects", pa.list_(_OBJECT)),
+    ]
+)
+VIDEOS = documented(
+    ("video_id", pa.string(), "as in the input"),
+    ("has_audio", pa.bool_(), "whether the file has a sound track"),
+    ("level_db", pa.list_(pa.float64()), "RMS level of the sound, dBFS; null where it couldn't be read"),
+    ("level_start_s", pa.float64(), "where the first of these windows starts, seconds"),
+    ("level_step_s", pa.float64(), "length of a window, seconds"),
+    ("context", pa.list_(_CONTEXT), "labelled events that aren't asked about; what sounds in them counts"),
+)
 ERRORS = documented(
     ("video_id", pa.string(), "as in the input"),
     ("stage", pa.string(), "input | filter | decode | captions | ground | questions | quality"),
@@ -76,18 +96,19 @@ ERRORS = documented(
     ("message", pa.string(), "one sentence"),
     ("retryable", pa.bool_(), "true: the next run of the same command tries again"),
 )
-TABLES: dict[str, pa.Schema] = {"annotations": ANNOTATIONS, "qa": QA, "errors": ERRORS}
+TABLES: dict[str, pa.Schema] = {"annotations": ANNOTATIONS, "qa": QA, "videos": VIDEOS, "errors": ERRORS}
 
 
 def rows_of(item: VideoItem, seed: int, test_share: float) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the three tables that one finished item gives."""
+    """The rows of the tables that one finished item gives."""
     if item.error is not None:
-        return {"annotations": [], "qa": [], "errors": [asdict(item.error)]}
+        return {"annotations": [], "qa": [], "videos": [], "errors": [asdict(item.error)]}
     split = split_of(item.video.video_id, seed, test_share)
     asked = [annotation for annotation in item.annotations if annotation.event.asked]
     return {
         "annotations": [_annotation_row(item, annotation, split) for annotation in asked],
         "qa": [{**asdict(pair), "split": split} for pair in item.qa],
+        "videos": [_video_row(item)],
         "errors": [],
     }
 
@@ -111,6 +132,19 @@ def _annotation_row(item: VideoItem, annotation: EventAnnotation, split: str) ->
     }
 
 
+def _video_row(item: VideoItem) -> dict[str, Any]:
+    level = item.loudness
+    context = [annotation for annotation in item.annotations if not annotation.event.asked]
+    return {
+        "video_id": item.video.video_id,
+        "has_audio": item.meta.has_audio if item.meta else None,
+        "level_db": level.level_db_T if level else None,
+        "level_start_s": level.start_s if level else None,
+        "level_step_s": level.step_s if level else None,
+        "context": [{**asdict(one.event), "objects": [asdict(thing) for thing in one.objects]} for one in context],
+    }
+
+
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
@@ -121,6 +155,22 @@ def annotation_from_row(row: Mapping[str, Any]) -> EventAnnotation:
     event = {key: row[key] for key in ("event_num", "start_s", "end_s", "label", "label_id", "caption")}
     own = {key: row[key] for key in ("objects", "frame_times_s", "tracks", "status", "reasons")}
     return _adapter(EventAnnotation).validate_python({**own, "event": event})
+
+
+def loudness_from_row(row: Mapping[str, Any]) -> Loudness | None:
+    """The sound level in a row of ``videos/``; None where it couldn't be read."""
+    if row["level_db"] is None:
+        return None
+    return Loudness(row["level_step_s"], tuple(row["level_db"]), row["level_start_s"])
+
+
+def context_from_row(row: Mapping[str, Any]) -> tuple[EventAnnotation, ...]:
+    """The events in a row of ``videos/`` that aren't asked about, as records."""
+    found = [
+        {"event": {**{key: one[key] for key in one if key != "objects"}, "asked": False}, "objects": one["objects"]}
+        for one in row["context"]
+    ]
+    return tuple(_adapter(EventAnnotation).validate_python(one) for one in found)
 
 
 def qa_from_row(row: Mapping[str, Any]) -> QAPair:

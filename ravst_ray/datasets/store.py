@@ -4,7 +4,7 @@
 
     OUT/_commit/units/{key}.parquet   everything about one video (key: a safe name made from its id)
     OUT/_commit/units/{key}.json      its manifest, written after it: only now the video is committed
-    OUT/{table}/part-{generation}-{n}.parquet   compacted parts of about 128 MB (annotations, qa, errors)
+    OUT/{table}/part-{generation}-{n}.parquet   compacted parts of about 128 MB (annotations, qa, videos, errors)
     OUT/_commit/ledger-{generation}.parquet                   every committed video, its status and numbers
     OUT/_commit/manifest-{generation}.json                    names the living parts; written last
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,6 +158,16 @@ class DatasetStore:
             self._fs.create_dir(f"{self._base}/{folder}".rstrip("/"), recursive=True)
             self._folders.add(folder)
 
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to be read here and there."""
+        return self._fs.open_input_file(f"{self._base}/{name}")
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files of a folder and how many bytes each has; none where there is no such folder."""
+        selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
+        found = sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
+        return {f"{folder}/{info.base_name}": info.size for info in found if info.is_file}
+
     def _each(self, action: Callable[[One], Other], things: Sequence[One]) -> Iterator[Other]:
         """What the action gives for each thing, in order; on an object store many are under way at once."""
         if self.local_root:
@@ -168,8 +178,7 @@ class DatasetStore:
                 yield from pool.map(action, things[start : start + _CHUNK])
 
     def _list(self, folder: str) -> list[str]:
-        selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
-        return sorted(f"{folder}/{info.base_name}" for info in self._fs.get_file_info(selector) if info.is_file)
+        return list(self.sizes(folder))
 
     def _delete(self, name: str) -> None:
         try:
@@ -201,12 +210,21 @@ class DatasetStore:
         self.write_bytes(f"_commit/units/{key}.parquet", part)
         self.write_bytes(f"_commit/units/{key}.json", _sealed(manifest))
 
-    def _unit(self, key: str, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+    def _unit_table(
+        self, key: str, manifest: Mapping[str, Any], columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """A unit as it was written, one row with a list a table; None where it isn't whole."""
         part = self.read_bytes(f"_commit/units/{key}.parquet")
         if part is None or hashlib.sha256(part).hexdigest() != manifest["part_sha256"]:
             return None
-        row = pq.read_table(pa.BufferReader(part)).to_pylist()[0]
-        return {name: row[name] for name in self._tables}
+        return pq.ParquetFile(pa.BufferReader(part)).read(columns, use_threads=False)  # small: threads cost more
+
+    def _unit(self, key: str, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]] | None:
+        table = self._unit_table(key, manifest)
+        if table is None:
+            return None
+        row = table.to_pylist()[0]
+        return {name: row.get(name) or [] for name in self._tables}  # a unit of an older version lacks a table
 
     def _units(self) -> dict[str, dict[str, Any]]:
         """Manifests of the units that are whole, by key."""
@@ -217,16 +235,43 @@ class DatasetStore:
         opened = ((name.rpartition("/")[2].removesuffix(".json"), _opened(data)) for name, data in manifests)
         return {key: manifest for key, manifest in opened if manifest is not None}
 
+    def pending(
+        self, known: Container[str] = (), columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table | None]]:
+        """Committed videos that are in no part yet, but those that couldn't be annotated: their keys and rows.
+
+        The rows are one row with a list for each table, read as they are asked for; None for a key that is ``known``,
+        which come first. ``columns`` are paths within that row, all by default.
+        """
+        sealed = [name for name in self._list("_commit/units") if name.endswith(".json")]
+        keys = [name.rpartition("/")[2].removesuffix(".json") for name in sealed]
+        yield from ((key, None) for key in keys if key in known)
+        fresh = [key for key in keys if key not in known]
+
+        def read(key: str) -> pa.Table | None:
+            manifest = _opened(self.read_bytes(f"_commit/units/{key}.json"))
+            return self._unit_table(key, manifest, columns) if manifest is not None and manifest["ok"] else None
+
+        for key, table in zip(fresh, self._each(read, fresh), strict=True):
+            if table is not None:
+                yield key, table
+
+    def pending_rows(self, key: str) -> dict[str, list[dict[str, Any]]] | None:
+        """The rows of one of :meth:`pending`; None where it is gone (into a part) or isn't whole."""
+        manifest = _opened(self.read_bytes(f"_commit/units/{key}.json"))
+        return None if manifest is None else self._unit(key, manifest)
+
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def generation(self) -> Generation:
-        """The newest whole manifest; generation 0 is empty."""
+        """The newest whole manifest; generation 0 is empty, and so is a table that older versions didn't write."""
+        none: dict[str, list[str]] = {name: [] for name in self._tables}
         for name in reversed(self._list("_commit")):
             if "/manifest-" in name:
                 manifest = _opened(self.read_bytes(name))
                 if manifest is not None:
-                    return Generation(manifest["number"], manifest["tables"])
-        return Generation(tables={name: [] for name in self._tables})
+                    return Generation(manifest["number"], none | manifest["tables"])
+        return Generation(tables=none)
 
     def ledger(self) -> dict[str, LedgerEntry]:
         """Every committed video, compacted or not, by id."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ravst_ray.core.names import clean_name
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import ErrorRow, Event, SceneObject, Video
 
@@ -222,8 +223,8 @@ def _objects(value: Any, where: str) -> tuple[SceneObject, ...] | None:
     found = []
     for one in value:
         text = _text(one.get("name"), f"{where}: object name") if isinstance(one, dict) else None
-        name = unicodedata.normalize("NFC", " ".join(text.split())) if text else None
-        if not name or not name.isprintable() or {"<", ">"} & set(name) or not isinstance(one.get("audible"), bool):
+        name = clean_name(text) if text else None
+        if name is None or not isinstance(one.get("audible"), bool):
             raise _BadEntry(f'{where}: no object like {{"name": "dog", "audible": true}} but {_show(one)}.')
         found.append(SceneObject(name, one["audible"]))
     return tuple(dict.fromkeys(found))

@@ -84,6 +84,7 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
     import av
 
     from ravst_ray.media.audio import samples, waveform
+    from ravst_ray.media.container import player_offset_s
     from ravst_ray.media.index import index_video
     from ravst_ray.media.sampling import sample_video
 
@@ -100,6 +101,19 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
     def index(request: dict[str, Any]) -> dict[str, Any]:
         return {"meta": asdict(index_video(request["path"], max_pixels=config.max_pixels).meta)}
 
+    def timeline(request: dict[str, Any]) -> dict[str, Any]:
+        found = index_video(request["path"], max_pixels=config.max_pixels)
+        return {
+            "meta": asdict(found.meta),
+            "container": found.container,
+            "codec": found.codec,
+            "pixels": found.pixels,
+            "starts_s_T": found.starts_s_T.tolist(),
+            "end_s": found.end_s,
+            "player_offset_s": player_offset_s(request["path"]),
+            "notes": found.notes(()),
+        }
+
     def outline(request: dict[str, Any]) -> dict[str, Any]:
         found = waveform(request["path"], request["bins"], request["duration_s"])
         return {"outline": None if found is None else found.tolist()}
@@ -110,7 +124,7 @@ def _answers(config: DecodeConfig, channel: Channel) -> dict[str, Answer]:
             channel.send({"kind": "samples"}, found.tobytes())
         return {"heard": found is not None}
 
-    return {"sample": sample, "index": index, "waveform": outline, "samples": sound}
+    return {"sample": sample, "index": index, "timeline": timeline, "waveform": outline, "samples": sound}
 
 
 class _Pieces:

@@ -50,6 +50,15 @@ def origin_s(container: InputContainer) -> float:
     return picture_s if picture_s - container_s <= _PRIMING_S else container_s
 
 
+def player_offset_s(path: str) -> float:
+    """What Chromium adds to the times of the video: it counts as the container does, but never begins before 0.
+
+    Measured with MP4 and WebM files whose pictures, sound, or both begin before 0, at it, and later.
+    """
+    with open_video(path) as container:
+        return round(max(0.0, origin_s(container)), 6)
+
+
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Refuse pictures that would take too much memory.
 

@@ -21,7 +21,7 @@ from ravst_ray.logs import get_logger
 from ravst_ray.media.child import TOO_LARGE
 from ravst_ray.media.clips import SAMPLE_RATE_HZ
 from ravst_ray.media.process import ChildProcess
-from ravst_ray.media.protocols import DecodedVideo
+from ravst_ray.media.protocols import DecodedVideo, Timeline
 from ravst_ray.media.wire import Channel
 from ravst_ray.records import Frames, Loudness, VideoMeta
 
@@ -84,6 +84,10 @@ class ChildDecoder:
     def index(self, path: str) -> VideoMeta:
         """What a file says of its pictures, none of which is kept; errors as in :meth:`decode`."""
         return self._ask({"kind": "index", "path": path}, lambda answer: VideoMeta(**answer.header["meta"]))
+
+    def timeline(self, path: str) -> Timeline:
+        """When the pictures of a file are shown; errors as in :meth:`decode`."""
+        return self._ask({"kind": "timeline", "path": path}, _timeline)
 
     def waveform(self, path: str, bins: int, duration_s: float) -> np.ndarray | None:
         """As :func:`ravst_ray.media.audio.waveform`, float ``[bins, 2]`` or None; errors as in :meth:`decode`."""
@@ -184,6 +188,12 @@ def _receive(channel: Channel, deadline: float) -> _Answer:
             if not pictures[-1].startswith(_JPEG):  # Pillow would take it for what it looks like, a script even
                 raise ValueError("no JPEG")
             start += size
+
+
+def _timeline(answer: _Answer) -> Timeline:
+    told = {name: answer.header[name] for name in Timeline.__dataclass_fields__}
+    lists = {name: tuple(told[name]) for name in ("starts_s_T", "notes")}
+    return Timeline(**{**told, **lists, "meta": VideoMeta(**told["meta"])})
 
 
 def _heard(answer: _Answer, duration_s: float) -> np.ndarray | None:

@@ -198,7 +198,8 @@ class _Kinds:
             readers = 1 if learner.shard else learner.workers
             parts.append(("for loading", readers * shape.parameters * (each + start)))
         if self.config.transport == "object_store":
-            sent = shape.language if learner.freeze_vision else shape.parameters
+            whole = shape.language if learner.freeze_vision else shape.parameters
+            sent = self.trained if self.config.ships_adapter else whole
             parts.append(("of weights on their way", float(_FLOAT32 * sent * (2 + rollouts.bounds[1]))))
         if rollouts.share_gpu and rollouts.sleep_level == 1:
             parts.append(("of sleeping engines", rollouts.bounds[1] * shape.parameters * self._engine_bytes))

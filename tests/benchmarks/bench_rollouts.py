@@ -31,11 +31,10 @@ from ravst_ray.config.video_llm import EngineConfig, SamplingConfig
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.engine import VideoLLM
 from ravst_ray.training.rollout import RolloutActor, Weights
-from tests.benchmarks.policies import actor_peaks_mib, endless_policy, listed_mib, prompt_text, same_terms
+from tests.benchmarks.policies import LARGE, actor_peaks_mib, endless_policy, listed_mib, prompt_text, same_terms
 from tests.tiny_policies import noise_clip
 
 GROUP = 6
-SIZES = {"hidden": 1024, "layers": 8}
 REST_S = 2.0
 """Engines look out for work for a second after their last; then the other one has the cores to itself."""
 Ask = tuple[str, Clip, SamplingConfig]
@@ -110,7 +109,7 @@ async def _rounds(pipe: Any, config: TrainConfig) -> None:
                 logit_bias=ours._bias,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            ready.append((f"bare{sampling.seed}", ours._prompt(text, clip), parameters))
+            ready.append((f"bare{sampling.seed}", ours.family.request(ours.tokenizer, text, clip), parameters))
         started = time.perf_counter()
         tokens = sum(await asyncio.gather(*(complete(*one) for one in ready)))
         pipe.send((tokens, time.perf_counter() - started))
@@ -150,8 +149,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="of each completion")
     parser.add_argument("--rounds", type=int, default=3, help="of the actor; one more of bare vLLM")
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
-    parser.add_argument("--hidden", type=int, default=SIZES["hidden"])
-    parser.add_argument("--layers", type=int, default=SIZES["layers"])
+    parser.add_argument("--hidden", type=int, default=LARGE["hidden"])
+    parser.add_argument("--layers", type=int, default=LARGE["layers"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ravst_bench")
     args = parser.parse_args()
     same_terms(args.threads)

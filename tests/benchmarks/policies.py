@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
 
 from ravst_ray.config.video_llm import PromptConfig
 from ravst_ray.datasets.tasks import VideoTask
+from ravst_ray.media.clips import Clip
 from ravst_ray.policy.prompts import question_prompt
 from ravst_ray.records import VideoView
 from ravst_ray.tasks.rubric import Reward, Rubric
 from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.rollout import RolloutManager
 
+NOISE = "noise"
+"""In place of the folder of videos: frames of noise."""
 PROMPT = PromptConfig(state_grammar=False)
 VIEW = VideoView(16, 0.5, 84, 56, 8.0, 84, 56)
+LARGE = {"hidden": 1024, "layers": 8}
+"""Sizes of a policy of 102 M parameters."""
 END = "<|vision_pad|>"
 """The policy's end token: one that must not be sampled, so that every completion has as many tokens as are allowed."""
 
@@ -86,8 +93,8 @@ class VariedRubric(Rubric):
         return replace(reward, total=reward.total + len(set(completion)) / 100)
 
 
-class TextManager(RolloutManager):
-    """The rollout manager for prompts without video."""
+class MadeUpManager(RolloutManager):
+    """The rollout manager for prompts without video, or with noise in place of one: nothing is decoded."""
 
     async def start(self) -> None:
         """Start the engines."""
@@ -95,4 +102,9 @@ class TextManager(RolloutManager):
         await super().start()
 
     async def _decode(self, task: VideoTask) -> tuple[Any, VideoView]:
-        return ray.put(None), VIEW
+        count = self._config.frames.max_frames if self._config.data.videos == NOISE else 0
+        if not count:
+            return ray.put(None), VIEW
+        rng = np.random.default_rng(zlib.crc32(task.video_id.encode()))
+        frames = rng.integers(0, 256, (count, VIEW.height, VIEW.width, 3), dtype=np.uint8)
+        return ray.put(Clip(task.video_id, frames, VIEW.step_s)), replace(VIEW, frames=count)

@@ -1,0 +1,68 @@
+"""``ravst review``: opens an output and serves its page until it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable
+
+from ravst_ray.config.review import ReviewConfig
+from ravst_ray.errors import ConfigError
+from ravst_ray.review.guard import is_loopback
+from ravst_ray.review.service import Review
+
+
+def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        output: of ``ravst annotate``, a path or a URI.
+        config: of the review.
+        say: hears where the page is, and what one should know.
+
+    Raises:
+        ConfigError: no such output, no such address, or another address than loopback without a token.
+        AbortError: the output can't be read.
+    """
+    if not is_loopback(config.host) and config.token is None:
+        example = secrets.token_urlsafe(24)
+        raise ConfigError(
+            f"--host {config.host}: others could review, too; add a token that they must know, for example "
+            f"--token {example}"
+        )
+    listening = _listen(config.host, config.port)
+    import uvicorn
+
+    from ravst_ray.review.server import make_app
+
+    with listening:
+        review = Review(output, config)
+        review.pictures.warm()
+        if review.why_not_writable:
+            say(f"to look only: {review.why_not_writable}")
+        say(f"review {output} at {address(config, listening.getsockname()[1])} (Ctrl-C ends it)")
+        settings = uvicorn.Config(
+            make_app(review), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
+        )
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
+            uvicorn.Server(settings).run(sockets=[listening])
+
+
+def address(config: ReviewConfig, port: int) -> str:
+    """What to open in a browser."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{port}/" + (f"?token={config.token}" if config.token else "")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"can't be served at {host}:{port} ({error}); choose another --port or --host") from None
+    return listening
