@@ -145,7 +145,7 @@ def test_a_dry_run_of_answers_tells_what_is_left_to_ask(given, policy, tmp_path,
     assert main(predict) == 0
     assert f"{out} can be written to; it answers 1 of them, 3 would be asked" in capsys.readouterr().err
     assert main([*predict, "frames.max_frames=3"]) == 2
-    assert "was begun with other settings than frames.max_frames=3" in capsys.readouterr().err
+    assert f"{out} was begun with other settings than frames.max_frames=3" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_how_many_videos_are_too_long(given, tmp_path, capsys, nothing_starts):

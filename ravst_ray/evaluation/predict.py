@@ -35,7 +35,7 @@ from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import PredictConfig, SamplingConfig
-from ravst_ray.datasets.places import absolute, check_seen, folder_name, local_copy
+from ravst_ray.datasets.places import absolute, check_seen, folder_name, local_copy, named
 from ravst_ray.datasets.tasks import VideoTask, read_tasks, without_file
 from ravst_ray.datasets.transfer import check_writable
 from ravst_ray.errors import AbortError, ConfigError, StepError
@@ -117,7 +117,8 @@ def predict_dry_run(
     with tempfile.TemporaryDirectory(prefix="ravst-answers-") as kept:
         files = AnswerFiles(absolute(str(out)), Path(kept) / folder_name(str(out)))
         files.fetch()
-        done = _begin(files.path, _fitted(config))
+        with named(str(files.path), str(out)):
+            done = _begin(files.path, _fitted(config))
     ids = {pair.qa_id for task in tasks for pair in task.questions}
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     say(f"data: {len(ids)} questions on {len(tasks)} videos, {without_file(tasks, str(videos))} of them without a file")

@@ -50,8 +50,6 @@ class SaidVerdict(Said):
 
 def make_app(review: Review) -> FastAPI:
     """The application for one output; it closes the review when it ends."""
-    guard = Guard(review.config.host, review.config.token)
-    files = assets()
 
     @asynccontextmanager
     async def closing(app: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +57,16 @@ def make_app(review: Review) -> FastAPI:
         review.close()
 
     app = FastAPI(title="ravst review", docs_url=None, redoc_url=None, openapi_url=None, lifespan=closing)
+    _guard(app, Guard(review.config.host, review.config.token))
+    add_errors(app)
+    _serve_page(app)
+    _serve_rows(app, review)
+    _serve_media(app, review)
+    return app
+
+
+def _guard(app: FastAPI, guard: Guard) -> None:
+    """Let in who may, and put the headers on every answer."""
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Next) -> Response:
@@ -75,7 +83,10 @@ def make_app(review: Review) -> FastAPI:
             answer.headers[name] = value
         return answer
 
-    add_errors(app)
+
+def _serve_page(app: FastAPI) -> None:
+    """The page itself and its assets."""
+    files = assets()
 
     @app.get("/")
     def index() -> Response:
@@ -84,6 +95,10 @@ def make_app(review: Review) -> FastAPI:
     @app.get("/static/{name}")
     def static(name: str) -> Response:
         return asset(files, name)
+
+
+def _serve_rows(app: FastAPI, review: Review) -> None:
+    """Rows, and what people say of them."""
 
     @app.get("/api/session")
     def session() -> Response:
@@ -146,6 +161,10 @@ def make_app(review: Review) -> FastAPI:
     def undo(said: Said) -> Response:
         return _saved(review, *review.undo(_draft(review, said, "undo")))
 
+
+def _serve_media(app: FastAPI, review: Review) -> None:
+    """The videos: pieces of their files, their pictures and their sound."""
+
     @app.api_route("/api/video", methods=["GET", "HEAD"])
     def video(request: Request, video_id: str) -> Response:
         file = review.video(video_id)
@@ -191,8 +210,6 @@ def make_app(review: Review) -> FastAPI:
         peaks = await _waited(review.pictures.peaks(file, bins, duration_s))
         why = None if peaks is not None else "this video has no sound track that can be read"
         return json_answer({"peaks": peaks, "duration_s": duration_s, "why_not": why})
-
-    return app
 
 
 def _draft(

@@ -6,7 +6,8 @@
     nccl           rank 0 ── broadcast, card to card ──► every worker of every engine
     ipc            each rank ── handles of its card's memory ──► the engine worker on the same card
 
-For ``nccl`` and ``ipc`` vLLM's own sender drives the update: it calls a :class:`ManagerClient`, which passes each call
+By the object store the learner goes on as soon as its weights are copied; engines load them meanwhile. For ``nccl`` and
+``ipc`` vLLM's own sender drives the update: it calls a :class:`ManagerClient`, which passes each call
 on to the actors through the rollout manager. The object store keeps a version, so an actor that starts anew has it at
 once, and of a run with LoRA it takes the adapter alone; the other two send whole models to whoever is there. When an
 actor falls out of such a transfer, the pool puts another in its place, and the learner shuts the sender down and sends

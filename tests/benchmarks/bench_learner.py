@@ -82,13 +82,15 @@ def run_config(folder: Path, args: argparse.Namespace) -> TrainConfig:
     """The run, and its questions on disk."""
     count = args.prompts * (WARM_UP + args.steps + 1)
     pairs = [QAPair(f"v{n}/1/AVTR/0", f"v{n}", 1, "AVTR", question(n), TRUTH) for n in range(count)]
+    videos = folder / NOISE if args.frames else folder
+    videos.mkdir(exist_ok=True)
     sizes = LARGE if args.large else {}
     model = endless_policy(folder / ("policy_large" if args.large else "policy_tiny"), **sizes)
     path = folder / "questions.json"
     path.write_text(dump_questions(pairs, {pair.video_id: VIEW.duration_s for pair in pairs}))
     return TrainConfig(
-        data={"annotations": str(path), "videos": NOISE if args.frames else str(folder)},
-        frames=FramesConfig(max_frames=args.frames or 1),
+        data={"annotations": str(path), "videos": str(videos)},
+        frames=FramesConfig(max_frames=args.frames or 2),
         output=str(folder),
         model=str(model),
         max_steps=WARM_UP + args.steps,

@@ -22,7 +22,7 @@ from ravst_ray.toyworld.training.policy import save_policy
 from ravst_ray.training.rollout import RolloutManager
 
 NOISE = "noise"
-"""In place of the folder of videos: frames of noise."""
+"""Name of a folder of videos that is empty: in their place come frames of noise."""
 PROMPT = PromptConfig(state_grammar=False)
 VIEW = VideoView(16, 0.5, 84, 56, 8.0, 84, 56)
 LARGE = {"hidden": 1024, "layers": 8}
@@ -102,7 +102,7 @@ class MadeUpManager(RolloutManager):
         await super().start()
 
     async def _decode(self, task: VideoTask) -> tuple[Any, VideoView]:
-        count = self._config.frames.max_frames if self._config.data.videos == NOISE else 0
+        count = self._config.frames.max_frames if Path(self._config.data.videos).name == NOISE else 0
         if not count:
             return ray.put(None), VIEW
         rng = np.random.default_rng(zlib.crc32(task.video_id.encode()))

@@ -1,0 +1,68 @@
+"""Draw the README's picture of the review page from the demo's output, in the machine's own Chromium."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+OUT = Path("out/demo")
+PICTURE = Path("docs/review.png")
+SIZE = {"width": 1360, "height": 850}
+
+
+def _clearest(address: str) -> dict:
+    """The row with most objects that are all seen from its start on, some of which sound."""
+
+    def asked(path: str, **parameters) -> dict:
+        with urlopen(f"{address}api/{path}?{urlencode(parameters)}") as answer:
+            return json.load(answer)
+
+    def seen(row: dict) -> int:
+        found = asked("item", video_id=row["video_id"], event_num=row["event_num"])
+        (event,) = (one for one in found["events"] if one["event_num"] == row["event_num"])
+        starts = [track["times_s"][0] for track in event["tracks"]]
+        return len(starts) * (set(starts) == {event["frame_times_s"][0]}) + len(found["events"])
+
+    return max(asked("queue", limit=200)["items"], key=seen)
+
+
+def _picture(address: str) -> Image.Image:
+    """The page after three verdicts, at its clearest row."""
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = chromium.new_page(viewport=SIZE, color_scheme="light")
+        page.goto(address)
+        page.wait_for_selector("#item:not([hidden])")
+        for key in "ara":
+            page.keyboard.press(key)
+            page.wait_for_timeout(1000)
+        row = _clearest(address)
+        page.goto(f"{address}#{urlencode({'id': row['video_id'], 'event': row['event_num']})}")
+        page.reload()
+        page.wait_for_function("() => stage.dataset.shown > '0'")
+        page.keyboard.press("e")
+        page.wait_for_timeout(2000)
+        return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(OUT / "dataset", Path(folder) / "demo" / "dataset", ignore=shutil.ignore_patterns("review"))
+        videos = str((OUT / "world" / "videos").resolve())
+        flags = ["--port", "0", "--reviewer", "ann", "--videos", videos]
+        command = [sys.executable, "-m", "ravst_ray.cli", "review", "demo/dataset", *flags]
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+/", line)))
+                _picture(address).quantize(200, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+            finally:
+                server.terminate()
