@@ -14,6 +14,8 @@ from urllib.request import urlopen
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests.chromium import launch
+
 OUT = Path("out/demo")
 PICTURE = Path("docs/review.png")
 SIZE = {"width": 1360, "height": 850}
@@ -35,10 +37,10 @@ def _clearest(address: str) -> dict:
     return max(asked("queue", limit=200)["items"], key=seen)
 
 
-def _picture(address: str) -> Image.Image:
+def _picture(address: str, folder: str) -> Image.Image:
     """The page after three verdicts, at its clearest row."""
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = launch(driver, Path(folder))
         page = chromium.new_page(viewport=SIZE, color_scheme="light")
         page.goto(address)
         page.wait_for_selector("#item:not([hidden])")
@@ -63,6 +65,6 @@ if __name__ == "__main__":
         with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
             try:
                 address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+/", line)))
-                _picture(address).quantize(200, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+                _picture(address, folder).quantize(200, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
             finally:
                 server.terminate()

@@ -19,11 +19,11 @@ from ravst_ray.annotate.unite import unite
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from tests.broken_videos import Recipe, read_number, write_video
+from tests.chromium import IN_BROWSER, launch
 from tests.review_output import copy_videos, item, write_output
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
+pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
 # Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.
@@ -94,9 +94,9 @@ def site(world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tmp_path_factory):
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = launch(driver, tmp_path_factory.mktemp("chromium"))
         yield chromium
         chromium.close()
 
