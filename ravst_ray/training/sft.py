@@ -24,8 +24,9 @@ from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Family
+from ravst_ray.training.arguments import sharding
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.policy_loading import dtype_of, load_policy
+from ravst_ray.training.policy_loading import dtype_of, layers_to_shard, load_policy
 from ravst_ray.training.saving import AfterSave, SavesCheckpoints
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -259,7 +260,8 @@ def build_sft(
         ConfigError: the model can't be loaded, or the batches don't fit.
     """
     policy = load_policy(str(model_dir), shared_settings(config)[0])
-    args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every)
+    sharded = sharding(layers_to_shard(policy.model, policy.family.learner()) if config.shard else ())
+    args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every, **sharded)
     return SFTLearner(
         policy.model,
         args,
@@ -275,5 +277,7 @@ def build_sft(
 
 def shared_settings(config: SftConfig) -> tuple[LearnerConfig, torch.dtype]:
     """What supervised training and GRPO load and compute alike."""
-    learner = LearnerConfig(freeze_vision=config.freeze_vision, lora=config.lora, dtype=config.dtype)
+    learner = LearnerConfig(
+        freeze_vision=config.freeze_vision, lora=config.lora, dtype=config.dtype, shard=config.shard
+    )
     return learner, dtype_of(learner)
