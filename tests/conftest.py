@@ -70,14 +70,13 @@ def world(tmp_path_factory) -> World:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tmp_path_factory):
     """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    from tests.chromium import launch
 
-    from tests.review_browser import CHROMIUM
-
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with playwright.sync_playwright() as driver:
+        chromium = launch(driver, tmp_path_factory.mktemp("chromium"))
         yield chromium
         chromium.close()
 

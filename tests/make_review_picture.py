@@ -16,6 +16,8 @@ from urllib.request import urlopen
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests.chromium import launch
+
 OUT = Path("out/demo")
 PICTURE, PREDICTIONS = Path("docs/review.png"), Path("docs/predictions.png")
 SIZE = {"width": 1360, "height": 850}
@@ -37,10 +39,10 @@ def _clearest(address: str) -> dict:
     return max(asked("queue", limit=200)["items"], key=seen)
 
 
-def _picture(address: str) -> Image.Image:
+def _picture(address: str, folder: str) -> Image.Image:
     """The page after three verdicts, at its clearest row."""
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = launch(driver, Path(folder))
         page = chromium.new_page(viewport=SIZE, color_scheme="light")
         page.goto(address)
         page.wait_for_selector("#item:not([hidden])")
@@ -56,12 +58,12 @@ def _picture(address: str) -> Image.Image:
         return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
 
-def _predictions(address: str) -> Image.Image:
+def _predictions(address: str, folder: str) -> Image.Image:
     """The question about time and place that gained most."""
     with urlopen(f"{address}api/answers?{urlencode({'order': 'gained', 'task': 'AVSTR'})}") as answer:
         row = json.load(answer)["items"][0]
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = launch(driver, Path(folder))
         page = chromium.new_page(viewport=SIZE, color_scheme="light")
         page.goto(f"{address}#{urlencode({'order': 'gained', 'task': 'AVSTR', 'id': row['qa_id']})}")
         page.wait_for_function("() => stage.dataset.shown > '0'")
@@ -88,7 +90,8 @@ if __name__ == "__main__":
         shutil.copytree(OUT / "dataset", Path(folder) / "demo" / "dataset", ignore=shutil.ignore_patterns("review"))
         videos = str((OUT / "world" / "videos").resolve())
         with _served(Path(folder), "demo/dataset", "--reviewer", "ann", "--videos", videos) as address:
-            _save(_picture(address), PICTURE)
-    files = ("--predictions", "before.jsonl", "--predictions", "after.jsonl", "--annotations", "unseen/questions.json")
-    with _served(OUT, *files, "--videos", "unseen/videos") as address:
-        _save(_predictions(address), PREDICTIONS)
+            _save(_picture(address, folder), PICTURE)
+        files = ("--predictions", "before.jsonl", "--predictions", "after.jsonl")
+        asked = ("--annotations", "unseen/questions.json", "--videos", "unseen/videos")
+        with _served(OUT, *files, *asked) as address:
+            _save(_predictions(address, folder), PREDICTIONS)

@@ -1,20 +1,10 @@
 """A real Chromium at a real server of ``ravst review`` on loopback."""
 
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 
-import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-needs_browser = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
-    pytest.mark.timeout(120, method="thread"),  # a signal doesn't interrupt a driver that hangs
-]
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 

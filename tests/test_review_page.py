@@ -15,10 +15,11 @@ from ravst_ray.annotate.unite import unite
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from tests.broken_videos import Recipe, read_number, write_video
-from tests.review_browser import COLOURED, PHONE, WIDE, brightness, needs_browser, opening, overflow_px, serving
+from tests.chromium import IN_BROWSER
+from tests.review_browser import COLOURED, PHONE, WIDE, brightness, opening, overflow_px, serving
 from tests.review_output import copy_videos, item, write_output
 
-pytestmark = needs_browser
+pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
 # Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from ravst_ray.core.answers import ObjectAnswer, render
-from tests.review_browser import COLOURED, PHONE, WIDE, brightness, needs_browser, opening, overflow_px, serving
+from tests.chromium import IN_BROWSER
+from tests.review_browser import COLOURED, PHONE, WIDE, brightness, opening, overflow_px, serving
 
-pytestmark = needs_browser
+pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)</script>&amp;"
 TRUE, WIDER = (40.0, 60.0, 120.0, 140.0), (8.0, 60.0, 168.0, 140.0)  # half of the second is the first

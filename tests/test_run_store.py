@@ -45,7 +45,7 @@ def output(request, tmp_path):
 def write(store, step, text="weights", more=()):
     """What a trainer leaves on this node of a checkpoint."""
     folder = store.local / "checkpoints" / f"checkpoint-{step}"
-    for name in ("model.safetensors", "deep/rng_state_0.pth", *more):
+    for name in ("model.safetensors", "deep/rng_state_0.pth", "deep/.metadata", *more):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{text} {step} {name}")
     return folder.name
