@@ -198,6 +198,14 @@ def test_files_that_do_not_fit_are_counted_and_the_rest_is_shown(files, tmp_path
         assert changed["error"] == "unreachable" and "start ravst review again" in changed["message"]
 
 
+def test_an_endless_answer_is_shown_in_part(files, tmp_path):
+    crowd = render([ObjectAnswer(f"thing {n}", None, ((1.0, (0.0, 0.0, 9.0, 9.0)),)) for n in range(500)])
+    with serving(tmp_path, files("run", {"s0": crowd})) as client:
+        (answer,) = client.get("/api/answer", params={"id": "s0"}).json()["answers"]
+        assert len(answer["names"]) == len(answer["tracks"]) == 40 and answer["more"] == 460
+        assert answer["missed"] == ["drum"] and answer["text"] == crowd
+
+
 def test_a_video_is_shown_where_there_is_one(files, tmp_path, world):
     video = sorted(world.videos.iterdir())[0]
     folder = copy_videos(video, tmp_path / "videos", "seen")

@@ -80,7 +80,7 @@ function said({ answer, dashed }, { seek }) {
     answer.intervals.length || answer.tracks.length ? el("ul", { class: "told" },
       answer.intervals.map((one) => el("li", {}, el("b", {}, one.name), el("span", {}, "from ", timeButton(one.start_s, seek), " to ", timeButton(one.end_s, seek), " s"))),
       answer.tracks.map((one) => el("li", {}, el("b", {}, one.name), boxesAt(one.times_s.length, one.times_s, seek)))) : null,
-    answer.more_tracks ? el("p", { class: "hint" }, `${count(answer.more_tracks, "more object")} not drawn`) : null,
+    answer.more ? el("p", { class: "hint" }, `${count(answer.more, "more object")} not shown`) : null,
     answer.graphs.length ? el("p", { class: "told" }, `${count(answer.graphs.reduce((sum, one) => sum + one.dots.length, 0), "place")} at `, answer.graphs.map(({ time_s }) => timeButton(time_s, seek)), " s") : null,
     answer.plans?.length ? el("div", { class: "plans" }, answer.plans.map(plan)) : null,
     answer.malformed?.length ? el("p", {}, answer.malformed.map(({ kind, count: times, says }) => el("span", { class: "chip reason", title: says }, `${words(kind)}${times > 1 ? ` × ${times}` : ""}`))) : null,

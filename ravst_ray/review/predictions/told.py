@@ -20,8 +20,8 @@ from ravst_ray.tasks import malformations, task_of
 from ravst_ray.tasks.protocols import Drawing
 from ravst_ray.tasks.rubric import Reward
 
-MOST_TRACKS, MOST_TIMES = 40, 2000
-"""Of an answer that are drawn; a model may say any number."""
+MOST, MOST_TIMES = 40, 2000
+"""Of an answer's objects and of an object's seconds that are shown; a model may say any number."""
 
 
 def drawn(drawing: Drawing, asked_s: float) -> dict[str, Any]:
@@ -35,13 +35,13 @@ def drawn(drawing: Drawing, asked_s: float) -> dict[str, Any]:
     if drawing.box and is_real_box(drawing.box):
         tracks.append({"name": "answer", "times_s": [asked_s], "boxes_xyxy_px": [list(drawing.box)]})
     return {
-        "names": list(drawing.names),
+        "names": list(drawing.names[:MOST]),
         "value": drawing.value,
         "intervals": [
-            {"name": name, "start_s": start_s, "end_s": end_s} for name, (start_s, end_s) in drawing.intervals
+            {"name": name, "start_s": start_s, "end_s": end_s} for name, (start_s, end_s) in drawing.intervals[:MOST]
         ],
-        "tracks": tracks[:MOST_TRACKS],
-        "more_tracks": max(len(tracks) - MOST_TRACKS, 0),
+        "tracks": tracks[:MOST],
+        "more": max(len(tracks) - MOST, len(drawing.intervals) - MOST, len(drawing.names) - MOST, 0),
         "graphs": [
             {"time_s": time_s, "dots": [{"label": label, "x": x, "y": y} for label, (x, y) in dots]}
             for time_s, dots in sorted(drawing.graphs.items())
@@ -52,7 +52,7 @@ def drawn(drawing: Drawing, asked_s: float) -> dict[str, Any]:
 def _tracks(name: str, lines: Sequence[BoxLine]) -> Iterable[dict[str, Any]]:
     """The real boxes of an object in order; where it has several in a second, the others are tracks of their own."""
     seconds = sorted(real_seconds(lines).items())[:MOST_TIMES]
-    for layer in range(min(max((len(boxes) for _, boxes in seconds), default=0), MOST_TRACKS)):
+    for layer in range(min(max((len(boxes) for _, boxes in seconds), default=0), MOST)):
         own = [(time_s, list(boxes[layer])) for time_s, boxes in seconds if len(boxes) > layer]
         yield {"name": name, "times_s": [t for t, _ in own], "boxes_xyxy_px": [box for _, box in own]}
 
@@ -70,8 +70,8 @@ def names_said(true: Drawing, said: Drawing, names: NameMatcher) -> dict[str, An
     pairs = best_assignment(scores)
     right, found = {j for _, j in pairs}, {i for i, _ in pairs}
     return {
-        "names": [{"name": name, "right": j in right} for j, name in enumerate(said.names)],
-        "missed": [name for i, name in enumerate(true.names) if i not in found],
+        "names": [{"name": name, "right": j in right} for j, name in enumerate(said.names[:MOST])],
+        "missed": [name for i, name in enumerate(true.names) if i not in found][:MOST],
     }
 
 
