@@ -208,10 +208,20 @@ def test_a_model_of_a_store_is_fetched_once_and_again_when_it_changes(s3, tmp_pa
         model_source(f"s3://{BUCKET}/nothing", "model")
 
 
-def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path):
+def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path, monkeypatch):
     s3.put("told/metrics.jsonl", b'{"step": 1, "reward/mean": 0.25}\n')
     loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
     assert b"told" in s3.get("told/report.html")
+
+    def write(folder, place):
+        (folder / "report.completions.jsonl").write_text("{}\n")
+        (folder / "report.html").write_text(f"ravst review --predictions {place}/report.completions.jsonl")
+        return folder / "report.html"
+
+    monkeypatch.setattr(loop, "write_training_report", write)
+    loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
+    assert s3.get("told/report.html").endswith(f" s3://{BUCKET}/told/report.completions.jsonl".encode())
+    assert s3.get("told/report.completions.jsonl") == b"{}\n"
 
 
 def test_the_best_checkpoint_stays_beside_the_last_ones(tmp_path):

@@ -2,7 +2,8 @@
 
 ::
 
-    OUT/config.yaml, metrics.jsonl, validation.jsonl, rollouts/, tensorboard/, report.html, model/
+    OUT/config.yaml, metrics.jsonl, validation.jsonl, rollouts/, tensorboard/, model/
+    OUT/report.html, report.completions.jsonl
     OUT/checkpoints/checkpoint-{step}/…              what the trainer writes
     OUT/checkpoints/checkpoint-{step}/complete.json  its files and their sizes; written last: only now it counts
 
