@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 
 import pytest
@@ -23,13 +22,13 @@ from ravst_ray.reports.plots import Box, Key, distribution, grouped_bars, interv
 from ravst_ray.reports.str_report import render_str_report
 from ravst_ray.reports.training_report import write_training_report
 from tests.benchmark_files import sti_row, write_answers, write_rows
+from tests.chromium import in_browser, launch
 from tests.test_metrics import TEMPORAL_Q, entry, question, when
 from tests.test_report import Page
 from tests.test_training_report import completion, group, reward, write_run
 
 EVIL = "\"'><script>alert(1)</script><img src=http://x onerror=y></svg></style>{{ 7*7 }}\u202e\x01"
 SHOWN = EVIL.replace("\u202e", "\ufffd").replace("\x01", "\ufffd")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "br", "hr", "link", "base", "input", "source"}
 
 
@@ -148,13 +147,12 @@ def test_no_page_runs_fetches_or_lets_out_anything(write, told, tmp_path):
     assert "\u202e" not in html and "\x01" not in html
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+@in_browser
 def test_pages_fit_a_phone_and_a_browser_obeys_their_policy(tmp_path, monkeypatch):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     monkeypatch.setattr("tests.test_pages.EVIL", "long_" * 60)  # nowhere to break a line
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = launch(driver, tmp_path)
         page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text))

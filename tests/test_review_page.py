@@ -2,11 +2,7 @@
 
 import io
 import json
-import re
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
 from unittest.mock import ANY
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -19,17 +15,15 @@ from ravst_ray.annotate.unite import unite
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from tests.broken_videos import Recipe, read_number, write_video
+from tests.chromium import IN_BROWSER
+from tests.review_browser import COLOURED, PHONE, WIDE, brightness, opening, overflow_px, serving
 from tests.review_output import copy_videos, item, write_output
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")]
+pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
 # Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.
 ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90)
-WIDE = {"width": 1440, "height": 900}
-PHONE = {"width": 390, "height": 844}
 
 
 def annotated(truth, database, label=None):
@@ -49,21 +43,6 @@ def annotated(truth, database, label=None):
         event = Event(number, start_s, end_s, label or one["label"], None, label or one["caption"])
         events.append(EventAnnotation(event, tuple(things), times_s, tuple(tracks)))
     return unite(events)
-
-
-@contextmanager
-def serving(output):
-    """The address of a server for an output."""
-    command = [sys.executable, "-m", "ravst_ray.cli", "review", str(output), "--port", "0", "--reviewer", "ann"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        said = []
-        try:
-            while not (found := re.search(r"http://127\.0\.0\.1:\d+/", line := process.stdout.readline())):
-                said.append(line)
-                assert line, "".join(said)
-            yield found[0]
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -89,44 +68,23 @@ def site(world, tmp_path_factory):
     write_output(str(root / "out"), items, root / "videos")
     (root / "out" / "review").mkdir()
     (root / "out" / "review" / "torn.jsonl").write_text("not a verdict\n")
-    with serving(root / "out") as address:
+    with serving(root / "out", "--reviewer", "ann") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def window(browser, site):
-    """Opens the page as somebody sees it; ends the test if a script failed or anything was asked of another host."""
-    opened, wrong = [], []
+    """Opens the page as somebody sees it."""
 
-    def open_(fragment="", reviewer=None, size=WIDE, prepare=lambda page: None, **context):
-        made = browser.new_context(viewport=size, **context)
-        opened.append(made)
-        page = made.new_page()
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on(
-            "request", lambda request: request.url.startswith((site, "data:", "blob:")) or wrong.append(request.url)
-        )
+    def as_somebody(page, reviewer, prepare):
         if reviewer:
             page.add_init_script(f"localStorage.setItem('reviewer', {json.dumps(reviewer)})")
         prepare(page)
-        page.goto(f"{site}#{fragment}")
-        page.wait_for_selector("#item:not([hidden])")
-        return page
 
-    yield open_
-    for made in opened:
-        made.close()
-    assert not wrong
+    with opening(browser, site) as open_:
+        yield lambda fragment="", reviewer=None, prepare=lambda page: None, **context: open_(
+            fragment, lambda page: as_somebody(page, reviewer, prepare), **context
+        )
 
 
 def asked(site, path, **parameters):
@@ -319,19 +277,6 @@ def test_two_at_once_and_nothing_is_overwritten(window, site, world):
     ]
 
 
-# The outermost columns, in pixels of the 256 x 256 picture, where the overlay has a track's colour around a row.
-COLOURED = """([y, red, green, blue]) => {
-  const canvas = document.getElementById("overlay"), scale = canvas.width / 256, rows = 16; // more than a dash's gap
-  const pixels = canvas.getContext("2d").getImageData(0, Math.round(y * scale) - rows / 2, canvas.width, rows).data;
-  const found = [];
-  for (let at = 0; at < canvas.width * rows; at += 1) {
-    const [r, g, b, a] = pixels.slice(4 * at, 4 * at + 4);
-    if (a > 200 && Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) < 30) found.push(at % canvas.width);
-  }
-  return found.length ? [Math.min(...found) / scale, Math.max(...found) / scale] : null;
-}"""
-
-
 def test_boxes_follow_the_picture(window, site, world):
     name = sorted(world.truth)[1]
     page = window(row(name))
@@ -406,14 +351,8 @@ def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme)
     assert page.locator("#head .id").inner_text() == HOSTILE
     standing(page, 0.5)  # its file is found by the same name
     page.keyboard.press("e")
-    width = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('html, body, #item, #panels')]"
-        ".map(one => one.scrollWidth - one.clientWidth))"
-    )
-    assert width <= 0
-    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
-    assert light < 64 if scheme == "dark" else light > 192
+    assert overflow_px(page) <= 0
+    assert brightness(page) < 64 if scheme == "dark" else brightness(page) > 192
     if size is PHONE:
         assert page.locator("#rows").is_visible() is False
         page.click("#open-queue")

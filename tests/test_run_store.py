@@ -45,7 +45,7 @@ def output(request, tmp_path):
 def write(store, step, text="weights", more=()):
     """What a trainer leaves on this node of a checkpoint."""
     folder = store.local / "checkpoints" / f"checkpoint-{step}"
-    for name in ("model.safetensors", "deep/rng_state_0.pth", *more):
+    for name in ("model.safetensors", "deep/rng_state_0.pth", "deep/.metadata", *more):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{text} {step} {name}")
     return folder.name
@@ -225,10 +225,20 @@ def test_a_job_that_is_submitted_again_goes_on_with_the_model_of_its_working_dir
         begins("0f0f", "models/other", resume=True)
 
 
-def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path):
+def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path, monkeypatch):
     s3.put("told/metrics.jsonl", b'{"step": 1, "reward/mean": 0.25}\n')
     loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
     assert b"told" in s3.get("told/report.html")
+
+    def write(folder, place):
+        (folder / "report.completions.jsonl").write_text("{}\n")
+        (folder / "report.html").write_text(f"ravst review --predictions {place}/report.completions.jsonl")
+        return folder / "report.html"
+
+    monkeypatch.setattr(loop, "write_training_report", write)
+    loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
+    assert s3.get("told/report.html").endswith(f" s3://{BUCKET}/told/report.completions.jsonl".encode())
+    assert s3.get("told/report.completions.jsonl") == b"{}\n"
 
 
 def test_the_best_checkpoint_stays_beside_the_last_ones(tmp_path):

@@ -7,13 +7,17 @@ import io
 import json
 import math
 import re
+import shlex
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
 from ravst_ray.config.base import dump_config
+from ravst_ray.config.review import PredictionsConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
@@ -25,6 +29,7 @@ from ravst_ray.reports.curves import Series, chart, ends, shown, tail
 from ravst_ray.reports.run_folder import Sampled, read_run, read_texts
 from ravst_ray.reports.training_charts import phase_seconds, reward_charts
 from ravst_ray.reports.training_report import write_training_report
+from ravst_ray.review.predictions.service import Predictions
 from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord, group_numbers
@@ -350,6 +355,27 @@ def test_boxes_are_drawn_in_their_colours(html):
     right = [picture[40:190, 279:282].reshape(-1, 3) for picture in pictures]  # of the predicted one
     assert all(near(TRUE, edge) > 0.5 for edge in left)
     assert near(SAID, right[0]) > 0.3 and near(SAID, right[1]) == near(SAID, right[2]) == 0
+
+
+def test_the_shown_completions_are_a_file_that_review_opens(shown_run, html):
+    rows = [json.loads(line) for line in shown_run.with_name("report.completions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["step"], row["reward"]) for row in rows] == [
+        ("clip/1/AVTR/0", 2, 2.0), ("clip/1/AVTR/0", 1, 0.25), ("clip/1/AVSR/0", 1, 1.25), ("clip/1/AVSR/0", 1, 1.25),
+    ]  # fmt: skip
+    assert rows[0]["prediction"] == interval(1.0, 3.0) and rows[1]["truncated"] is True
+    (command,) = re.findall(r"<pre[^>]*>(ravst review [^<]+)</pre>", html)
+    words = shlex.split(unescape(command))
+    given = dict(zip(words[2:8:2], words[3:8:2], strict=True))
+    assert words[8:] == [] and given["--predictions"] == str(shown_run.with_name("report.completions.jsonl"))
+    config = PredictionsConfig(videos=given["--videos"], names={"vectors": None})
+    page = Predictions([given["--predictions"]], given["--annotations"], config)
+    addresses = re.findall(r"<code>(#id=[^<]+)</code>", html)
+    assert len(addresses) == len(set(addresses)) == 4
+    shown = [dict(parse_qsl(unescape(one)[1:])) for one in addresses]
+    items = [page.item(one["id"], int(one["sample"])) for one in shown]
+    page.close()
+    assert [one["answers"][0]["text"] for one in items] == [row["prediction"] for row in rows]
+    assert all(one["video"]["found"] for one in items) and items[0]["answers"][0]["total"] == 2.0
 
 
 def test_a_missing_video_costs_the_picture_alone(html):

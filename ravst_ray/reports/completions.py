@@ -72,7 +72,8 @@ class Part:
 class CompletionCard:
     """All that the template needs for one completion; ``problem`` says why there are no frames, or is None.
 
-    ``truth`` and ``said`` are texts as the model should have written and did write them.
+    ``truth`` and ``said`` are texts as the model should have written and did write them, ``in_video`` is ``said`` in
+    pixels and seconds of the video, None where the video can't be read; ``address`` leads to it in ``ravst review``.
     """
 
     sampled: Sampled
@@ -86,6 +87,8 @@ class CompletionCard:
     more_lanes: int = 0
     axis_s: float = 0.1
     problem: str | None = None
+    in_video: str | None = None
+    address: str | None = None
 
     @property
     def ticks(self) -> list[float]:
@@ -206,11 +209,12 @@ class _Artist:
             problem = f"The video can't be shown: {view}."
             return replace(bare, lanes=lanes, more_lanes=more, axis_s=axis_s, problem=problem)
         space = AnswerSpace.of(view, self._config.prompt)
-        said = kind.drawing(kind.parse(kind.to_video(bare.said, space)))
+        in_video = kind.to_video(bare.said, space)
+        said = kind.drawing(kind.parse(in_video))
         axis_s = max(view.duration_s, 0.1)
         lanes, more = _lanes(true, said, axis_s)
         truth = kind.to_model(pair.answer, space)
-        card = replace(bare, truth=truth, lanes=lanes, more_lanes=more, axis_s=axis_s)
+        card = replace(bare, truth=truth, lanes=lanes, more_lanes=more, axis_s=axis_s, in_video=in_video)
         if card.plans:
             return card
         try:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ravst_ray.config.base import StrictModel, dump_config, load_config
 from ravst_ray.datasets.transfer import Stored, check_writable
-from ravst_ray.errors import ConfigError
+from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.training.run_store import Checkpoint, RunStore
 
@@ -72,21 +72,35 @@ def _in_its_job(value: Any) -> Any:
 
 
 def stored(store: RunStore, name: str) -> dict[str, Stored]:
-    """The files of a checkpoint, brought to the store by the first worker of each node that has some; on all ranks."""
+    """The files of a checkpoint, brought to the store by the first worker of each node that has some; on all ranks.
+
+    Raises:
+        AbortError: a node can't bring its files there; on all ranks.
+        OSError: they can't be read.
+    """
     import ray.train
     import torch.distributed as dist
 
-    context = ray.train.get_context()
-    several = dist.is_available() and dist.is_initialized()
-    if several:
-        dist.barrier()  # what the other workers write is written
-    number = context.get_local_rank() if several and store.remote else context.get_world_rank()
-    mine: dict[str, Stored] = {}
+    from ravst_ray.training.sharded import host_group
+
+    context, group = ray.train.get_context(), host_group()
+    if group is not None:
+        dist.barrier(group)  # what the other workers write is written
+    number = context.get_local_rank() if group is not None and store.remote else context.get_world_rank()
+    mine: dict[str, Stored] | Exception = {}
     if number == 0:
-        mine = store.upload(name)
-        store.leave_only(name)
+        try:
+            mine = store.upload(name)
+            store.leave_only(name)
+        except (AbortError, OSError) as error:  # the others wait for this one
+            mine = error
     shares = [mine]
-    if several:
+    if group is not None:
         shares *= dist.get_world_size()
-        dist.all_gather_object(shares, mine)
-    return {file: one for share in shares for file, one in share.items()}
+        dist.all_gather_object(shares, mine, group)
+    found: dict[str, Stored] = {}
+    for share in shares:
+        if isinstance(share, Exception):
+            raise share
+        found |= share
+    return found

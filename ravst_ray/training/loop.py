@@ -37,6 +37,7 @@ from ravst_ray.datasets.places import absolute, folder_name
 from ravst_ray.errors import AbortError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
+from ravst_ray.reports.completion_lines import NAME as LINES
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.card_check import check_cards
 from ravst_ray.training.checkpoints import begin
@@ -129,9 +130,10 @@ def _report(store: RunStore) -> None:
         if store.remote:
             folder = Path(copies) / folder_name(store.output)
             store.fetch(folder, "metrics.jsonl", VALIDATIONS, "rollouts", "config.yaml")
-        path = write_training_report(folder)
-        if store.remote:
-            store.write(path.name, path.read_text(encoding="utf-8"))
+        path = write_training_report(folder, store.output)
+        for one in (path, path.with_name(LINES)) if store.remote else ():
+            if one.exists():
+                store.write(one.name, one.read_text(encoding="utf-8"))
 
 
 def _attempt(

@@ -44,7 +44,7 @@ from ravst_ray.training.sft_examples import Examples, decoded_ahead
 log = get_logger(__name__)
 _KEPT = (
     *("data.annotations", "data.limit", "model", "workers", "sft.seed", "sft.batch", "sft.micro_batch"),
-    *("sft.epochs", "sft.max_steps", "sft.lora", "sft.freeze_vision"),
+    *("sft.epochs", "sft.max_steps", "sft.lora", "sft.freeze_vision", "sft.shard"),
 )
 """What a run keeps when it goes on: which example is in which step depends on it, or what a checkpoint holds."""
 
