@@ -208,6 +208,23 @@ def test_a_model_of_a_store_is_fetched_once_and_again_when_it_changes(s3, tmp_pa
         model_source(f"s3://{BUCKET}/nothing", "model")
 
 
+def test_a_job_that_is_submitted_again_goes_on_with_the_model_of_its_working_directory(tmp_path, monkeypatch):
+    store = RunStore(str(tmp_path / "run"))
+
+    def begins(package, model, resume):
+        job = tmp_path / "session" / "working_dir_files" / f"_ray_pkg_{package}"  # where Ray puts it
+        (job / model).mkdir(parents=True)
+        monkeypatch.chdir(job)
+        given = [f"output={store.output}", "data.annotations=labels.json", "data.videos=videos", f"model={model}"]
+        return loop._begin(store, load_config(TrainConfig, LAPTOP, given), resume)
+
+    assert begins("4a5c2d185463e99f", "models/toy", resume=False) is None
+    save(store, 2, 5, keep=1)
+    assert begins("9816141699c78ed3", "models/toy", resume=True).step == 2
+    with pytest.raises(ConfigError, match=r"model was '.*/models/toy' and is '.*/models/other'; name another output"):
+        begins("0f0f", "models/other", resume=True)
+
+
 def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path, monkeypatch):
     s3.put("told/metrics.jsonl", b'{"step": 1, "reward/mean": 0.25}\n')
     loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))

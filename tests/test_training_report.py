@@ -33,6 +33,7 @@ from ravst_ray.review.predictions.service import Predictions
 from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord, group_numbers
+from tests.s3_server import BUCKET
 from tests.test_report import Page, write_video
 
 SIZE = (168, 112)  # a multiple of 28, and shown as it is: the model's pixels are the video's
@@ -381,6 +382,14 @@ def test_a_missing_video_costs_the_picture_alone(html):
     card = cards_of(html)["best", "gone/1/AVTR/0", "1.875"]
     assert "<img" not in card and "No picture" in card and "The video can&#39;t be shown: " in card
     assert "[0.5, 2.5]" in card and "[0.5, 2.4]" in card and 'title="true: 0.5–2.5 s"' in card
+
+
+def test_videos_of_a_store_are_shown_as_those_of_a_folder(s3, tmp_path, shown_run, html):
+    s3.put("shown/clip.mp4", (shown_run.parents[1] / "videos" / "clip.mp4").read_bytes())
+    data = {"annotations": str(tmp_path / "questions.json"), "videos": f"s3://{BUCKET}/shown"}
+    page = page_of(write_run(tmp_path, data=data))
+    assert page.images == Page(html).images != []
+    assert list((tmp_path / "tmp").iterdir()) == [], "no copy stays"
 
 
 def test_a_broken_video_costs_the_picture_alone(tmp_path):

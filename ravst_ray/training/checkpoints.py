@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ravst_ray.config.base import StrictModel, dump_config, load_config
 from ravst_ray.datasets.transfer import Stored, check_writable
@@ -15,6 +16,8 @@ from ravst_ray.training.run_store import Checkpoint, RunStore
 
 log = get_logger(__name__)
 Config = TypeVar("Config", bound=StrictModel)
+_OF_A_JOB = re.compile(r"^/.*/working_dir_files/_ray_pkg_[0-9a-f]+/")
+"""Below it Ray puts the working directory of a submitted job: elsewhere on each cluster, and when a file changes."""
 
 
 def begin(
@@ -57,10 +60,15 @@ def _same(before: StrictModel, now: StrictModel, kept: Sequence[str], checkpoint
     changed = []
     for name in kept:
         was, given = (attrgetter(name)(one) for one in (before, now))
-        if was != given:
+        if _in_its_job(was) != _in_its_job(given):
             changed.append(f"{name} was {was!r} and is {given!r}")
     if changed:
         raise ConfigError(f"can't go on from {checkpoint.name}: {'; '.join(changed)}; name another output for that")
+
+
+def _in_its_job(value: Any) -> Any:
+    """A path in a job's working directory as from there."""
+    return _OF_A_JOB.sub("", value) if isinstance(value, str) else value
 
 
 def stored(store: RunStore, name: str) -> dict[str, Stored]:
