@@ -52,12 +52,22 @@ def _review(args: argparse.Namespace) -> None:
     import os
 
     from ravst_ray.config.base import load_config
-    from ravst_ray.config.review import ReviewConfig
-    from ravst_ray.review.run import serve
+    from ravst_ray.config.review import PredictionsConfig, ReviewConfig
+    from ravst_ray.review.run import serve, serve_predictions
 
     token = args.token or os.environ.get("RAVST_REVIEW_TOKEN") or None
     given = {"host": args.host, "port": args.port, "token": token, "videos": args.videos}
     flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if args.predictions or args.annotations:
+        if not (args.predictions and args.annotations):
+            raise ConfigError("--predictions and --annotations go together: answers, and the questions with the truth")
+        settings = [*([args.output] if args.output else []), *args.overrides]
+        if wrong := [one for one in settings if "=" not in one]:
+            raise ConfigError(f"{wrong[0]}: with --predictions there is no OUT; two runs are two --predictions")
+        config = load_config(PredictionsConfig, None, [*flags, *settings])
+        return serve_predictions(args.predictions, args.annotations, config, _say)
+    if args.output is None:
+        raise ConfigError("name OUT, an output of ravst annotate, or answers: --predictions F.jsonl --annotations F")
     who = f"reviewer={args.reviewer or getpass.getuser()}"
     serve(args.output, load_config(ReviewConfig, None, [who, *flags, *args.overrides]), _say)
 
@@ -244,7 +254,11 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings to change")
     retry.add_argument("--reason", nargs="+", default=[], help="only videos that failed for these; default: all")
     review = add("review", _review, cli_help.REVIEW, config=None)
-    review.add_argument("output", metavar="OUT", help="output of ravst annotate, here or in an object store")
+    review.add_argument("output", metavar="OUT", nargs="?", help="output of ravst annotate, here or in an object store")
+    review.add_argument(
+        "--predictions", metavar="F.jsonl", action="append", help="show answers instead; twice: compare two runs"
+    )
+    review.add_argument("--annotations", metavar="F", help=f"their questions: {_QUESTIONS}")
     review.add_argument("overrides", nargs="*", metavar="key=value", help="more settings")
     review.add_argument("--host", help="address to serve at (default 127.0.0.1); another than loopback needs --token")
     review.add_argument("--port", type=int, help="default 8765; 0: any that is free")
@@ -321,9 +335,20 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may stand between and behind options, where argparse takes them for strangers."""
+    parser = _parser()
+    args, more = parser.parse_known_args(argv)
+    if strangers := [one for one in more if one.startswith("-") or "=" not in one or "overrides" not in args]:
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+    if more:
+        args.overrides = [*args.overrides, *more]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = _parsed(argv)
     from ravst_ray.logs import setup_logging
     from ravst_ray.surroundings import prepare_surroundings
 

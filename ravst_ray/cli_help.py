@@ -57,7 +57,16 @@ Look at annotations in a browser, and say what is right: a page with the videos,
   ravst review out/demo --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
 Verdicts are added to OUT/review/; the rows themselves stay as they are. Several people may review at once.
-Settings: ravst_ray/config/review.py, class ReviewConfig.
+
+Or look at a model's answers beside the truth: boxes on the video, intervals over its sound, each part of the reward.
+
+  ravst review --predictions out/predictions.jsonl --annotations questions.json --videos videos
+  ravst review --predictions before.jsonl --predictions after.jsonl --annotations questions.json --videos videos
+
+Two files are compared question by question: what was won and lost, by any part. Lines are {"id", "prediction"} (as
+ravst predict writes them) or {"id", "completion"}, several of one id allowed; they are scored as in ravst score, with
+the same key=value settings (names.vectors=null, weights, …). Broken and foreign lines are counted and left out.
+Settings: ravst_ray/config/review.py, classes ReviewConfig and PredictionsConfig.
 """
 SCORE = """\
 Score completions with the reward of their tasks.

@@ -69,6 +69,18 @@ def world(tmp_path_factory) -> World:
     return World(root, json.loads((root / "truth.json").read_text()))
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    from tests.chromium import launch
+
+    with playwright.sync_playwright() as driver:
+        chromium = launch(driver, tmp_path_factory.mktemp("chromium"))
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """Ray in this process, for all tests that need it."""

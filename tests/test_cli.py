@@ -32,7 +32,7 @@ def test_exit_status(monkeypatch, capsys, raised, status, said):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["annotate", "toyworld", "score", "evaluate"])
+@pytest.mark.parametrize("command", ["annotate", "toyworld", "review", "score", "evaluate"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])
@@ -41,10 +41,19 @@ def test_help_shows_an_example(capsys, command):
 
 
 def test_bad_arguments_end_with_2(capsys):
-    for arguments in ([], ["dance"], ["toyworld", "--out", "x", "--videos", "0"]):
+    strangers = ["review", "out", "--port", "0", "more"], ["review", "out", "--bogus=1"], ["status", "out", "seed=7"]
+    for arguments in ([], ["dance"], ["toyworld", "--out", "x", "--videos", "0"], *strangers):
         with pytest.raises(SystemExit) as done:
             cli.main(arguments)
         assert done.value.code == 2
+
+
+def test_settings_may_stand_behind_options_and_between_them(monkeypatch):
+    given = []
+    monkeypatch.setattr("ravst_ray.review.run.serve", lambda output, config, say: given.append((output, config)))
+    assert cli.main(["review", "out", "seed=7", "--port", "0", "--reviewer", "ann", "usd_per_hour=30"]) == 0
+    ((output, config),) = given
+    assert (output, config.seed, config.reviewer, config.usd_per_hour) == ("out", 7, "ann", 30.0)
 
 
 def test_score_and_evaluate_a_true_answer(tmp_path, capsys):

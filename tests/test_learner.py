@@ -46,7 +46,7 @@ def build(folder, tmp_path, config, source, steps=1, on_step=None, rows=8):
         frozen_vision=config.freeze_vision,
         on_step=on_step,
         peft_config=adapter,
-        reference=load_reference(str(folder), config),
+        reference=load_reference(str(folder), config, model),
     )
 
 
@@ -374,6 +374,9 @@ def test_a_resumed_run_ends_where_a_straight_one_does(folder, tmp_path, lora):
         ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
         ("_save_checkpoint", ["self", "model", "trial"]),
+        ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
+        ("save_model", ["self", "output_dir", "_internal_call"]),
         ("log", ["self", "logs", "start_time"]),
         ("get_train_dataloader", ["self"]),
     ],

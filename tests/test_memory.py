@@ -191,17 +191,18 @@ def test_the_parts_of_a_run_by_arithmetic():
     ]
     assert parts["of the frozen tower"] == 2 * tower
     assert parts["of the start model"] == language / 4 * 2
-    beyond = ("activations", "logits beyond activations", "features", "what is gathered", "a pass of the start model")
-    whole = sum(size for what, size in parts.items() if what.removeprefix("of ").removeprefix("for ") in beyond)
-    assert whole == pytest.approx(2 * language), "FSDP2 gathers the start model as one, before there are activations"
-    assert dict(budget.disk.parts) == {"of 3 checkpoints": 3 * 16 * language, "of the model": 4 * (language + tower)}
-    assert dict(budget.host.parts)["for loading, by each worker"] == 4 * (language + tower) * (4 + 2)
+    assert not any("pass" in what for what in parts), "the start model comes together by layer, as the policy does"
+    assert dict(budget.disk.parts) == {"of 3 checkpoints": 3 * 12 * language, "of the model": 4 * (language + tower)}
+    assert dict(budget.host.parts)["for loading"] == (language + tower) * (4 + 2), "rank 0 alone"
+    assert dict(budget.host.parts)["of a checkpoint on its way"] == 12 * language
+    each = dict(budget_of(shipped("paper", "learner.shard=false")).host.parts)
+    assert each["for loading"] == 4 * (language + tower) * (4 + 2)
     assert dict(budget.engine.parts)["of weights"] == 2 * (language + tower)
     assert dict(budget.engine.parts)["for the cache of 8192 tokens"] == 8192 * 28 * 2 * 4 * 128 * 2
     tied = dict(budget_of(shipped("paper", "model=Qwen/Qwen2.5-VL-3B-Instruct")).disk.parts)
-    assert tied["of 3 checkpoints"] == 3 * 4 * (4 * (3_754_622_976 - 668_684_288) + 2 * 2048 * 151_936)
+    assert tied["of 3 checkpoints"] == 3 * 12 * (3_754_622_976 - 668_684_288)
     stored = budget_of(shipped("paper", "output=s3://bucket/run"))
-    assert dict(stored.disk.parts)["of 2 checkpoints"] == 2 * 16 * language, "of a node"
+    assert dict(stored.disk.parts)["of 2 checkpoints"] == 2 * 12 * language, "of a node"
 
 
 def test_an_adapter_and_ddp_by_arithmetic():

@@ -5,11 +5,14 @@ import contextlib
 import os
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from ravst_ray.errors import ConfigError, WorkerDiedError
+from ravst_ray.errors import AbortError, ConfigError, WorkerDiedError
 from ravst_ray.training import pool, rollout
 from ravst_ray.training.rollout import Weights
 from ravst_ray.training.rollout_actor import Loaded
@@ -276,6 +279,60 @@ def test_an_actor_that_dies_as_it_leaves_costs_no_group(slow, monkeypatch):
     step, left = run(work())
     assert len(ids(step)) == len(set(ids(step))) == 4 and left == 1
     assert step.numbers["rollout/retries"] >= 1 and step.numbers["rollout/restarts"] == 0
+
+
+GONE = "The actor died because its node has died. Node Id: 4f0a… the actor's node was terminated unexpectedly"
+OF_ITS_NODE = {
+    "told late": lambda: ActorUnavailableError("RpcError: Connection refused rpc_code: 14", b"\1" * 16),
+    "sent to a node that was gone": lambda: ActorDiedError(
+        ActorDiedErrorContext(class_name="Slow", actor_id=b"\1" * 16, error_message=GONE, never_started=True)
+    ),
+}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Has so many actors from the start, by seat, fail with this error when they are started."""
+
+    def make(error, deaths):
+        seated = pool.RolloutPool._seated
+
+        async def fails(weights):
+            raise error()
+
+        def seat(self, seat):
+            member = seated(self, seat)
+            if deaths.get(seat, 0):
+                deaths[seat] -= 1
+                member.handle.start = SimpleNamespace(remote=fails)
+            return member
+
+        monkeypatch.setattr(pool.RolloutPool, "_seated", seat)
+
+    return make
+
+
+@pytest.mark.parametrize("error", OF_ITS_NODE.values(), ids=OF_ITS_NODE)
+def test_actors_whose_node_is_lost_before_they_are_ready_are_placed_anew(slow, failing, error):
+    """Each may be so as often as ``max_restarts`` says: they are lost together."""
+
+    async def work():
+        one = slow("rollouts.actors=3", "rollouts.max_restarts=2")
+        await one.start()
+        return await one.groups(0, 0), len(one._pool)
+
+    failing(error, {0: 2, 1: 2, 2: 1})
+    step, actors = run(work())
+    assert sorted(ids(step)) == sorted(set(ids(step))) and len(ids(step)) == 4 and actors == 3
+    assert step.numbers["rollout/restarts"] == 5 and step.numbers["rollout/retries"] == 0
+
+
+def test_an_actor_whose_nodes_are_lost_again_and_again_ends_the_run(slow, failing):
+    failing(OF_ITS_NODE["sent to a node that was gone"], {0: 2})
+    with pytest.raises(
+        AbortError, match=r"rollout actor 0 died 2 times; the last: the process of Slow was lost with its node"
+    ):
+        run(slow("rollouts.max_restarts=1").start())
 
 
 def test_bounds_that_exclude_the_start_are_refused(slow):

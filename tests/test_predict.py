@@ -18,7 +18,7 @@ from ravst_ray.datasets.tasks import read_tasks
 from ravst_ray.errors import ConfigError
 from ravst_ray.evaluation.answer_files import answer_files
 from ravst_ray.evaluation.answer_lengths import answer_lengths
-from ravst_ray.evaluation.predict import Outcome, answer_line, predict
+from ravst_ray.evaluation.predict import AnswerQuestions, Outcome, answer_line, predict
 from ravst_ray.policy.families import family_of, fit
 from ravst_ray.policy.protocols import Completion, Generation
 from ravst_ray.records import QAPair
@@ -176,6 +176,26 @@ def test_the_share_of_answers_out_of_reach_is_counted(folder, annotations, tmp_p
     assert said[1].startswith("AVSR: 100.0% of 2 true answers")
     # Every fourth second: 2 lines instead of 7.
     assert "AVSR: 0.0%" in answer_lengths(tasks, config(folder, "sampling.max_tokens=80", "prompt.box_step_s=4"))[1]
+
+
+def test_an_actor_that_ends_ends_its_engine_first(monkeypatch):
+    done = []
+
+    class Engine:
+        def __init__(self, config):
+            done.append("made")
+
+        async def start(self):
+            done.append("started")
+
+        async def close(self):
+            done.append("closed")
+
+    monkeypatch.setattr("ravst_ray.evaluation.predict.VideoLLM", Engine)
+    actor = AnswerQuestions(PredictConfig(engine={"model": "tiny"}))
+    assert done == ["made", "started"]
+    del actor
+    assert done == ["made", "started", "closed"]
 
 
 def test_a_line_holds_all_samples_in_the_videos_space():

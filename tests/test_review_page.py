@@ -2,11 +2,7 @@
 
 import io
 import json
-import re
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
 from unittest.mock import ANY
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -19,10 +15,10 @@ from ravst_ray.annotate.unite import unite
 from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from tests.broken_videos import Recipe, read_number, write_video
-from tests.chromium import IN_BROWSER, launch
+from tests.chromium import IN_BROWSER
+from tests.review_browser import COLOURED, PHONE, brightness, opening, overflow_px, serving
 from tests.review_output import copy_videos, item, write_output
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
@@ -30,9 +26,7 @@ HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
 ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90, pixel_aspect=2)
 ODD_SIZE = 80, 192
 ODD_MARK = 0.0, 176.0, 10.0, 192.0  # its red mark, 8 x 10 pixels at the coded picture's top left, as it is shown
-WIDE = {"width": 1440, "height": 900}
 LAPTOP = {"width": 1280, "height": 720}
-PHONE = {"width": 390, "height": 844}
 
 
 def annotated(truth, database, label=None):
@@ -52,21 +46,6 @@ def annotated(truth, database, label=None):
         event = Event(number, start_s, end_s, label or one["label"], None, label or one["caption"])
         events.append(EventAnnotation(event, tuple(things), times_s, tuple(tracks)))
     return unite(events)
-
-
-@contextmanager
-def serving(output):
-    """The address of a server for an output."""
-    command = [sys.executable, "-m", "ravst_ray.cli", "review", str(output), "--port", "0", "--reviewer", "ann"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        said = []
-        try:
-            while not (found := re.search(r"http://127\.0\.0\.1:\d+/", line := process.stdout.readline())):
-                said.append(line)
-                assert line, "".join(said)
-            yield found[0]
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -94,44 +73,23 @@ def site(world, tmp_path_factory):
     write_output(str(root / "out"), items, root / "videos")
     (root / "out" / "review").mkdir()
     (root / "out" / "review" / "torn.jsonl").write_text("not a verdict\n")
-    with serving(root / "out") as address:
+    with serving(root / "out", "--reviewer", "ann") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with playwright.sync_playwright() as driver:
-        chromium = launch(driver, tmp_path_factory.mktemp("chromium"))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def window(browser, site):
-    """Opens the page as somebody sees it; ends the test if a script failed or anything was asked of another host."""
-    opened, wrong = [], []
+    """Opens the page as somebody sees it."""
 
-    def open_(fragment="", reviewer=None, size=WIDE, prepare=lambda page: None, **context):
-        made = browser.new_context(viewport=size, **context)
-        opened.append(made)
-        page = made.new_page()
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on(
-            "request", lambda request: request.url.startswith((site, "data:", "blob:")) or wrong.append(request.url)
-        )
+    def as_somebody(page, reviewer, prepare):
         if reviewer:
             page.add_init_script(f"localStorage.setItem('reviewer', {json.dumps(reviewer)})")
         prepare(page)
-        page.goto(f"{site}#{fragment}")
-        page.wait_for_selector("#item:not([hidden])")
-        return page
 
-    yield open_
-    for made in opened:
-        made.close()
-    assert not wrong
+    with opening(browser, site) as open_:
+        yield lambda fragment="", reviewer=None, prepare=lambda page: None, **context: open_(
+            fragment, lambda page: as_somebody(page, reviewer, prepare), **context
+        )
 
 
 def asked(site, path, **parameters):
@@ -332,22 +290,6 @@ def test_two_at_once_and_nothing_is_overwritten(window, site, world):
     ]
 
 
-# Where the overlay has a colour within a part of the picture, in pixels of the picture: [x1, y1, x2, y2].
-COLOURED = """([x1, y1, x2, y2, wide, red, green, blue]) => {
-  const canvas = document.getElementById("overlay"), scale = canvas.width / wide;
-  const [left, top, width, height] = [x1, y1, x2 - x1, y2 - y1].map((one) => Math.round(one * scale));
-  const pixels = canvas.getContext("2d").getImageData(left, top, width, height).data;
-  const [columns, rows] = [[], []];
-  for (let at = 0; at < width * height; at += 1) {
-    const [r, g, b, a] = pixels.slice(4 * at, 4 * at + 4);
-    if (a < 200 || Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) > 30) continue;
-    columns.push(left + at % width);
-    rows.push(top + Math.floor(at / width));
-  }
-  return [Math.min(...columns), Math.min(...rows), Math.max(...columns), Math.max(...rows)].map((one) => one / scale);
-}"""
-
-
 def coloured(page, event, track, part, width):
     """Where a part of the picture, which is so wide, has the colour of a track."""
     colour = page.evaluate(
@@ -440,19 +382,13 @@ def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme)
     assert page.locator("#head .id").inner_text() == HOSTILE
     standing(page, 0.5)  # its file is found by the same name
     page.keyboard.press("e")
-    width = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('html, body, #item, #panels')]"
-        ".map(one => one.scrollWidth - one.clientWidth))"
-    )
-    assert width <= 0
+    assert overflow_px(page) <= 0
     rows = [
         {one.bounding_box()["y"] for one in page.locator(f"{bar} button").all()} for bar in ("#verdicts", "#controls")
     ]
     assert [len(found) for found in rows] == ([2, 1] if size is PHONE else [1, 1])
     assert page.locator("#reviewer").is_visible(), "who reviews can be said everywhere"
-    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
-    assert light < 64 if scheme == "dark" else light > 192
+    assert brightness(page) < 64 if scheme == "dark" else brightness(page) > 192
     if size is PHONE:
         assert page.locator("#rows").is_visible() is False
         page.click("#open-queue")

@@ -199,7 +199,7 @@ def test_an_actor_that_dies_again_and_again_ends_the_run(manager, tmp_path, monk
         await one.start()
         await one.groups(0, 0)
 
-    with pytest.raises(AbortError, match="rollout actors died 1 times"):
+    with pytest.raises(AbortError, match="rollout actor 0 died 1 times"):
         run(work())
 
 

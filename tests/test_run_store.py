@@ -45,7 +45,7 @@ def output(request, tmp_path):
 def write(store, step, text="weights", more=()):
     """What a trainer leaves on this node of a checkpoint."""
     folder = store.local / "checkpoints" / f"checkpoint-{step}"
-    for name in ("model.safetensors", "deep/rng_state_0.pth", *more):
+    for name in ("model.safetensors", "deep/rng_state_0.pth", "deep/.metadata", *more):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{text} {step} {name}")
     return folder.name
@@ -208,10 +208,37 @@ def test_a_model_of_a_store_is_fetched_once_and_again_when_it_changes(s3, tmp_pa
         model_source(f"s3://{BUCKET}/nothing", "model")
 
 
-def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path):
+def test_a_job_that_is_submitted_again_goes_on_with_the_model_of_its_working_directory(tmp_path, monkeypatch):
+    store = RunStore(str(tmp_path / "run"))
+
+    def begins(package, model, resume):
+        job = tmp_path / "session" / "working_dir_files" / f"_ray_pkg_{package}"  # where Ray puts it
+        (job / model).mkdir(parents=True)
+        monkeypatch.chdir(job)
+        given = [f"output={store.output}", "data.annotations=labels.json", "data.videos=videos", f"model={model}"]
+        return loop._begin(store, load_config(TrainConfig, LAPTOP, given), resume)
+
+    assert begins("4a5c2d185463e99f", "models/toy", resume=False) is None
+    save(store, 2, 5, keep=1)
+    assert begins("9816141699c78ed3", "models/toy", resume=True).step == 2
+    with pytest.raises(ConfigError, match=r"model was '.*/models/toy' and is '.*/models/other'; name another output"):
+        begins("0f0f", "models/other", resume=True)
+
+
+def test_the_report_of_a_run_in_a_store_is_in_the_store(s3, tmp_path, monkeypatch):
     s3.put("told/metrics.jsonl", b'{"step": 1, "reward/mean": 0.25}\n')
     loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
     assert b"told" in s3.get("told/report.html")
+
+    def write(folder, place):
+        (folder / "report.completions.jsonl").write_text("{}\n")
+        (folder / "report.html").write_text(f"ravst review --predictions {place}/report.completions.jsonl")
+        return folder / "report.html"
+
+    monkeypatch.setattr(loop, "write_training_report", write)
+    loop._report(RunStore(f"s3://{BUCKET}/told", str(tmp_path)))
+    assert s3.get("told/report.html").endswith(f" s3://{BUCKET}/told/report.completions.jsonl".encode())
+    assert s3.get("told/report.completions.jsonl") == b"{}\n"
 
 
 def test_the_best_checkpoint_stays_beside_the_last_ones(tmp_path):

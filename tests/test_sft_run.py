@@ -83,6 +83,21 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(given, tmp_path, caps
     assert json.loads(again[-1])["loss"] == pytest.approx(json.loads(losses[-1])["loss"], abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_workers_with_a_sharded_model_learn_as_one(given, tmp_path, local_ray):
+    """Each has half of the slots of a step, and those that stand in are of the same slots."""
+    given = [*given, "sft.max_steps=2", "save_every=1"]
+    two = [*given, f"output={tmp_path / 'two'}", "workers=2", "num_cpus=0.5", "sft.micro_batch=2", "sft.shard=true"]
+    told = []
+    for overrides, out in ((given, "out"), (two, "two")):
+        assert main(["train-sft", "--config", LAPTOP, *overrides]) == 0
+        told.append([json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()])
+    for one, other in zip(*told, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    assert [one.step for one in RunStore(str(tmp_path / "two")).whole_checkpoints()] == [1, 2]
+
+
 def test_no_readable_video_ends_the_run(given, tmp_path, capsys, local_ray):
     (tmp_path / "videos" / "a.mp4").write_bytes(b"no video either")
     assert main(["train-sft", "--config", LAPTOP, *given]) == 1

@@ -19,11 +19,13 @@ import pytest
 import ray
 import ray.train
 import torch
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from rich.console import Console
 from safetensors.torch import load_file
 
 from ravst_ray.cli import main
-from ravst_ray.cluster.failures import cause_of
+from ravst_ray.cluster.failures import cause_of, ended_with
 from ravst_ray.config.base import dump_config, load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
@@ -490,6 +492,21 @@ def test_why_ray_train_gave_up_is_told():
         cause = cause_of(error)
         assert type(cause) is kind and str(cause) == message
     assert str(cause_of(RuntimeError("no controller"))) == "RuntimeError: no controller"
+
+
+def test_an_actor_that_ended_with_its_node_is_no_end_of_a_run():
+    gone = {"error_message": "The actor died because its node has died. Node Id: 4f", "never_started": True}
+    died = ActorDiedError(ActorDiedErrorContext(class_name="RolloutManager", actor_id=b"\1" * 16, **gone))
+    said = "the process of RolloutManager was lost with its node"
+    assert type(ended_with(died)) is WorkerDiedError and str(ended_with(died)) == said
+    by_train = RuntimeError("Training failed due to controller error")
+    by_train.controller_failure = died
+    assert type(cause_of(by_train)) is WorkerDiedError
+    lost = ActorUnavailableError("RpcError", b"\1" * 16)
+    seen_by_another = RayTaskError("RolloutManager.start", f"ray::RolloutManager.start()\n{lost}", lost)
+    assert type(ended_with(seen_by_another.as_instanceof_cause())) is AbortError
+    refused = RayTaskError("__init__", 'ray::A.__init__()\n  File "a.py", line 1\nValueError: no', ValueError("no"))
+    assert str(ended_with(ActorDiedError(refused))) == "ValueError: no (in A)"
 
 
 @pytest.fixture

@@ -7,13 +7,17 @@ import io
 import json
 import math
 import re
+import shlex
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
 from ravst_ray.config.base import dump_config
+from ravst_ray.config.review import PredictionsConfig
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.core.answers import ObjectAnswer, render
 from ravst_ray.datasets.ravst_json import dump_questions
@@ -25,9 +29,11 @@ from ravst_ray.reports.curves import Series, chart, ends, shown, tail
 from ravst_ray.reports.run_folder import Sampled, read_run, read_texts
 from ravst_ray.reports.training_charts import phase_seconds, reward_charts
 from ravst_ray.reports.training_report import write_training_report
+from ravst_ray.review.predictions.service import Predictions
 from ravst_ray.tasks.rubric import Reward
 from ravst_ray.training.groups import Group
 from ravst_ray.training.records import RunRecord, group_numbers
+from tests.s3_server import BUCKET
 from tests.test_report import Page, write_video
 
 SIZE = (168, 112)  # a multiple of 28, and shown as it is: the model's pixels are the video's
@@ -351,10 +357,39 @@ def test_boxes_are_drawn_in_their_colours(html):
     assert near(SAID, right[0]) > 0.3 and near(SAID, right[1]) == near(SAID, right[2]) == 0
 
 
+def test_the_shown_completions_are_a_file_that_review_opens(shown_run, html):
+    rows = [json.loads(line) for line in shown_run.with_name("report.completions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["step"], row["reward"]) for row in rows] == [
+        ("clip/1/AVTR/0", 2, 2.0), ("clip/1/AVTR/0", 1, 0.25), ("clip/1/AVSR/0", 1, 1.25), ("clip/1/AVSR/0", 1, 1.25),
+    ]  # fmt: skip
+    assert rows[0]["prediction"] == interval(1.0, 3.0) and rows[1]["truncated"] is True
+    (command,) = re.findall(r"<pre[^>]*>(ravst review [^<]+)</pre>", html)
+    words = shlex.split(unescape(command))
+    given = dict(zip(words[2:8:2], words[3:8:2], strict=True))
+    assert words[8:] == [] and given["--predictions"] == str(shown_run.with_name("report.completions.jsonl"))
+    config = PredictionsConfig(videos=given["--videos"], names={"vectors": None})
+    page = Predictions([given["--predictions"]], given["--annotations"], config)
+    addresses = re.findall(r"<code>(#id=[^<]+)</code>", html)
+    assert len(addresses) == len(set(addresses)) == 4
+    shown = [dict(parse_qsl(unescape(one)[1:])) for one in addresses]
+    items = [page.item(one["id"], int(one["sample"])) for one in shown]
+    page.close()
+    assert [one["answers"][0]["text"] for one in items] == [row["prediction"] for row in rows]
+    assert all(one["video"]["found"] for one in items) and items[0]["answers"][0]["total"] == 2.0
+
+
 def test_a_missing_video_costs_the_picture_alone(html):
     card = cards_of(html)["best", "gone/1/AVTR/0", "1.875"]
     assert "<img" not in card and "No picture" in card and "The video can&#39;t be shown: " in card
     assert "[0.5, 2.5]" in card and "[0.5, 2.4]" in card and 'title="true: 0.5–2.5 s"' in card
+
+
+def test_videos_of_a_store_are_shown_as_those_of_a_folder(s3, tmp_path, shown_run, html):
+    s3.put("shown/clip.mp4", (shown_run.parents[1] / "videos" / "clip.mp4").read_bytes())
+    data = {"annotations": str(tmp_path / "questions.json"), "videos": f"s3://{BUCKET}/shown"}
+    page = page_of(write_run(tmp_path, data=data))
+    assert page.images == Page(html).images != []
+    assert list((tmp_path / "tmp").iterdir()) == [], "no copy stays"
 
 
 def test_a_broken_video_costs_the_picture_alone(tmp_path):

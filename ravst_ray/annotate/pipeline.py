@@ -38,6 +38,7 @@ from ravst_ray.annotate.texts import ADAPTED, known_item, lacks_caption
 from ravst_ray.annotate.workers import Build, Letting, PresentActor, StepActor, attempted, guarded, table_of
 from ravst_ray.cluster.failures import GRAPH_ERRORS, plain_error
 from ravst_ray.cluster.metrics import RunMetrics
+from ravst_ray.cluster.nodes import beside_driver
 from ravst_ray.cluster.pools import check_room, pool_operator, stream_blocks
 from ravst_ray.config.annotate import AnnotateConfig, PoolConfig
 from ravst_ray.datasets.places import insist
@@ -293,9 +294,7 @@ def _tell_nobody(done: int, total: int) -> None:
 
 def _start_attempts() -> Any:
     """The actor that counts attempts, on the driver's node: where the run ends with it anyway."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(Attempts).options(**options).remote()
+    return ray.remote(Attempts).options(max_restarts=-1, max_task_retries=-1, **beside_driver()).remote()
 
 
 def _chunks(items: Sequence[VideoItem], count: int) -> Iterator[Sequence[VideoItem]]:

@@ -23,7 +23,7 @@ from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.config.base import dump_config
 from ravst_ray.datasets.lock import OutputLock
 from ravst_ray.datasets.node_log import NodeLog, read_nodes
-from ravst_ray.datasets.places import insist, is_remote, local_copy, read_input
+from ravst_ray.datasets.places import REPORT_VIDEO_BYTES, insist, is_remote, local_copy, read_input
 from ravst_ray.datasets.schemas import annotation_from_row, qa_from_row
 from ravst_ray.datasets.store import DatasetStore, LedgerEntry
 from ravst_ray.errors import AbortError, ConfigError, StepError
@@ -36,7 +36,6 @@ log = get_logger(__name__)
 
 Choose = Callable[[Mapping[str, LedgerEntry], list[Video]], list[Video]]
 READING = "reading captions"
-REPORT_VIDEO_BYTES = 2**30  # of a sample in an object store
 
 
 def annotate(config: AnnotateConfig, console: Console) -> dict[str, Any]:

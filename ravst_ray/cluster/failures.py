@@ -47,6 +47,7 @@ _WHO = re.compile(r"(?:ray::|class_name: )(?:MapWorker\(MapBatches\()?(\w+)")
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _OUT_OF_MEMORY = "running low on memory"
 _DEATH = re.compile(r"The (?:worker|actor) (?:died|is dead|\w+ is unavailable)")
+_NODE_DIED = "its node has died"
 _DETAIL = re.compile(r"Worker exit detail: (.+?)(?: Some common causes|$)", re.MULTILINE)
 _OWN = "ravst_ray.errors."
 
@@ -89,6 +90,21 @@ def plain_error(error: BaseException) -> RavstError:
     if not cause.kind.startswith(_OWN):
         return AbortError(str(cause))
     return (ConfigError if cause.kind == f"{_OWN}ConfigError" else AbortError)(cause.message)
+
+
+def ended_with(error: BaseException) -> RavstError:
+    """As :func:`plain_error`; a WorkerDiedError where an actor's process just ended, perhaps with its node."""
+    plain = plain_error(error)
+    # What a living actor says of another one is for it to judge.
+    died = isinstance(error, ray.exceptions.RayActorError) and not isinstance(error, ray.exceptions.RayTaskError)
+    return WorkerDiedError(str(plain)) if died and root_cause(str(error)) is None else plain
+
+
+def lost_with_node(error: BaseException) -> bool:
+    """Whether an actor's node is gone: Ray says so, or, until it knows, that it can't reach the actor."""
+    return isinstance(error, ray.exceptions.ActorUnavailableError) or (
+        isinstance(error, ray.exceptions.RayActorError) and _NODE_DIED in str(error)
+    )
 
 
 @contextmanager
@@ -146,6 +162,8 @@ def _death(text: str) -> str | None:
     who, detail = _WHO.findall(text), _DETAIL.search(text)
     said = detail[1] if detail else death[0]
     named = f"the process of {who[-1]}" if who else "a process"
+    if _NODE_DIED in text:
+        return f"{named} was lost with its node"
     return (
         f"{named} died without an exception (killed, out of memory, a crash in a library; its last log lines may "
         f"tell): {said}"
@@ -163,4 +181,4 @@ def cause_of(error: Exception) -> RavstError:
         if type(cause).__name__ == "WorkerHealthCheckFailedError":  # others see a lost connection
             reason = root_cause(str(cause))
             return WorkerDiedError(f"learner worker {rank} died" + (f" of {reason}" if reason else ""))
-    return plain_error(next(iter(causes.values())))
+    return ended_with(getattr(error, "controller_failure", next(iter(causes.values()))))

@@ -33,6 +33,7 @@ class SftConfig(StrictModel):
     features_gib: float = Field(8.0, gt=0, description="main memory of one worker for features of clips")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, else bfloat16")
     gradient_checkpointing: bool = False
+    shard: bool = Field(False, description="FSDP2 in place of DDP")
     seed: int = 0
 
     @model_validator(mode="after")

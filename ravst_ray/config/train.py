@@ -52,7 +52,7 @@ class RolloutConfig(StrictModel):
     timeout_s: float = Field(
         600.0, gt=0, description="an actor that has work and gives no token for so long is replaced"
     )
-    max_restarts: int = Field(3, ge=0, description="how often a dead actor is started again")
+    max_restarts: int = Field(3, ge=0, description="how often each dead actor is started again")
 
     @property
     def bounds(self) -> tuple[int, int]:

@@ -26,6 +26,8 @@ from ravst_ray.logs import SECRET_NAME, get_logger
 log = get_logger(__name__)
 
 MAX_VIDEO_BYTES = 8 * 2**30
+REPORT_VIDEO_BYTES = 2**30
+"""Of a video in an object store that a report shows."""
 ATTEMPTS = 3
 FIRST_PAUSE_S = 2.0  # doubled from attempt to attempt, on top of the pauses that pyarrow's S3 client makes itself
 _PIECE_BYTES = 4 * 2**20

@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
+from ravst_ray.datasets.folder import Folder
 from ravst_ray.datasets.parts import PartWriter, is_full
-from ravst_ray.datasets.places import resolve
 from ravst_ray.datasets.schemas import ERRORS, TABLES
 from ravst_ray.datasets.splits import unit_key
 from ravst_ray.errors import ConfigError
@@ -37,8 +33,6 @@ from ravst_ray.logs import get_logger
 
 log = get_logger(__name__)
 
-AT_ONCE = 32  # requests to an object store, each of which takes tens of milliseconds
-_CHUNK = 4 * AT_ONCE
 _LEDGER = pa.schema(
     [
         ("video_id", pa.string()),
@@ -48,8 +42,6 @@ _LEDGER = pa.schema(
         ("error", pa.struct(list(ERRORS))),
     ]
 )
-One = TypeVar("One")
-Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Generation:
     tables: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-class DatasetStore:
+class DatasetStore(Folder):
     """An output directory: a local path, or a URI (``s3://…``, see :mod:`ravst_ray.datasets.places`).
 
     Cheap to make and picklable, so that every worker can hold one.
@@ -88,17 +80,13 @@ class DatasetStore:
     """
 
     def __init__(self, root: str, tables: Mapping[str, pa.Schema] = TABLES):
-        self.root = root
+        super().__init__(root)
         self._tables = dict(tables)
         self._contents = [name for name in tables if name != "errors"]
         self._unit_schema = pa.schema([(name, pa.list_(pa.struct(list(schema)))) for name, schema in tables.items()])
-        self._fs, self._base = resolve(root)
-        self._folders: set[str] = set()
 
     def __reduce__(self):
         return type(self), (self.root, self._tables)
-
-    # --- plain files -------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make the directory, and find out now whether it can be written to."""
@@ -107,84 +95,6 @@ class DatasetStore:
             self.write_bytes("_commit/writable", b"yes")
         except OSError as error:
             raise ConfigError(f"output {self.root}: can't be written to ({error}); choose another directory") from None
-
-    def read_bytes(self, name: str) -> bytes | None:
-        """The content of a file, None where there is none."""
-        try:
-            with self._fs.open_input_file(f"{self._base}/{name}") as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a whole file."""
-        with self.sink(name) as file:
-            file.write(data)
-
-    @contextmanager
-    def sink(self, name: str) -> Iterator[pa.NativeFile]:
-        """A file to be written piece by piece."""
-        self._make_folder(name.rpartition("/")[0])
-        with self._create(name) as file:
-            yield file
-
-    def _create(self, name: str) -> pa.NativeFile:
-        return self._fs.open_output_stream(f"{self._base}/{name}")
-
-    def replace_bytes(self, name: str, data: bytes) -> None:
-        """Write a small file that others read at any time: they see the old content or the new, never a part."""
-        if not self.local_root:  # a put is whole by itself
-            return self.write_bytes(name, data)
-        draft = f"{name}.{os.getpid()}.draft"
-        try:
-            self.write_bytes(draft, data)
-            self._fs.move(f"{self._base}/{draft}", f"{self._base}/{name}")
-        except OSError:
-            self._delete(draft)
-            raise
-
-    def delete(self, name: str) -> None:
-        """Remove a file; none there is fine."""
-        self._delete(name)
-
-    @property
-    def local_root(self) -> str | None:
-        """The directory on this machine (or mounted there), None for an object store."""
-        return self._base if isinstance(self._fs, fs.LocalFileSystem) else None
-
-    def _make_folder(self, folder: str) -> None:
-        """Once only: on an object store it costs a request for each level."""
-        if folder not in self._folders:
-            self._fs.create_dir(f"{self._base}/{folder}".rstrip("/"), recursive=True)
-            self._folders.add(folder)
-
-    def open(self, name: str) -> pa.NativeFile:
-        """A file to be read here and there."""
-        return self._fs.open_input_file(f"{self._base}/{name}")
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """The files of a folder and how many bytes each has; none where there is no such folder."""
-        selector = fs.FileSelector(f"{self._base}/{folder}", allow_not_found=True)
-        found = sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
-        return {f"{folder}/{info.base_name}": info.size for info in found if info.is_file}
-
-    def _each(self, action: Callable[[One], Other], things: Sequence[One]) -> Iterator[Other]:
-        """What the action gives for each thing, in order; on an object store many are under way at once."""
-        if self.local_root:
-            yield from map(action, things)
-            return
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for start in range(0, len(things), _CHUNK):
-                yield from pool.map(action, things[start : start + _CHUNK])
-
-    def _list(self, folder: str) -> list[str]:
-        return list(self.sizes(folder))
-
-    def _delete(self, name: str) -> None:
-        try:
-            self._fs.delete_file(f"{self._base}/{name}")
-        except FileNotFoundError:
-            log.debug("%s was already gone", name)
 
     # --- one video ---------------------------------------------------------------------------------------------------
 
@@ -376,21 +286,6 @@ class DatasetStore:
     def _files(self, living: Generation) -> set[str]:
         parts = {part for parts in living.tables.values() for part in parts}
         return parts | {f"_commit/{kind}-{living.number:06d}.{end}" for kind, end in _KINDS}
-
-    def _settle(self, names: Iterable[str]) -> None:
-        """Have files and folders on the disk itself: a power cut may lose what was written before what was removed."""
-        if self.local_root is None:  # an object store has what it has confirmed
-            return
-        for name in names:
-            path = os.path.join(self.local_root, name)
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            except OSError:
-                if not os.path.isdir(path):  # some network file systems don't sync folders
-                    raise
-            finally:
-                os.close(handle)
 
     def _sweep(self, living: Generation, units: Mapping[str, Any]) -> None:
         """Remove what the newest manifest has made superfluous."""

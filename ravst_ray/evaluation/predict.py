@@ -226,6 +226,9 @@ class AnswerQuestions:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._run(self._engine.start())
 
+    def __del__(self) -> None:
+        self._run(self._engine.close())  # else vLLM tells in length that its processes have died before this one
+
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -19,6 +19,7 @@ from ravst_ray.core.geometry import is_real_box
 from ravst_ray.core.graphs import Graph
 from ravst_ray.core.intervals import Interval
 from ravst_ray.core.names import NameMatcher
+from ravst_ray.datasets.places import REPORT_VIDEO_BYTES, local_copy
 from ravst_ray.datasets.tasks import VideoTask, read_tasks
 from ravst_ray.errors import ConfigError, RavstError
 from ravst_ray.logs import get_logger
@@ -71,7 +72,8 @@ class Part:
 class CompletionCard:
     """All that the template needs for one completion; ``problem`` says why there are no frames, or is None.
 
-    ``truth`` and ``said`` are texts as the model should have written and did write them.
+    ``truth`` and ``said`` are texts as the model should have written and did write them, ``in_video`` is ``said`` in
+    pixels and seconds of the video, None where the video can't be read; ``address`` leads to it in ``ravst review``.
     """
 
     sampled: Sampled
@@ -85,6 +87,8 @@ class CompletionCard:
     more_lanes: int = 0
     axis_s: float = 0.1
     problem: str | None = None
+    in_video: str | None = None
+    address: str | None = None
 
     @property
     def ticks(self) -> list[float]:
@@ -189,7 +193,10 @@ class _Artist:
                 "The question is no longer among those of data.annotations, so its truth and its video are unknown."
             )
             return replace(_bare(sampled, self._config, None), problem=problem)
-        pair, task = known
+        with self._at_hand(known[1]) as task:
+            return self._of(sampled, known[0], task)
+
+    def _of(self, sampled: Sampled, pair: QAPair, task: VideoTask) -> CompletionCard:
         bare = _bare(sampled, self._config, pair)
         view, kind = self._view(task), task_of(pair.task)
         true, said = kind.drawing(kind.parse(pair.answer)), kind.drawing(kind.parse(bare.said))
@@ -202,11 +209,12 @@ class _Artist:
             problem = f"The video can't be shown: {view}."
             return replace(bare, lanes=lanes, more_lanes=more, axis_s=axis_s, problem=problem)
         space = AnswerSpace.of(view, self._config.prompt)
-        said = kind.drawing(kind.parse(kind.to_video(bare.said, space)))
+        in_video = kind.to_video(bare.said, space)
+        said = kind.drawing(kind.parse(in_video))
         axis_s = max(view.duration_s, 0.1)
         lanes, more = _lanes(true, said, axis_s)
         truth = kind.to_model(pair.answer, space)
-        card = replace(bare, truth=truth, lanes=lanes, more_lanes=more, axis_s=axis_s)
+        card = replace(bare, truth=truth, lanes=lanes, more_lanes=more, axis_s=axis_s, in_video=in_video)
         if card.plans:
             return card
         try:
@@ -221,14 +229,28 @@ class _Artist:
         except ConfigError:  # the word vectors are gone
             return floor_plans(true, said, NameMatcher())
 
+    @contextmanager
+    def _at_hand(self, task: VideoTask) -> Iterator[VideoTask]:
+        """With a path of this machine; one that can't be fetched can't be shown."""
+        with ExitStack() as copies:
+            if not isinstance(self._views.get(task.video_id), RavstError):
+                try:
+                    task = replace(task, path=copies.enter_context(local_copy(task.path, REPORT_VIDEO_BYTES)))
+                except RavstError as error:
+                    self._leave_out(task, error)
+            yield task
+
+    def _leave_out(self, task: VideoTask, error: RavstError) -> None:
+        log.warning("%s: not shown in the report: %s", task.video_id, error)
+        self._views[task.video_id] = error
+
     def _view(self, task: VideoTask) -> VideoView | RavstError:
         if task.video_id not in self._views:
             try:
                 shown = show_video(self._decoder, task.video_id, task.path, task.duration_s, self._config.frames)
                 self._views[task.video_id] = shown[1]
             except RavstError as error:
-                log.warning("%s: not shown in the report: %s", task.video_id, error)
-                self._views[task.video_id] = error
+                self._leave_out(task, error)
         return self._views[task.video_id]
 
     def _frames(self, task: VideoTask, view: VideoView, true: Drawing, said: Drawing) -> tuple[SampleFrame, ...]:

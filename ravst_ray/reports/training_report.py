@@ -1,6 +1,7 @@
 """The report at the end of a training run: one HTML file that needs nothing beside it.
 
-OUT/metrics.jsonl, OUT/rollouts/*.parquet, OUT/config.yaml -> OUT/report.html
+OUT/metrics.jsonl, OUT/rollouts/*.parquet, OUT/config.yaml -> OUT/report.html; and OUT/report.completions.jsonl, the
+completions that it shows as a file of predictions.
 
 Whatever isn't there is left out, or told in a sentence: a run without a single step has a report as well.
 """
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.reports import figures
+from ravst_ray.reports.completion_lines import NAME as LINES
+from ravst_ray.reports.completion_lines import completion_lines, review_command
 from ravst_ray.reports.completions import SAID, TRUE, CompletionCard, completion_cards, pick, task_weights
 from ravst_ray.reports.curves import SMOOTH_FROM, Unit, ends, mean_over, shown, tail
 from ravst_ray.reports.page import Tile, duration, page_environment
@@ -38,6 +41,7 @@ _EVENTS = {
 _STATES = {"rollout/restarts": "rollout actors started again", "rollout/skipped_videos": "videos that can't be read"}
 
 
+Cards = list[tuple[str, list[CompletionCard], list[CompletionCard]]]
 _Spans = tuple[Sequence[Sampled], ...]
 
 
@@ -50,23 +54,30 @@ class Row:
     note: str = ""
 
 
-def write_training_report(output: str | Path) -> Path:
-    """Write ``output/report.html`` and give its path.
+def write_training_report(output: str | Path, place: str | None = None) -> Path:
+    """Write ``output/report.html``, and the completions that it shows beside it; gives its path.
 
     Args:
         output: folder of a training run, finished or not. The places of questions and videos in its ``config.yaml``
             count from the current directory, as they did for the run.
+        place: where users find the run, if ``output`` is a copy.
 
     Raises:
         OSError: the report can't be written.
     """
     path = Path(output) / NAME
     run = read_run(Path(output))
-    path.write_text(_render(run, Path(output).absolute().name), encoding="utf-8", newline="\n")
+    cards, lines = _cards(run)
+    path.with_name(LINES).unlink(missing_ok=True)
+    command = None
+    if lines and run.config:
+        path.with_name(LINES).write_text(lines, encoding="utf-8", newline="\n")
+        command = review_command(run.config, place or str(output))
+    path.write_text(_render(run, Path(output).absolute().name, cards, command), encoding="utf-8", newline="\n")
     return path
 
 
-def _render(run: RunFolder, name: str) -> str:
+def _render(run: RunFolder, name: str, cards: Cards, command: str | None) -> str:
     steps = [int(numbers["step"]) for numbers in run.steps]
     by_key = _by_key(run.steps)
     metric = run.config.validation.metric if run.config else "reward"
@@ -95,7 +106,8 @@ def _render(run: RunFolder, name: str) -> str:
         phases=_phases(by_key),
         events=_incidents(by_key),
         numbers=_every_number(by_key, steps),
-        cards=_cards(run),
+        cards=cards,
+        command=command,
         colors={"true": TRUE, "said": SAID},
     )
 
@@ -209,9 +221,11 @@ def _every_number(by_key: ByKey, steps: Sequence[int]) -> list[Row]:
     ]
 
 
-def _cards(run: RunFolder) -> list[tuple[str, list[CompletionCard], list[CompletionCard]]]:
-    """By task the best and the worst completions."""
+def _cards(run: RunFolder) -> tuple[Cards, str]:
+    """By task the best and the worst completions, and the lines of all that can be shown on their video."""
     picked = pick(run.completions)
     wanted = [one for best, worst in picked.values() for one in (*best, *worst)]
-    made = iter(completion_cards(wanted, run.config))
-    return [(task, [next(made) for _ in best], [next(made) for _ in worst]) for task, (best, worst) in picked.items()]
+    cards, lines = completion_lines(completion_cards(wanted, run.config))
+    made = iter(cards)
+    found = [(task, [next(made) for _ in best], [next(made) for _ in worst]) for task, (best, worst) in picked.items()]
+    return found, lines

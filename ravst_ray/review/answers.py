@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from importlib import resources
 from typing import Any
@@ -21,14 +22,21 @@ _NO_STORE = {"Cache-Control": "no-store"}
 _MISSING = ("missing_file", "unsafe_id", "place_unreachable", "place_forbidden")
 
 
+class _Ascii(JSONResponse):
+    """What isn't ASCII is escaped: a model's text may hold half a character, which UTF-8 can't carry."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 def json_answer(content: Any, status: int = 200) -> JSONResponse:
     """Data that is true now, and isn't kept."""
-    return JSONResponse(content, status, _NO_STORE)
+    return _Ascii(content, status, _NO_STORE)
 
 
 def error_answer(status: int, error: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """A stable key, and one sentence for people."""
-    return JSONResponse({"error": error, "message": message}, status, {**_NO_STORE, **(headers or {})})
+    return _Ascii({"error": error, "message": message}, status, {**_NO_STORE, **(headers or {})})
 
 
 def add_errors(app: FastAPI) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -102,6 +102,15 @@ class Videos:
                 self._listed = video_files(self._folder)
                 self._listed_at = time.monotonic()
             return self._listed
+
+
+def found_file(find: Callable[[str], VideoFile], video_id: str) -> dict[str, Any]:
+    """What a page is told of a video's file, or of why there is none."""
+    try:
+        file = find(video_id)
+    except StepError as error:
+        return {"found": False, "why_not": error.message, "mime": None, "bytes": None}
+    return {"found": True, "why_not": None, "mime": file.mime, "bytes": file.size}
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

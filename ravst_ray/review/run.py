@@ -1,4 +1,4 @@
-"""``ravst review``: opens an output and serves its page until it is interrupted."""
+"""``ravst review``: opens an output, or files of predictions, and serves the page until it is interrupted."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import gc
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from ravst_ray.config.review import ReviewConfig
+from ravst_ray.config.review import PageConfig, PredictionsConfig, ReviewConfig
 from ravst_ray.errors import ConfigError
 from ravst_ray.review.guard import is_loopback
 from ravst_ray.review.service import Review
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None:
@@ -27,6 +31,50 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
         ConfigError: no such output, no such address, or another address than loopback without a token.
         AbortError: the output can't be read.
     """
+
+    def make() -> FastAPI:
+        from ravst_ray.review.server import make_app
+
+        gc.disable()  # what is read here stays: to look for garbage among it took a third of the time
+        review = Review(output, config)
+        gc.freeze()
+        gc.enable()
+        review.pictures.warm()
+        if review.why_not_writable:
+            say(f"to look only: {review.why_not_writable}")
+        return make_app(review)
+
+    _serve(config, make, output, say)
+
+
+def serve_predictions(
+    predictions: Sequence[str], annotations: str, config: PredictionsConfig, say: Callable[[str], None]
+) -> None:
+    """Serve one or two files of predictions until interrupted.
+
+    Args:
+        predictions: paths or URIs.
+        annotations: of their questions.
+        config: how they are scored, and where it is served.
+        say: hears where the page is, and what one should know.
+
+    Raises:
+        ConfigError: a file can't be used, no such address, or another address than loopback without a token.
+    """
+
+    def make() -> FastAPI:
+        from ravst_ray.review.predictions.server import make_app
+        from ravst_ray.review.predictions.service import Predictions
+
+        say("reading and scoring the answers …")
+        opened = Predictions(predictions, annotations, config)
+        opened.pictures.warm()
+        return make_app(opened)
+
+    _serve(config, make, " and ".join(predictions), say)
+
+
+def _serve(config: PageConfig, make: Callable[[], FastAPI], what: str, say: Callable[[str], None]) -> None:
     if not is_loopback(config.host) and config.token is None:
         example = secrets.token_urlsafe(24)
         raise ConfigError(
@@ -36,19 +84,11 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
     listening = _listen(config.host, config.port)
     import uvicorn
 
-    from ravst_ray.review.server import make_app
-
     with listening:
-        gc.disable()  # what is read here stays: to look for garbage among it took a third of the time
-        review = Review(output, config)
-        gc.freeze()
-        gc.enable()
-        review.pictures.warm()
-        if review.why_not_writable:
-            say(f"to look only: {review.why_not_writable}")
-        say(f"review {output} at {address(config, listening.getsockname()[1])} (Ctrl-C ends it)")
+        app = make()
+        say(f"review {what} at {address(config, listening.getsockname()[1])} (Ctrl-C ends it)")
         settings = uvicorn.Config(
-            make_app(review), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
+            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
         server = uvicorn.Server(settings)
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # what is cut off is no error
@@ -56,7 +96,7 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
             server.run(sockets=[listening])
 
 
-def address(config: ReviewConfig, port: int) -> str:
+def address(config: PageConfig, port: int) -> str:
     """What to open in a browser."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"http://{host}:{port}/" + (f"?token={config.token}" if config.token else "")

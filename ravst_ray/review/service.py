@@ -15,12 +15,11 @@ from ravst_ray.config.review import ReviewConfig
 from ravst_ray.datasets.lock import read_holder
 from ravst_ray.datasets.places import insist
 from ravst_ray.datasets.store import DatasetStore
-from ravst_ray.errors import StepError
 from ravst_ray.logs import get_logger
 from ravst_ray.records import STATUSES, EventAnnotation
 from ravst_ray.review import told
 from ravst_ray.review.edits import BadEdit, edit_of
-from ravst_ray.review.files import Pictures, VideoFile, Videos
+from ravst_ray.review.files import Pictures, VideoFile, Videos, found_file
 from ravst_ray.review.log import Stale, VerdictLog
 from ravst_ray.review.queue import Placed, Queue, Wanted
 from ravst_ray.review.revise import BY_HAND, Evidence, Revised, difference, edited, revise
@@ -282,7 +281,7 @@ class Review:
             "version": own.version,
             "video": {
                 **{name: first[name] for name in ("duration_s", "fps", "width", "height")},
-                **self._file(video_id),
+                **found_file(self._videos.find, video_id),
             },
             "events": [
                 told.event(one, row, histories.get(one.event.event_num, EventHistory()))
@@ -293,13 +292,6 @@ class Review:
             "history": [told.line(one, revised.states[one.id]) for one in lines],
             "can_undo": own.last_in_force is not None,
         }
-
-    def _file(self, video_id: str) -> dict[str, Any]:
-        try:
-            file = self._videos.find(video_id)
-        except StepError as error:
-            return {"found": False, "why_not": error.message, "mime": None, "bytes": None}
-        return {"found": True, "why_not": None, "mime": file.mime, "bytes": file.size}
 
 
 def _status(draft: Verdict) -> str:

@@ -153,7 +153,8 @@ class AVST(Task[ParsedAnswer]):
     def drawing(self, answer: ParsedAnswer) -> Drawing:
         """Intervals and boxes by object."""
         intervals = [(one.name, one.when) for one in answer.objects if one.when is not None]
-        return Drawing(tuple(intervals), tuple((one.name, one.where or ()) for one in answer.objects))
+        tracks = [(one.name, one.where or ()) for one in answer.objects]
+        return Drawing(tuple(intervals), tuple(tracks), names=tuple(one.name for one in answer.objects))
 
     def published_parts(
         self, completion: str, truth: str, names: NameMatcher

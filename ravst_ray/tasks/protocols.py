@@ -62,6 +62,8 @@ class Drawing:
         box: one in the second that the question is about, in pixels of the video.
         graphs: by second, labels with their places, as shares of the picture's width and height.
         floor: a graph in metres, which has no place in the picture.
+        names: the objects that it names, each as often as it does.
+        value: a letter or a number, which is only told.
     """
 
     intervals: tuple[tuple[str, Interval], ...] = ()
@@ -69,6 +71,8 @@ class Drawing:
     box: Box | None = None
     graphs: Mapping[float, Dots] = field(default_factory=dict)
     floor: Graph | None = None
+    names: tuple[str, ...] = ()
+    value: str | None = None
 
 
 class Task(ABC, Generic[A]):
@@ -153,7 +157,7 @@ class Task(ABC, Generic[A]):
         return None
 
     def drawing(self, answer: A) -> Drawing:
-        """What a report draws of an answer."""
+        """What a page draws of an answer."""
         return Drawing()
 
     def published_parts(

@@ -158,7 +158,7 @@ class VideoSTR(Task[Reply]):
         return {TRIVIAL: found}
 
     def drawing(self, answer: Reply) -> Drawing:
-        """The graph, in the picture or on the floor; an interval; a box."""
+        """The graph, in the picture or on the floor; an interval; a box; what else is said in short."""
         frames = answer.graph.frames if answer.graph else ()
         if any(len(node.pos) == 3 for frame in frames for node in frame.nodes):
             return replace(_drawn(answer.value), floor=answer.graph)
@@ -222,7 +222,7 @@ def _changed(value: Value, change: Callable[[Box], Box], integer: bool) -> str |
 
 def _drawn(value: Value | None) -> Drawing:
     if not isinstance(value, tuple):
-        return Drawing()
+        return Drawing(value=None if value is None else render_value(value))
     return Drawing(box=_box(value)) if len(value) == 4 else Drawing(intervals=(("answer", (value[0], value[1])),))
 
 

@@ -43,9 +43,6 @@ def trainer_arguments(
     """
     cuda = torch.cuda.is_available()
     accumulation = rows // config.micro_batch
-    sharded: dict[str, Any] = {}
-    if layers:
-        sharded = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}}
     return GRPOConfig(
         output_dir=str(output),
         use_cpu=not cuda,
@@ -84,6 +81,14 @@ def trainer_arguments(
         seed=seed,
         ignore_data_skip=True,
         dataloader_pin_memory=False,
-        **sharded,
+        **sharding(layers),
         **more,
     )
+
+
+def sharding(layers: Sequence[str]) -> dict[str, Any]:
+    """Arguments with which FSDP2 shards layers of these class names; without any: those of DDP."""
+    if not layers:
+        return {}
+    by_layer = {"version": 2, "transformer_layer_cls_to_wrap": list(layers)}
+    return {"fsdp": True, "fsdp_config": {**by_layer, "cpu_ram_efficient_loading": True}}  # rank 0's weights

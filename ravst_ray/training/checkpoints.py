@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ravst_ray.config.base import StrictModel, dump_config, load_config
 from ravst_ray.datasets.transfer import Stored, check_writable
-from ravst_ray.errors import ConfigError
+from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.logs import get_logger
 from ravst_ray.training.run_store import Checkpoint, RunStore
 
 log = get_logger(__name__)
 Config = TypeVar("Config", bound=StrictModel)
+_OF_A_JOB = re.compile(r"^/.*/working_dir_files/_ray_pkg_[0-9a-f]+/")
+"""Below it Ray puts the working directory of a submitted job: elsewhere on each cluster, and when a file changes."""
 
 
 def begin(
@@ -57,28 +60,47 @@ def _same(before: StrictModel, now: StrictModel, kept: Sequence[str], checkpoint
     changed = []
     for name in kept:
         was, given = (attrgetter(name)(one) for one in (before, now))
-        if was != given:
+        if _in_its_job(was) != _in_its_job(given):
             changed.append(f"{name} was {was!r} and is {given!r}")
     if changed:
         raise ConfigError(f"can't go on from {checkpoint.name}: {'; '.join(changed)}; name another output for that")
 
 
+def _in_its_job(value: Any) -> Any:
+    """A path in a job's working directory as from there."""
+    return _OF_A_JOB.sub("", value) if isinstance(value, str) else value
+
+
 def stored(store: RunStore, name: str) -> dict[str, Stored]:
-    """The files of a checkpoint, brought to the store by the first worker of each node that has some; on all ranks."""
+    """The files of a checkpoint, brought to the store by the first worker of each node that has some; on all ranks.
+
+    Raises:
+        AbortError: a node can't bring its files there; on all ranks.
+        OSError: they can't be read.
+    """
     import ray.train
     import torch.distributed as dist
 
-    context = ray.train.get_context()
-    several = dist.is_available() and dist.is_initialized()
-    if several:
-        dist.barrier()  # what the other workers write is written
-    number = context.get_local_rank() if several and store.remote else context.get_world_rank()
-    mine: dict[str, Stored] = {}
+    from ravst_ray.training.sharded import host_group
+
+    context, group = ray.train.get_context(), host_group()
+    if group is not None:
+        dist.barrier(group)  # what the other workers write is written
+    number = context.get_local_rank() if group is not None and store.remote else context.get_world_rank()
+    mine: dict[str, Stored] | Exception = {}
     if number == 0:
-        mine = store.upload(name)
-        store.leave_only(name)
+        try:
+            mine = store.upload(name)
+            store.leave_only(name)
+        except (AbortError, OSError) as error:  # the others wait for this one
+            mine = error
     shares = [mine]
-    if several:
+    if group is not None:
         shares *= dist.get_world_size()
-        dist.all_gather_object(shares, mine)
-    return {file: one for share in shares for file, one in share.items()}
+        dist.all_gather_object(shares, mine, group)
+    found: dict[str, Stored] = {}
+    for share in shares:
+        if isinstance(share, Exception):
+            raise share
+        found |= share
+    return found

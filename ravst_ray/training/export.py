@@ -9,10 +9,11 @@ from typing import Any
 from ravst_ray.config.base import load_config
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import is_remote, join
-from ravst_ray.datasets.transfer import at_once, send
+from ravst_ray.datasets.transfer import at_once, receive, send
 from ravst_ray.errors import ConfigError
 from ravst_ray.training.policy_loading import load_policy, load_saved
 from ravst_ray.training.run_store import CHECKPOINTS, Checkpoint, RunStore
+from ravst_ray.training.sharded import is_sharded, read_weights
 from ravst_ray.training.validation import NAME as VALIDATIONS
 from ravst_ray.training.validation import best_row, read_rows
 from ravst_ray.training.weights import save_policy_model
@@ -72,15 +73,24 @@ def _files(store: RunStore, checkpoint: Checkpoint, scratch: Path) -> Path:
     """The checkpoint's folder on this node; of an object store what the weights need of it."""
     if not store.remote:
         return store.local / CHECKPOINTS / checkpoint.name
+    folder = f"{CHECKPOINTS}/{checkpoint.name}"
     wanted = [name for name in checkpoint.files if not name.startswith(_OPTIMIZER)]
-    store.fetch(scratch, *(f"{CHECKPOINTS}/{checkpoint.name}/{name}" for name in wanted))
-    return scratch / CHECKPOINTS / checkpoint.name
+    at_once(
+        lambda name: receive(store.place(f"{folder}/{name}"), scratch / folder / name, checkpoint.files[name]), wanted
+    )
+    return scratch / folder
 
 
 def _save(config: TrainConfig, checkpoint: Path, folder: Path) -> None:
     policy = load_policy(config.model, config.learner)
     model: Any = policy.model
-    if policy.adapter is not None:
+    if is_sharded(checkpoint):  # read piece by piece into the model that is there
+        if policy.adapter is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, policy.adapter)
+        read_weights(model, checkpoint)
+    elif policy.adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(checkpoint))

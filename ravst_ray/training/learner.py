@@ -1,7 +1,7 @@
 """The policy update: a small subclass of ``trl.GRPOTrainer`` that learns from groups which others have sampled.
 
-TRL brings the losses, the KL term, PEFT, accelerate and checkpoints. What it lacks comes from
-:mod:`ravst_ray.training.forward`. Private methods of TRL are overridden in :class:`GRPOLearner` and nowhere else.
+TRL brings the losses, the KL term, PEFT and accelerate. What it lacks comes from :mod:`ravst_ray.training.forward`,
+checkpoints from :mod:`ravst_ray.training.saving`. Private methods of TRL are overridden in these two classes alone.
 
 ::
 
@@ -11,30 +11,29 @@ TRL brings the losses, the KL term, PEFT, accelerate and checkpoints. What it la
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ravst_ray.errors import AbortError, BadBatchError
 from ravst_ray.policy.families.protocols import Family
-from ravst_ray.training.failures import check_rewards, writing
+from ravst_ray.training.failures import check_rewards
 from ravst_ray.training.forward import Row, VideoForward
 from ravst_ray.training.groups import Completion, Group
 from ravst_ray.training.importance import importance_weights, learned_tokens, ratio_sums, unknown_tokens
-from ravst_ray.training.policy_loading import load_saved
+from ravst_ray.training.policy_loading import shard_reference
+from ravst_ray.training.saving import AfterSave, SavesCheckpoints
 
 Source = Callable[[int], list[Group]]
 OnStep = Callable[[int, dict[str, float]], None]
-AfterSave = Callable[[Path, int], None]
 
 
-class GRPOLearner(GRPOTrainer):
+class GRPOLearner(SavesCheckpoints, GRPOTrainer):
     """TRL's GRPO on given groups.
 
     Args:
@@ -48,7 +47,7 @@ class GRPOLearner(GRPOTrainer):
         share_prompts: compute a prompt once for its completions.
         features_gib: how much is kept of clips.
         on_step: called on every rank after each optimizer step with its number, from 1, and TRL's metrics.
-        after_save: called with the folder and the step of each checkpoint once it is written.
+        after_save: see :class:`~ravst_ray.training.saving.SavesCheckpoints`.
         peft_config: an adapter to train in place of the model.
         reference: the start model, from :func:`~ravst_ray.training.policy_loading.load_reference`; for the KL term of
             a policy without an adapter.
@@ -72,7 +71,6 @@ class GRPOLearner(GRPOTrainer):
         reference: Any = None,
     ):
         from datasets import Dataset
-        from trl.models.utils import prepare_fsdp
 
         # TRL wants a dataset and a reward function; the rows are never read, the function is never called.
         rows = Dataset.from_dict({"prompt": [""] * 8 * args.generation_batch_size})
@@ -85,14 +83,12 @@ class GRPOLearner(GRPOTrainer):
             processing_class=processor,
             peft_config=peft_config,
         )
+        if self.is_fsdp_enabled:  # shards come from rank 0; what else is loaded is to have weights on all ranks
+            disable_fsdp_ram_efficient_loading()
         self.beta = args.beta = beta
         if reference is not None:
-            prepare = self.accelerator.prepare_model
-            self.ref_model = (
-                prepare_fsdp(reference, self.accelerator)
-                if self.is_fsdp_enabled
-                else prepare(reference, evaluation_mode=True)
-            )
+            prepare = shard_reference if self.is_fsdp_enabled else _as_it_is
+            self.ref_model = prepare(reference, self.accelerator)
         self.use_vllm = True  # the samples are vLLM's: the importance ratio applies
         self.forward_pass = VideoForward(
             processor,
@@ -102,7 +98,7 @@ class GRPOLearner(GRPOTrainer):
             share_prompts=share_prompts,
             features_gib=features_gib,
         )
-        self._source, self._on_step, self._after_save = source, on_step, after_save
+        self._source, self._on_step, self.after_save = source, on_step, after_save
         self._at_hand: dict[str, Any] = {}
         self._log_ratios: list[torch.Tensor] = []
         self._unknown = 0
@@ -259,24 +255,6 @@ class GRPOLearner(GRPOTrainer):
         if self._on_step is not None and "loss" in logs:
             self._on_step(self.state.global_step, {key: value for key, value in logs.items() if value is not None})
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        policy = self.model if model is None else model
-        if hasattr(policy, "get_base_model") or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        load_saved(policy, resume_from_checkpoint)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            with writing(folder):
-                super(GRPOTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
-                if self._after_save is not None:
-                    self._after_save(folder, self.state.global_step)
-        except AbortError:
-            shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and the disk is full
-            raise
-
 
 class _Alignment(TrainerCallback):
     """After a resume TRL counts micro-batches from 0 again; its buffer must follow the true count."""
@@ -287,6 +265,10 @@ class _Alignment(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the count."""
         self._learner._step = state.global_step * args.gradient_accumulation_steps
+
+
+def _as_it_is(reference: Any, accelerator: Any) -> Any:
+    return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
 def _never_called(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:

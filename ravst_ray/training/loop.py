@@ -11,7 +11,7 @@
 
 With ``rollouts.max_staleness`` = 0 step k + 1 is sampled after its weights have come; else while step k is learned.
 On a shared card (``rollouts.share_gpu``) the engines sleep from the groups of a step to the weights that it gives.
-When a learner worker dies, all of it but the driver begins anew at the last checkpoint.
+When a learner worker or the manager dies, all of it but the driver begins anew at the last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from ravst_ray.cluster.failures import cause_of, plain_error
+from ravst_ray.cluster.failures import cause_of, ended_with
+from ravst_ray.cluster.nodes import beside_driver, settle
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.datasets.places import absolute, folder_name
 from ravst_ray.errors import AbortError, WorkerDiedError
 from ravst_ray.logs import get_logger, setup_logging
 from ravst_ray.models.pretrained import check_model
+from ravst_ray.reports.completion_lines import NAME as LINES
 from ravst_ray.reports.training_report import write_training_report
 from ravst_ray.training.card_check import check_cards
 from ravst_ray.training.checkpoints import begin
@@ -109,6 +110,7 @@ def train(config: TrainConfig, console: Console, resume: bool = False) -> str:
                 place = checkpoint.name if checkpoint else "the start"
                 raise AbortError(f"{error}, {used}; the same command with --resume goes on from {place}") from error
             log.warning("%s; the run begins anew at %s", error, checkpoint.name if checkpoint else "its start")
+            settle()
         except AbortError:
             with contextlib.suppress(AbortError):  # no disk left, say: the first error is the one to tell
                 _report(store)  # what went before may show why
@@ -128,9 +130,10 @@ def _report(store: RunStore) -> None:
         if store.remote:
             folder = Path(copies) / folder_name(store.output)
             store.fetch(folder, "metrics.jsonl", VALIDATIONS, "rollouts", "config.yaml")
-        path = write_training_report(folder)
-        if store.remote:
-            store.write(path.name, path.read_text(encoding="utf-8"))
+        path = write_training_report(folder, store.output)
+        for one in (path, path.with_name(LINES)) if store.remote else ():
+            if one.exists():
+                store.write(one.name, one.read_text(encoding="utf-8"))
 
 
 def _attempt(
@@ -140,7 +143,7 @@ def _attempt(
 
     Raises:
         ConfigError: there is no room for the engines.
-        WorkerDiedError: a learner worker's process ended; the engines are stopped as well.
+        WorkerDiedError: a learner worker's process ended, or the manager's; the engines are stopped as well.
     """
     store = RunStore(config.output, config.scratch)
     store.discard_torn()
@@ -150,9 +153,7 @@ def _attempt(
     start = done // config.learner.iterations
     position = checkpoint.position if checkpoint else Position()
     group = reserve(config)
-    # Beside the driver: it must outlive the nodes that learn and sample.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    options = {"max_concurrency": 1000, **beside_driver()}
     manager = ray.remote(RolloutManager).options(**options).remote(config, start, position, group, examiner)
 
     def stop(*_: Any) -> None:
@@ -166,7 +167,7 @@ def _attempt(
         with LiveView(partial(_told, manager), config.max_steps, console):
             _fit(config, manager, checkpoint)
     except ray.exceptions.RayError as error:
-        raise plain_error(error) from error
+        raise ended_with(error) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.kill(manager)

@@ -25,8 +25,7 @@ _FLOAT32 = 4
 _MOMENTS = 2  # of Adam, each in float32
 _WORKS_OF = 7e9  # parameters of the model that the server's work is known of; a smaller one has less
 _ASLEEP_GIB = 1.5  # what an engine that sleeps keeps of a card: CUDA, its graphs
-_SHARDED_CHECKPOINT = 4  # numbers in float32 a parameter: Adam's two, and the model twice (accelerate's, transformers')
-_CHECKPOINT = 3
+_CHECKPOINT = 1 + _MOMENTS  # numbers in float32 of a parameter that learns
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class _Kinds:
 
         What is trained is float32, and so are its gradient and Adam's two moments; beside an adapter the model is of
         the type that is computed in. ``learner.shard`` splits these over ``learner.workers``. A frozen tower stands
-        aside, whole and in the type that is computed in.
+        aside, whole and in the type that is computed in; policy and start model have it together.
         """
         shape, learner = self.shape, self.config.learner
         ranks = learner.workers if learner.shard else 1
@@ -129,7 +128,8 @@ class _Kinds:
         if learner.freeze_vision:
             parts.append(("of the frozen tower", shape.tower.parameters * self.computed))
         if learner.kl and learner.lora is None:
-            parts.append(("of the start model", shape.language * self.computed / ranks))
+            start = shape.language if learner.freeze_vision else shape.parameters
+            parts.append(("of the start model", start * self.computed / ranks))
         if self.config.learner.num_gpus:
             parts.append(("for CUDA", CONTEXT_GIB * GIB))
         return Need(tuple(parts))
@@ -137,8 +137,8 @@ class _Kinds:
     def passing(self, batch: Batch) -> list[tuple[str, float]]:
         """What comes and goes with a micro-batch, at its worst moment.
 
-        A layer's backward, the output layer's, and the start model's pass follow one another: of the latter two only
-        what they take beyond what is there at the first counts.
+        A layer's backward and the output layer's follow one another: of the latter only what it takes beyond what is
+        there at the first counts. The start model's pass, which keeps nothing for a backward, takes less.
         """
         shape, learner = self.shape, self.config.learner
         inputs = (self.config, shape, batch)
@@ -160,10 +160,6 @@ class _Kinds:
             copies = float(self.computed * shape.language)
             spare = max(backward, logits) if learner.gradient_checkpointing else 0.0
             parts.append(("for cast weights", max(copies - spare, 0.0)))
-        if full and learner.shard and learner.kl:
-            # FSDP2 brings the start model together as one.
-            whole = shape.language * self.computed - sum(size for _, size in parts)
-            parts.append(("for a pass of the start model", max(whole, 0.0)))
         return parts
 
     def engine(self) -> Need:
@@ -199,7 +195,8 @@ class _Kinds:
         if learner.num_gpus:
             each = self.computed if learner.lora is not None else _FLOAT32
             start = self.computed if learner.kl and learner.lora is None else 0
-            parts.append(("for loading, by each worker", learner.workers * shape.parameters * (each + start)))
+            readers = 1 if learner.shard else learner.workers
+            parts.append(("for loading", readers * shape.parameters * (each + start)))
         if self.config.transport == "object_store":
             whole = shape.language if learner.freeze_vision else shape.parameters
             sent = self.trained if self.config.ships_adapter else whole
@@ -207,7 +204,7 @@ class _Kinds:
         if rollouts.share_gpu and rollouts.sleep_level == 1:
             parts.append(("of sleeping engines", rollouts.bounds[1] * shape.parameters * self._engine_bytes))
         if learner.shard:
-            parts.append(("of a checkpoint on its way", self.trained * _FLOAT32 * _MOMENTS))
+            parts.append(("of a checkpoint on its way", self.trained * _FLOAT32 * _CHECKPOINT))
         return Need(tuple(parts))
 
     def disk(self) -> Need:
@@ -215,14 +212,10 @@ class _Kinds:
 
         Where the output is an object store, a node holds the newest checkpoint beside the one in work.
         """
-        learner, shape = self.config.learner, self.shape
-        numbers = (_SHARDED_CHECKPOINT if learner.shard else _CHECKPOINT) * self.trained
-        if learner.shard and shape.tied and learner.lora is None:  # both models have the output layer beside its twin
-            numbers += 2 * shape.embedding
         count = 2 if "://" in self.config.output else self.config.keep_checkpoints + 1
         return Need(
             (
-                (f"of {count} checkpoints", count * numbers * _FLOAT32),
-                ("of the model", float(_FLOAT32 * shape.parameters)),
+                (f"of {count} checkpoints", count * _CHECKPOINT * self.trained * _FLOAT32),
+                ("of the model", float(_FLOAT32 * self.shape.parameters)),
             )
         )

@@ -25,7 +25,7 @@ _COLUMNS = {
     "Adam": ("of Adam's moments",),
     "gathered, buckets": ("for what is gathered", "for DDP's buckets"),
     "frozen tower": ("of the frozen tower",),
-    "start model": ("of the start model", "for a pass of the start model"),
+    "start model": ("of the start model",),
     "activations": ("of activations",),
     "logits": ("for logits beyond activations",),
     "features": ("of features",),

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ravst_ray.cluster.failures import plain_error
+from ravst_ray.cluster.failures import lost_with_node, plain_error
 from ravst_ray.config.train import TrainConfig
 from ravst_ray.config.video_llm import SamplingConfig
 from ravst_ray.errors import AbortError, BrokenTransferError, WorkerDiedError
@@ -91,6 +92,7 @@ class RolloutPool:
         self._changed = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
         self.restarts = 0
+        self._deaths: Counter[int] = Counter()
         self._before: dict[int, Held] = {}
         self._alike = True
         fewest, most = config.rollouts.bounds
@@ -273,7 +275,12 @@ class RolloutPool:
                 self._members.remove(member)
             if member.leaving and isinstance(error, ray.exceptions.RayActorError):
                 return  # it wasn't wanted any more before it was there
-            raise
+            if not lost_with_node(error):
+                raise
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(member.handle)  # should the node come back, nobody needs it any more
+            self._count_restart(member, str(plain_error(error)))
+            return await self._bring_up(self._seated(member.seat))
         member.up, member.current = True, not self._transferred
         member.idle_since = member.measured_at = time.monotonic()
         self._do(self._guard(member))
@@ -330,14 +337,23 @@ class RolloutPool:
             ray.kill(member.handle)
         if member.leaving:
             return
-        self.restarts += 1
         why = f"no token came for rollouts.timeout_s = {self._config.rollouts.timeout_s:g} s"
         if not isinstance(error, TimeoutError):
             why = str(plain_error(error))
-        if self.restarts > self._config.rollouts.max_restarts:
-            raise AbortError(f"rollout actors died {self.restarts} times; the last: {why}")
-        log.warning("rollout actor %d is started again: %s", member.seat, why)
+        self._count_restart(member, why)
         self._do(self._bring_up(self._seated(member.seat)))
+
+    def _count_restart(self, member: Member, why: str) -> None:
+        """Another will take the place of a member. Each seat is counted by itself: with a node all of its actors die.
+
+        Raises:
+            AbortError: that has been too often.
+        """
+        self.restarts += 1
+        self._deaths[member.seat] += 1
+        if (deaths := self._deaths[member.seat]) > self._config.rollouts.max_restarts:
+            raise AbortError(f"rollout actor {member.seat} died {deaths} times; the last: {why}")
+        log.warning("rollout actor %d is started again: %s", member.seat, why)
 
     async def _leave(self, member: Member) -> None:
         member.leaving = True

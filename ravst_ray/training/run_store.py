@@ -2,7 +2,8 @@
 
 ::
 
-    OUT/config.yaml, metrics.jsonl, validation.jsonl, rollouts/, tensorboard/, report.html, model/
+    OUT/config.yaml, metrics.jsonl, validation.jsonl, rollouts/, tensorboard/, model/
+    OUT/report.html, report.completions.jsonl
     OUT/checkpoints/checkpoint-{step}/…              what the trainer writes
     OUT/checkpoints/checkpoint-{step}/complete.json  its files and their sizes; written last: only now it counts
 
@@ -19,6 +20,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -42,6 +44,8 @@ RECORD = ("metrics.jsonl", "validation.jsonl", "wandb_run", "mlflow_run")
 """What a run that goes on adds to, or must know."""
 _NAME = re.compile(r"checkpoint-\d+")
 _SEEN = ".seen-by-the-driver"
+_INDEX = ".metadata"
+"""So torch names the index of a checkpoint that was written in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class RunStore:
         self.local = _working_folder(output, scratch) if self.remote else Path(self._base)
         self._pushed: dict[str, tuple[int, int]] = {}
         self._pushed_at = time.monotonic()
+        self._pushing = threading.Lock()  # a checkpoint may end while the record is on its way
 
     def place(self, name: str) -> str:
         """The place of a file or folder of the run, for users and other programs."""
@@ -155,13 +160,14 @@ class RunStore:
         """
         if not self.remote:
             return
-        found = {name: path for name, path in _files(self.local).items() if not name.startswith(f"{CHECKPOINTS}/")}
-        marks = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in found.items()}
-        new = sorted(name for name, mark in marks.items() if self._pushed.get(name) != mark)
-        last = [name for name in new if name.endswith("/config.json")]
-        for some in ([name for name in new if name not in last], last):
-            at_once(lambda name: send(found[name], self.place(name)), some)
-        self._pushed |= marks
+        with self._pushing:
+            found = {name: path for name, path in _files(self.local).items() if not name.startswith(f"{CHECKPOINTS}/")}
+            marks = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in found.items()}
+            new = sorted(name for name, mark in marks.items() if self._pushed.get(name) != mark)
+            last = [name for name in new if name.endswith("/config.json")]
+            for some in ([name for name in new if name not in last], last):
+                at_once(lambda name: send(found[name], self.place(name)), some)
+            self._pushed |= marks
 
     def push_now_and_then(self, every_s: float = PUSH_S) -> None:
         """:meth:`push`, where the last one is so long ago; should it fail, the next one may do."""
@@ -333,7 +339,11 @@ def _files(folder: Path) -> dict[str, Path]:
     """Files below a folder that are written to their end, by their names from there."""
     found = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: path for name, path in named.items() if ".partial" not in name and not path.name.startswith(".")}
+    return {
+        name: path
+        for name, path in named.items()
+        if ".partial" not in name and (path.name == _INDEX or not path.name.startswith("."))
+    }
 
 
 def _manifest(checkpoint: Checkpoint) -> str:

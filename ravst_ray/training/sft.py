@@ -10,7 +10,6 @@ Completions are learned, prompts are not.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from ravst_ray.config.sft import SftConfig
@@ -26,12 +24,12 @@ from ravst_ray.config.train import LearnerConfig
 from ravst_ray.errors import AbortError, ConfigError
 from ravst_ray.media.clips import Clip
 from ravst_ray.policy.families.protocols import Family
-from ravst_ray.training.failures import writing
+from ravst_ray.training.arguments import sharding
 from ravst_ray.training.forward import Row, VideoForward
-from ravst_ray.training.policy_loading import dtype_of, load_policy, load_saved
+from ravst_ray.training.policy_loading import dtype_of, layers_to_shard, load_policy
+from ravst_ray.training.saving import AfterSave, SavesCheckpoints
 
 OnStep = Callable[[int, dict[str, float]], None]
-AfterSave = Callable[[Path, int], None]
 Expect = Callable[[Sequence[int]], None]
 
 
@@ -41,7 +39,7 @@ def example(forward: VideoForward, prompt: str, answer: str, clip: Clip | None =
     return Row(forward.prompt_ids(prompt, clip), [*tokenizer(answer)["input_ids"], int(tokenizer.eos_token_id)], clip)
 
 
-class SFTLearner(SFTTrainer):
+class SFTLearner(SavesCheckpoints, SFTTrainer):
     """TRL's SFT on prompts with video.
 
     Args:
@@ -57,7 +55,7 @@ class SFTLearner(SFTTrainer):
         peft_config: an adapter to train in place of the model.
         expect: told before each step which places this rank comes to, in order.
         ahead: how many examples after those of a step ``expect`` is told of.
-        after_save: called with the folder and the step of each checkpoint once it is written.
+        after_save: see :class:`~ravst_ray.training.saving.SavesCheckpoints`.
     """
 
     # The models say that they take no token counts: transformers would average micro-batches whatever their length.
@@ -97,7 +95,7 @@ class SFTLearner(SFTTrainer):
         self.forward_pass = VideoForward(
             processor, family, frozen_vision=frozen_vision, banned=False, features_gib=features_gib
         )
-        self._examples, self._on_step, self._after_save = examples, on_step, after_save
+        self._examples, self._on_step, self.after_save = examples, on_step, after_save
         self._expect, self._ahead, self._replaced = expect, ahead, 0
 
     def get_train_dataloader(self) -> DataLoader:
@@ -160,24 +158,6 @@ class SFTLearner(SFTTrainer):
             numbers = {key: value for key, value in logs.items() if value is not None}
             self._on_step(self.state.global_step, numbers | {"examples/replaced": float(self._replaced)})
             self._replaced = 0
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        inner = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(inner, PreTrainedModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        load_saved(inner, resume_from_checkpoint)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            with writing(folder):
-                super(SFTTrainer, self)._save_checkpoint(model, trial)  # without a model card for each
-                if self._after_save is not None:
-                    self._after_save(folder, self.state.global_step)
-        except AbortError:
-            shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and the disk is full
-            raise
 
 
 class _Batches(torch.utils.data.IterableDataset):
@@ -280,7 +260,8 @@ def build_sft(
         ConfigError: the model can't be loaded, or the batches don't fit.
     """
     policy = load_policy(str(model_dir), shared_settings(config)[0])
-    args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every)
+    sharded = sharding(layers_to_shard(policy.model, policy.family.learner()) if config.shard else ())
+    args = sft_arguments(config, output, examples=len(examples), workers=workers, save_every=save_every, **sharded)
     return SFTLearner(
         policy.model,
         args,
@@ -296,5 +277,7 @@ def build_sft(
 
 def shared_settings(config: SftConfig) -> tuple[LearnerConfig, torch.dtype]:
     """What supervised training and GRPO load and compute alike."""
-    learner = LearnerConfig(freeze_vision=config.freeze_vision, lora=config.lora, dtype=config.dtype)
+    learner = LearnerConfig(
+        freeze_vision=config.freeze_vision, lora=config.lora, dtype=config.dtype, shard=config.shard
+    )
     return learner, dtype_of(learner)

@@ -22,7 +22,8 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ravst_ray.cluster.failures import cause_of, crossing, plain_error
+from ravst_ray.cluster.failures import cause_of, crossing, ended_with
+from ravst_ray.cluster.nodes import beside_driver, settle
 from ravst_ray.cluster.start import start_ray
 from ravst_ray.config.sft import SftRunConfig
 from ravst_ray.datasets.places import absolute
@@ -43,7 +44,7 @@ from ravst_ray.training.sft_examples import Examples, decoded_ahead
 log = get_logger(__name__)
 _KEPT = (
     *("data.annotations", "data.limit", "model", "workers", "sft.seed", "sft.batch", "sft.micro_batch"),
-    *("sft.epochs", "sft.max_steps", "sft.lora", "sft.freeze_vision"),
+    *("sft.epochs", "sft.max_steps", "sft.lora", "sft.freeze_vision", "sft.shard"),
 )
 """What a run keeps when it goes on: which example is in which step depends on it, or what a checkpoint holds."""
 
@@ -84,6 +85,7 @@ def train_sft(config: SftRunConfig, console: Console, resume: bool = False) -> s
                 used = f"restarts used: {restart} (max_restarts = {config.max_restarts})"
                 raise AbortError(f"{error}, {used}; the same command with --resume goes on from {place}") from error
             log.warning("%s; the run begins anew at %s", error, place)
+            settle()
     saved = store.last_checkpoint()
     done, steps = saved.step if saved else 0, config.sft.steps(questions)
     if asked.is_set() and done < steps:
@@ -99,7 +101,7 @@ def _absolute(config: SftRunConfig) -> SftRunConfig:
     return config.model_copy(update={"output": absolute(config.output), "data": data, "model": model})
 
 
-@ray.remote(num_cpus=0)
+@ray.remote
 class _Asked:
     """Whether the run was asked to stop."""
 
@@ -122,7 +124,7 @@ def _attempt(
         WorkerDiedError: a worker's process ended.
     """
     RunStore(config.output, config.scratch).discard_torn()
-    flag = _Asked.remote()  # type: ignore[attr-defined]
+    flag = _Asked.options(**beside_driver()).remote()  # type: ignore[attr-defined]
 
     def stop(*_: Any) -> None:
         asked.set()
@@ -132,7 +134,7 @@ def _attempt(
     try:
         _fit(config, tasks, checkpoint, flag)
     except ray.exceptions.RayError as error:
-        raise plain_error(error) from error
+        raise ended_with(error) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.kill(flag)

@@ -49,6 +49,15 @@ def towers_aside(model: Any, paths: Sequence[str]) -> dict[str, nn.Module]:
     return found
 
 
+def share_towers(model: Any, other: Any, paths: Sequence[str]) -> None:
+    """Set a model's towers aside, and put those of another, where they stand aside, in their place."""
+    for path, tower in towers_aside(other, paths).items():
+        above, _, name = path.rpartition(".")
+        parent = model.get_submodule(above)
+        parent._modules.pop(name)
+        parent.__dict__[name] = tower
+
+
 class Sight:
     """What a model is given of clips.
 

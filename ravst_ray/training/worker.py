@@ -109,7 +109,7 @@ class Worker:
             on_step=self.on_step,
             after_save=self.after_save,
             peft_config=policy.adapter,
-            reference=load_reference(config.model, config.learner),
+            reference=load_reference(config.model, config.learner, policy.model),
         )
         self.learner.add_callback(_publishing(self))
         self.transport = open_transport(config, manager, self.rank)

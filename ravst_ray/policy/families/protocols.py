@@ -134,6 +134,10 @@ class LearnerSide(Protocol):
         """The model of a directory or hub name, its weights of a torch ``dtype``."""
         ...
 
+    def empty(self, source: str, dtype: Any) -> Any:
+        """The same model without weights: on torch's ``meta`` device."""
+        ...
+
     def save(self, model: Any, state: Tensors, folder: Any) -> None:
         """Write ``config.json``, ``generation_config.json`` and weights that vLLM and :meth:`load` read.
 

@@ -19,6 +19,7 @@ from ravst_ray.errors import StepError
 from ravst_ray.media.clips import SAMPLE_RATE_HZ, Clip
 from ravst_ray.policy.families.chat import chat_text, ids_of, ids_to_ban
 from ravst_ray.policy.families.protocols import LINEAR, BoxSpace, Shape, Tensors
+from ravst_ray.policy.families.vl import without_weights
 
 FRAME_MULTIPLE = 28
 TEMPORAL_PATCH = 2
@@ -191,6 +192,12 @@ class OmniLearner:
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
         return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(source, dtype=dtype)
+
+    def empty(self, source: str, dtype: Any) -> Any:
+        """See :meth:`LearnerSide.empty`."""
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+        return without_weights(Qwen2_5OmniThinkerForConditionalGeneration, source, dtype)
 
     def save(self, model: Any, state: Tensors, folder: Any) -> None:
         """See :meth:`LearnerSide.save`; a tied output layer is left out."""

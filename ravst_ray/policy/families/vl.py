@@ -39,6 +39,12 @@ class VLLearner:
 
         return getattr(transformers, self.model_class).from_pretrained(source, dtype=dtype)
 
+    def empty(self, source: str, dtype: Any) -> Any:
+        """See :meth:`LearnerSide.empty`."""
+        import transformers
+
+        return without_weights(getattr(transformers, self.model_class), source, dtype)
+
     def save(self, model: Any, state: Tensors, folder: Any) -> None:
         """See :meth:`LearnerSide.save`."""
         model.save_pretrained(folder, state_dict=dict(state))
@@ -82,6 +88,15 @@ class VLLearner:
     def wire_name(self, name: str) -> str | None:
         """The same."""
         return name
+
+
+def without_weights(model_class: Any, source: str, dtype: Any) -> Any:
+    """A model of transformers on the ``meta`` device."""
+    import torch
+
+    config = model_class.config_class.from_pretrained(source)
+    with torch.device("meta"):
+        return model_class._from_config(config, dtype=dtype)
 
 
 def _joined(inputs: Sequence[Tensors]) -> dict[str, Any]:

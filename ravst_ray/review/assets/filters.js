@@ -18,13 +18,11 @@ export function fromAddress() {
   return { filters, row };
 }
 
+/** Filters, and the parameters that name the shown row. */
 export function toAddress(filters, row) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(filters)) for (const one of [value].flat()) query.append(name, one);
-  if (row) {
-    query.set("id", row.video_id);
-    query.set("event", row.event_num);
-  }
+  for (const [name, value] of Object.entries(row ?? {})) query.set(name, value);
   window.history.replaceState(null, "", `#${query}`);
 }
 

@@ -1,58 +1,53 @@
 // The review page: a queue of rows, the video of one of them, and verdicts on it.
 
-import { address, get, post } from "./api.js";
-import { byId, clock, count, el, fill } from "./dom.js";
+import { get } from "./api.js";
+import { Controls } from "./controls.js";
+import { byId, count, fill } from "./dom.js";
 import { Drafts, NEW } from "./drafts.js";
 import { showFigures } from "./figures.js";
 import { buildFilters, filtersOn, fromAddress, toAddress } from "./filters.js";
 import { trackColors } from "./geometry.js";
 import { listenToKeys } from "./keys.js";
 import { Overlay } from "./overlay.js";
-import { did, showHead, showHistory, showObjects, showQuestions } from "./panels.js";
+import { showHead, showHistory, showObjects, showQuestions } from "./panels.js";
 import { Player } from "./player.js";
 import { Queue, sectionButtons } from "./queue.js";
+import { banner, say } from "./says.js";
+import { drawer, listenToWindows, Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
+import { reviewer, Verdicts } from "./verdicts.js";
 
 const POLL_MS = 10_000; // for rows of a run that goes on
-const RATES = [0.25, 0.5, 1, 1.5, 2];
 
 const drafts = new Drafts();
 const player = new Player(byId("video"), byId("picture"));
 const overlay = new Overlay(byId("overlay"), player, drafts);
 const timeline = new Timeline(byId("timeline"), player);
+const stage = new Stage(player, timeline);
 const queue = new Queue(byId("rows"));
-const extras = new Map(); // address -> promise of an answer; of the last few videos
 
 let session = null;
 let filters = {};
 let item = null; // as the server gave it
 let eventNum = null;
 let opening = 0; // counts what was opened, so that a late answer of the one before is dropped
-let sending = false;
 let everywhere = false;
-let shownMs = 0; // how long the item has been looked at, before `sinceMs`
-let sinceMs = null;
-const done = []; // what this page did, to take back: {video_id, event_num, version, annotation_id}
 
 const event = () => item?.events.find((one) => one.event_num === eventNum) ?? null;
 const rowId = () => item?.annotation_id ?? null;
 
-// --- what is said -------------------------------------------------------------------------------------------------------
+const verdicts = new Verdicts({
+  get item() { return item; },
+  get event() { return event(); },
+  get session() { return session; },
+  get chosen() { return overlay.selected; },
+  adopt, open, poll, edit, go, choose: select,
+}, drafts, queue);
 
-function say(text, kind = "") {
-  const status = byId("status");
-  status.className = kind;
-  status.textContent = text;
-}
-
-/** A sentence above everything, until it is closed or `key` is said anew. */
-function banner(key, text, closable = true) {
-  byId("banners").querySelector(`[data-key="${key}"]`)?.remove();
-  if (text === null) return;
-  const close = el("button", { type: "button", on: { click: () => line.remove() } }, "Close");
-  const line = el("div", { class: "banner", data: { key } }, el("p", {}, text), closable ? close : null);
-  byId("banners").append(line);
-}
+const controls = new Controls(byId("controls"), player, timeline, () => {
+  const one = event();
+  return one && { duration_s: item.video.duration_s, span: [one.start_s, one.end_s] };
+}, step);
 
 // --- the queue ----------------------------------------------------------------------------------------------------------
 
@@ -63,7 +58,7 @@ function showFilters() {
 
 async function setFilters(changed) {
   filters = changed;
-  toAddress(filters, item && { video_id: item.video_id, event_num: eventNum });
+  toAddress(filters, item && { id: item.video_id, event: eventNum });
   showFilters();
   await queue.load({ ...filters, reviewer: reviewer() });
 }
@@ -86,11 +81,6 @@ async function go(places) {
   return say(places > 0 ? "That was the last row of the queue." : "This is the first row of the queue.");
 }
 
-function drawer(open_) {
-  document.body.classList.toggle("drawer", open_);
-  byId("open-queue").setAttribute("aria-expanded", String(open_));
-}
-
 /** A run goes on, or others review: new numbers; the list stays where it is. */
 async function poll() {
   const before = queue.rows;
@@ -104,19 +94,9 @@ async function poll() {
 
 // --- an item ------------------------------------------------------------------------------------------------------------
 
-/** What of a video is read from its file, asked for once. */
-function extra(path, videoId) {
-  const key = address(path, { video_id: videoId });
-  if (!extras.has(key)) {
-    extras.set(key, get(path, { video_id: videoId }).catch((error) => ({ failed: error.message })));
-    if (extras.size > 40) extras.delete(extras.keys().next().value);
-  }
-  return extras.get(key);
-}
-
 function openNothing() {
   item = eventNum = null;
-  player.close();
+  stage.close();
   overlay.clear();
   byId("item").hidden = true;
   byId("nothing").hidden = false;
@@ -133,10 +113,7 @@ async function open(videoId, number) {
   const known = queue.items.find((one) => one.video_id === videoId && one.event_num === number);
   if (!sameVideo) {
     overlay.clear();
-    timeline.setWave(null);
-    trouble(null);
-    stageSays(null);
-    player.open(videoId, known?.start_s ?? 0); // the file begins to load while the rows do
+    stage.open(videoId, known?.start_s ?? 0);
   }
   say("");
   banner("conflict", null);
@@ -150,56 +127,22 @@ async function open(videoId, number) {
   }
   banner("item", null);
   eventNum = number;
-  shownMs = 0;
-  sinceMs = document.hidden ? null : performance.now();
-  toAddress(filters, { video_id: videoId, event_num: number });
+  verdicts.begin();
+  toAddress(filters, { id: videoId, event: number });
   queue.select(rowId());
   overlay.select(null);
   byId("item").hidden = false;
-  byId("stage").style.setProperty("--ratio", item.video.width && item.video.height ? item.video.width / item.video.height : 16 / 9);
   show();
-  player.fps = item.video.fps || 25;
   player.seek(event().start_s);
-  if (!sameVideo) readFile(turn, videoId);
-  else setLoop();
+  if (!sameVideo) stage.read(videoId, item.video);
   preload();
   return undefined;
-}
-
-async function readFile(turn, videoId) {
-  if (!item.video.found) {
-    player.close();
-    trouble(null);
-    stageSays(item.video.why_not ?? "The video’s file is missing.");
-    timeline.setWave({ peaks: null, why_not: "the file is missing" });
-    return;
-  }
-  const [pictures, wave] = [extra("/api/timeline", videoId), extra("/api/waveform", videoId)];
-  pictures.then((found) => {
-    if (turn !== opening) return;
-    if (found.failed) stageSays(found.failed);
-    else player.setTimeline(found);
-  });
-  wave.then((found) => turn === opening && timeline.setWave(found.failed ? { peaks: null, why_not: found.failed } : found));
 }
 
 /** What the next row's video needs, while this one is looked at. */
 async function preload() {
   const next = await queue.beside(rowId(), 1).catch(() => null);
-  if (next && next.video_id !== item?.video_id) {
-    extra("/api/timeline", next.video_id);
-    extra("/api/waveform", next.video_id);
-  }
-}
-
-function trouble(text) {
-  byId("player-says").hidden = text === null;
-  byId("player-says").textContent = text ?? "";
-}
-
-function stageSays(text) {
-  byId("stage-says").hidden = text === null;
-  byId("stage-says").textContent = text ?? "";
+  if (next && next.video_id !== item?.video_id) stage.preload(next.video_id);
 }
 
 function show() {
@@ -213,71 +156,25 @@ function show() {
   timeline.show(item, shown, colors, (trackId) => drafts.keysOf(trackId), overlay.selected);
   showHead(byId("head"), item, shown, session.reasons);
   showObjects(byId("objects"), item, shown, { colors, selected: overlay.selected, writable, everywhere }, {
-    edit: (edit) => send({ what: "edit", edit }),
+    edit: (edit) => verdicts.send({ what: "edit", edit }),
     select,
     everywhere: (value) => { everywhere = value; show(); },
     add: (name) => { player.pause(); drafts.add(name); select(NEW); },
-    split: (track) => send({ what: "edit", edit: { op: "split_track", track_id: track.track_id, at_s: player.aim_s } }),
+    split: (track) => verdicts.send({ what: "edit", edit: { op: "split_track", track_id: track.track_id, at_s: player.aim_s } }),
   });
   showQuestions(byId("questions"), item, one, writable, {
     seek: (time_s) => { player.pause(); player.seek(time_s); },
     answer: (where) => overlay.answer(where),
-    judge: (question, what) => send({ what, qa_id: question.qa_id }),
+    judge: (question, what) => verdicts.send({ what, qa_id: question.qa_id }),
   });
   showHistory(byId("history"), item, one);
-  showUnsaved();
-  showVerdicts();
-  setLoop();
+  verdicts.show();
+  controls.show();
 }
 
 function select(trackId) {
   overlay.select(trackId);
   show();
-}
-
-// --- verdicts -----------------------------------------------------------------------------------------------------------
-
-const reviewer = () => byId("reviewer").value.trim() || null;
-
-const seconds = () => (shownMs + (sinceMs === null ? 0 : performance.now() - sinceMs)) / 1000;
-
-/** Send a verdict on the shown event; true when it is saved. */
-async function send(verdict) {
-  if (!item || sending || !session.writable) return false;
-  const sent = item;
-  const section = queue.items.find((one) => one.annotation_id === rowId())?.section ?? null;
-  const place = { video_id: item.video_id, event_num: eventNum, on: item.version };
-  return deliver(sent, () => post("/api/verdict", { qa_id: null, edit: null, reviewer: reviewer(), seconds: Math.round(10 * seconds()) / 10, section, ...place, ...verdict }), (found) => {
-    done.push({ video_id: sent.video_id, event_num: place.event_num, version: found.version, annotation_id: sent.annotation_id });
-    return did(found.history.at(-1) ?? { what: verdict.what });
-  });
-}
-
-/** Post something and show how the item is then. `saved` gives what to say. */
-async function deliver(sent, request, saved) {
-  sending = true;
-  say("saving …", "busy");
-  showVerdicts();
-  try {
-    const { item: found } = await request();
-    adopt(found);
-    say(`saved: ${saved(found)}`, "good");
-    return true;
-  } catch (error) {
-    if (error.status === 409 && error.item) {
-      const last = error.item.history.filter((one) => one.event_num === error.item.event_num).at(-1);
-      adopt(error.item);
-      banner("conflict", last ? `${last.who} was faster: ${last.who} ${did(last)}. Nothing of yours was changed or saved; this is how the row is now.` : error.message);
-      say("not saved", "bad");
-    } else {
-      say(error.status === 422 ? `not saved: ${error.message}` : "not saved", "bad");
-      if (error.status !== 422) banner("failed", error.message);
-    }
-    return false;
-  } finally {
-    sending = false;
-    if (item) showVerdicts();
-  }
 }
 
 /** The server's new word on an item: shown if it still is the shown one. */
@@ -295,82 +192,6 @@ function adopt(found) {
   item = found;
   drafts.keepWhatFits(event());
   show();
-}
-
-async function judge(what) {
-  if (!session.writable) return say(session.why_not ?? "This output can’t be written.", "bad");
-  if (drafts.any) return say("Save (S) or discard (Esc) the changes first.", "bad");
-  const before = rowId();
-  if ((await send({ what })) && rowId() === before) {
-    const text = byId("status").textContent;
-    const next = await queue.beside(before, 1);
-    if (next) await open(next.video_id, next.event_num);
-    say(next ? text : `${text}. That was the last row of the queue.`, "good");
-    poll();
-  }
-  return undefined;
-}
-
-async function undo() {
-  if (sending || !session.writable) return;
-  if (drafts.any) return discard();
-  const last = done.pop() ?? (item?.can_undo ? { video_id: item.video_id, event_num: eventNum, version: item.version } : null);
-  if (!last) return say("There is nothing to take back.");
-  if (last.video_id !== item?.video_id || last.event_num !== eventNum) await open(last.video_id, last.event_num);
-  // Where this page undid something later of the same event, the version has moved on with it.
-  const on = item?.version ?? last.version;
-  const { video_id, event_num } = last;
-  await deliver(item, () => post("/api/undo", { video_id, event_num, on, reviewer: reviewer() }), () => "taken back");
-  poll();
-}
-
-async function save() {
-  if (!drafts.any || sending) return;
-  for (const [edit, settled] of [...drafts.edits()]) {
-    if (!(await send({ what: "edit", edit }))) return; // what isn't saved stays a draft
-    settled();
-  }
-}
-
-function discard() {
-  if (drafts.any) {
-    drafts.clear();
-    say("discarded");
-  } else if (overlay.selected !== null) select(null);
-}
-
-/** What isn't saved; else, of a chosen track, how it is changed. */
-function showUnsaved() {
-  const root = byId("unsaved");
-  const chosen = session.writable && overlay.selected !== null;
-  root.hidden = !drafts.any && !chosen;
-  root.classList.toggle("dirty", drafts.any);
-  const keys = (...names) => names.map((name) => [el("kbd", {}, name), " "]);
-  if (drafts.any) {
-    fill(root, el("p", {}, "Not saved: ", drafts.says()),
-      el("button", { type: "button", class: "main", on: { click: save } }, "Save ", el("kbd", {}, "s")),
-      el("button", { type: "button", on: { click: discard } }, "Discard ", el("kbd", {}, "esc")));
-  } else if (chosen) {
-    const track = overlay.selected;
-    fill(root, el("p", { class: "hint" }, `Track ${track}: drag its box or edges · `, keys("←", "→", "↑", "↓"), "move it (",
-      keys("shift"), "size) · ", keys(",", "."), "other times · ", keys("x"), "not visible · ", keys("e"), "next · ", keys("esc"), "none"));
-  }
-}
-
-function showVerdicts() {
-  const { writable, why_not: whyNot } = session;
-  const button = (text, key, run, attributes = {}) =>
-    el("button", { type: "button", on: { click: run }, ...attributes }, text, " ", el("kbd", {}, key));
-  const off = !writable || sending;
-  const verdict = event()?.verdict;
-  fill(byId("verdicts"),
-    button("Accept", "a", () => judge("accept"), { class: "accept", disabled: off, "aria-pressed": String(verdict === "accepted"), title: whyNot }),
-    button("Reject", "r", () => judge("reject"), { class: "reject", disabled: off, "aria-pressed": String(verdict === "rejected"), title: whyNot }),
-    button("Undo", "u", undo, { disabled: off || !(done.length || item?.can_undo), title: whyNot }),
-    button("Edit", "e", edit, { disabled: off, title: whyNot }),
-    el("span", { class: "gap" }),
-    button("Previous", "p", () => go(-1)),
-    button("Next", "n", () => go(1)));
 }
 
 // --- changing boxes and bounds ------------------------------------------------------------------------------------------
@@ -412,60 +233,8 @@ function bound(side) {
 
 drafts.addEventListener("change", () => item && event() && show());
 
-// --- the player's controls ----------------------------------------------------------------------------------------------
+// --- events, pointer, keys ----------------------------------------------------------------------------------------------
 
-let looping = false;
-let rate = 1;
-
-const setLoop = () => (player.loop = looping && event() ? [event().start_s, event().end_s] : null);
-
-function toggleLoop() {
-  looping = !looping;
-  setLoop();
-  showControls();
-}
-
-function setRate(change) {
-  rate = RATES[Math.min(Math.max(0, RATES.indexOf(rate) + change), RATES.length - 1)];
-  player.rate = rate;
-  showControls();
-}
-
-function zoom() {
-  if (!item) return;
-  timeline.zoom();
-  showControls();
-}
-
-function mute() {
-  player.muted = !player.muted;
-}
-
-const time = el("output", { class: "clock" });
-
-function showTime() {
-  byId("stage").dataset.shown = player.ready ? player.time_s.toFixed(3) : "";
-  time.textContent = item ? `${clock(player.playing ? player.time_s : player.aim_s)} / ${clock(item.video.duration_s, 1)}` : "";
-}
-
-function showControls() {
-  const button = (text, title, run, pressed = null) =>
-    el("button", { type: "button", title, "aria-label": title, "aria-pressed": pressed === null ? null : String(pressed), on: { click: run } }, text);
-  fill(byId("controls"),
-    button("◂", "A picture back (,)", () => step(-1)),
-    el("button", { type: "button", class: "play", title: "Play or pause (space)", on: { click: () => player.toggle() } }, player.playing ? "Pause" : "Play"),
-    button("▸", "A picture on (.)", () => step(1)),
-    time,
-    el("span", { class: "gap" }),
-    button(`${rate} ×`, "Speed (< and >)", () => setRate(rate >= 2 ? -4 : 1)),
-    button("Loop", "Play the event again and again (l)", toggleLoop, looping),
-    button("Zoom", "Show the event’s surroundings alone (z)", zoom, timeline.close),
-    button("Mute", "No sound (m)", mute, player.muted));
-}
-
-player.addEventListener("time", showTime);
-player.addEventListener("state", showControls);
-player.addEventListener("trouble", ({ detail }) => trouble(detail));
 overlay.addEventListener("select", ({ detail }) => select(detail));
 overlay.addEventListener("tap", () => (overlay.selected === null || player.playing ? player.toggle() : select(null)));
 timeline.addEventListener("seek", ({ detail }) => { player.pause(); player.seek(detail); });
@@ -485,42 +254,26 @@ function besideEvent(places) {
   if (item?.events[index + places]) openEvent(item.events[index + places].event_num);
 }
 
-// --- keys ---------------------------------------------------------------------------------------------------------------
-
-const show_ = (dialog) => (dialog === "figures" ? showFigures(byId("figures")) : byId("keys").showModal());
-
 listenToKeys([
-  ["Verdicts", [
-    [["a"], "accept, and go on", () => judge("accept")],
-    [["r"], "reject, and go on", () => judge("reject")],
-    [["u"], "take back what was said last", undo],
-    [["n", "j"], "next row", () => go(1)],
-    [["p", "k"], "previous row", () => go(-1)],
-  ]],
+  ["Verdicts", verdicts.keys()],
   ["Video", [
-    [[" "], "play or pause", () => player.toggle()],
-    [[",", "."], "a picture back, on", (key) => step(key.key === "," ? -1 : 1)],
-    [["ArrowLeft", "ArrowRight"], "the same; with a track chosen they move its box", (key) => arrow(key.key === "ArrowLeft" ? -1 : 1, 0, key)],
+    ...controls.keys(),
+    [["ArrowLeft", "ArrowRight"], "a picture back, on; with a track chosen they move its box", (key) => arrow(key.key === "ArrowLeft" ? -1 : 1, 0, key)],
     [["1", "2", "3", "4", "5", "6", "7", "8", "9"], "jump to an event of the video", (key) => nth(Number(key.key))],
     [["[", "]"], "the event before, behind", (key) => besideEvent(key.key === "[" ? -1 : 1)],
-    [["Home"], "the event’s start", () => item && player.seek(event().start_s)],
-    [["<", ">"], "slower, faster", (key) => setRate(key.key === "<" ? -1 : 1)],
-    [["l"], "play the event again and again", toggleLoop],
-    [["z"], "the whole video, or the event alone", zoom],
-    [["m"], "no sound", mute],
   ]],
   ["Changes", [
     [["e"], "edit: choose a track, then the next", edit],
     [["ArrowUp", "ArrowDown"], "with ← → move the chosen box (shift: its size)", (key) => arrow(0, key.key === "ArrowUp" ? -1 : 1, key)],
     [["x"], "not visible at this time", () => overlay.hide()],
     [["i", "o"], "the event starts, ends here", (key) => bound(key.key.toLowerCase() === "i" ? "start" : "end")],
-    [["s"], "save the changes", save],
-    [["Escape"], "discard them; choose no track", discard],
+    [["s"], "save the changes", () => verdicts.save()],
+    [["Escape"], "discard them; choose no track", () => verdicts.discard()],
   ]],
   ["Page", [
     [["f"], "filter", () => { drawer(true); byId("filters").open = true; byId("filter-form").elements.video.focus(); }],
-    [["g"], "figures", () => show_("figures")],
-    [["?"], "these keys", () => show_("keys")],
+    [["g"], "figures", () => showFigures(byId("figures"))],
+    [["?"], "these keys", () => byId("keys").showModal()],
   ]],
 ], byId("keys"));
 
@@ -529,22 +282,11 @@ listenToKeys([
 queue.addEventListener("pick", ({ detail }) => open(detail.video_id, detail.event_num));
 queue.addEventListener("loaded", () => session && showSections());
 queue.addEventListener("failed", ({ detail }) => banner("queue", detail.message));
-byId("open-queue").addEventListener("click", () => drawer(!document.body.classList.contains("drawer")));
-byId("shade").addEventListener("click", () => drawer(false));
-byId("open-figures").addEventListener("click", () => show_("figures"));
-byId("open-keys").addEventListener("click", () => show_("keys"));
-for (const dialog of document.querySelectorAll("dialog")) {
-  dialog.addEventListener("click", (press) => press.target === dialog && dialog.close());
-}
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden && sinceMs !== null) [shownMs, sinceMs] = [shownMs + performance.now() - sinceMs, null];
-  else if (!document.hidden) sinceMs = performance.now();
-});
-window.addEventListener("hashchange", () => window.location.reload()); // a link to another row
-window.addEventListener("beforeunload", (leaving) => (drafts.any || sending) && leaving.preventDefault());
+byId("open-figures").addEventListener("click", () => showFigures(byId("figures")));
+listenToWindows();
 
 async function start() {
-  showControls();
+  controls.show();
   const from = fromAddress();
   const known = window.localStorage.getItem("reviewer");
   filters = from.filters;

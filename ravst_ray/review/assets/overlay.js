@@ -4,6 +4,7 @@ import { NEW } from "./drafts.js";
 import { boxAt, dragged, drawn, grip, inkOn, nearest, stepOf } from "./geometry.js";
 
 const REACH_PX = 7; // of the screen, around a box's edge
+const NEAR_S = 0.5; // of a frame's places
 const MOVED_PX = 3; // a shorter way is a click
 
 /** Events: "select" (`detail`: a track id or null), "tap" (beside all boxes). */
@@ -61,12 +62,8 @@ export class Overlay extends EventTarget {
     this.draw();
   }
 
-  #step() {
-    return stepOf(this.#event.frame_times_s);
-  }
-
   #box(track, time_s) {
-    return boxAt(track.times_s, track.boxes_xyxy_px, time_s, this.#step());
+    return boxAt(track.times_s, track.boxes_xyxy_px, time_s, track.step_s ?? stepOf(this.#event.frame_times_s));
   }
 
   #track() {
@@ -96,16 +93,20 @@ export class Overlay extends EventTarget {
       if (box) placed.push([track, box.map((value, side) => value * scale[side % 2])]);
     }
     for (const [track, box] of placed) this.#drawTrack(pen, track, box, ratio);
-    for (const [track, box] of placed) this.#drawName(pen, track, box, ratio, width);
+    const taken = [];
+    for (const [track, box] of placed) this.#drawName(pen, track, box, ratio, width, height, taken);
+    for (const graph of this.#event.graphs ?? []) this.#drawDots(pen, graph, time_s, ratio, width, height);
     if (this.#answer) this.#drawAnswer(pen, time_s, scale, ratio);
   }
 
   #drawTrack(pen, track, [x1, y1, x2, y2], ratio) {
     const selected = track.track_id === this.#selected;
     pen.setLineDash([]);
-    pen.strokeStyle = "rgb(0 0 0 / 55%)";
-    pen.lineWidth = (selected ? 5 : 4) * ratio;
-    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    if (!track.bare) { // else dashes leave a box visible that lies under them
+      pen.strokeStyle = "rgb(0 0 0 / 55%)";
+      pen.lineWidth = (selected ? 5 : 4) * ratio;
+      pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    }
     pen.strokeStyle = this.#colors.get(`${this.#event.event_num}/${track.track_id}`);
     pen.lineWidth = (selected ? 3 : 2) * ratio;
     if (!track.audible) pen.setLineDash([6 * ratio, 4 * ratio]);
@@ -125,19 +126,47 @@ export class Overlay extends EventTarget {
     }
   }
 
-  #drawName(pen, track, [x1, y1], ratio, width) {
+  /** Over the box, or `track.below` it, clear of the names in `taken`. */
+  #drawName(pen, track, [x1, y1, , y2], ratio, width, height, taken) {
     const color = this.#colors.get(`${this.#event.event_num}/${track.track_id}`);
     pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     const name = track.name.length > 40 ? `${track.name.slice(0, 39)}…` : track.name;
-    const text = `${name} ${track.track_id === NEW ? "(new)" : `#${track.track_id}`}${track.audible ? " ♪" : ""}`;
+    const text = `${name} ${track.says ?? `${track.track_id === NEW ? "(new)" : `#${track.track_id}`}${track.audible ? " ♪" : ""}`}`;
     const [wide, high] = [pen.measureText(text).width + 10 * ratio, 18 * ratio];
     const x = Math.max(0, Math.min(x1 - ratio, width - wide));
-    const y = y1 - high >= 0 ? y1 - high : y1;
+    const over = y1 - high >= 0 ? y1 - high : y1;
+    let y = track.below ? Math.min(y2, height - high) : over;
+    const meets = (one) => x < one.x + one.wide && one.x < x + wide && y < one.y + high && one.y < y + high;
+    while (track.below && y + 2 * high <= height && taken.some(meets)) y += high;
+    taken.push({ x, y, wide });
     pen.fillStyle = color;
     pen.fillRect(x, y, wide, high);
     pen.fillStyle = inkOn(color);
     pen.textBaseline = "middle";
     pen.fillText(text, x + 5 * ratio, y + high / 2 + ratio / 2);
+  }
+
+  /** The places of the frame that is nearest, if it is near: {color, hollow, frames: [{time_s, dots: [{label, x, y}]}]}, shares of the picture. */
+  #drawDots(pen, { color, hollow, frames }, time_s, ratio, width, height) {
+    const near_s = nearest(frames.map((frame) => frame.time_s), time_s);
+    if (near_s === null || Math.abs(near_s - time_s) > NEAR_S) return;
+    pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
+    pen.textBaseline = "middle";
+    for (const { label, x, y } of frames.find((frame) => frame.time_s === near_s).dots) {
+      const [left, top] = [x * width, y * height];
+      pen.beginPath();
+      pen.arc(left, top, (hollow ? 8 : 5) * ratio, 0, 2 * Math.PI);
+      pen.lineWidth = 3 * ratio;
+      pen.strokeStyle = pen.fillStyle = color;
+      if (hollow) pen.stroke();
+      else pen.fill();
+      pen.strokeStyle = "rgb(0 0 0 / 70%)";
+      pen.textAlign = x > 0.8 ? "right" : "left";
+      const text = [label.slice(0, 40), left + (x > 0.8 ? -11 : 11) * ratio, top + (hollow ? 8 : -8) * ratio];
+      pen.strokeText(...text);
+      pen.fillText(...text);
+    }
+    pen.textAlign = "left";
   }
 
   #drawAnswer(pen, time_s, scale, ratio) {

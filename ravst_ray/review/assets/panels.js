@@ -94,8 +94,17 @@ export function showQuestions(root, item, event, writable, run) {
   );
 }
 
+/** A time that is gone to when it is pressed. */
+export const timeButton = (time_s, seek) => el("button", { type: "button", class: "time", on: { click: () => seek(time_s) } }, short(time_s));
+
+/** "7 boxes at 1 2 3 … s", each time a button. */
+export function boxesAt(boxes, times_s, seek) {
+  const times = [...new Set(times_s)];
+  return el("span", {}, `${count(boxes, "box", "boxes")} at `, times.slice(0, MOST_TIMES).flatMap((one) => timeButton(one, seek)), times.length > MOST_TIMES ? " …" : " s");
+}
+
 function question(one, writable, run) {
-  const seek = (time_s) => el("button", { type: "button", class: "time", on: { click: () => run.seek(time_s) } }, short(time_s));
+  const seek = (time_s) => timeButton(time_s, run.seek);
   const verdict = (what, state) => el("button", {
     type: "button", class: `small ${what}`, "aria-pressed": String(one.verdict === state), title: `${what} this question alone`,
     on: { click: () => run.judge(one, what) },
@@ -103,11 +112,10 @@ function question(one, writable, run) {
   return el("li", { class: one.verdict ?? one.status },
     el("p", { class: "q" }, el("span", { class: "chip" }, one.task), one.question),
     one.objects.length ? el("ul", {}, one.objects.map((thing) => {
-      const times = [...new Set((thing.where ?? []).map(([time_s]) => time_s))];
       const answer = el("li", { tabindex: thing.where ? "0" : null },
         el("b", {}, thing.name),
         thing.when ? el("span", {}, "from ", seek(thing.when[0]), " to ", seek(thing.when[1]), " s") : null,
-        times.length ? el("span", {}, `${count(thing.where.length, "box", "boxes")} at `, times.slice(0, MOST_TIMES).map(seek), times.length > MOST_TIMES ? " …" : " s") : null);
+        thing.where?.length ? boxesAt(thing.where.length, thing.where.map(([time_s]) => time_s), run.seek) : null);
       for (const name of ["pointerenter", "focusin"]) answer.addEventListener(name, () => run.answer(thing.where));
       for (const name of ["pointerleave", "focusout"]) answer.addEventListener(name, () => run.answer(null));
       return answer;

@@ -29,6 +29,7 @@ export class Timeline extends EventTarget {
     new ResizeObserver(() => this.#drawWave()).observe(root);
   }
 
+  /** `item.lanes`, where it is given, stands in place of the events: [{name, color, dashed, spans: [{start_s, end_s, title}]}]. */
   show(item, event, colors, keysOf, selected) {
     this.#item = item;
     this.#event = event;
@@ -73,19 +74,32 @@ export class Timeline extends EventTarget {
   }
 
   #build() {
-    const events = this.#item.events.map((one) => (one.event_num === this.#event.event_num ? this.#event : one));
-    const rows = stacked(events.map((one) => [one.start_s, one.end_s]));
-    const lanes = [[null, this.#axis()], [null, this.#sound()]];
-    for (let row = 0; row <= Math.max(0, ...rows); row += 1) {
-      const bars = events.filter((_, index) => rows[index] === row).map((one) => this.#bar(one));
-      lanes.push([row ? "" : events.length > 1 ? "Events" : "Event", el("div", { class: "lane events" }, bars)]);
-    }
+    const own = this.#item.lanes?.map((one) => [one.name, this.#lane(one)]) ?? this.#eventLanes();
+    const lanes = [[null, this.#axis()], [null, this.#sound()], ...own];
     for (const track of this.#event.tracks) lanes.push([this.#name(track), this.#trackLane(track)]);
     this.#head = el("i", { class: "playhead" });
     this.#lanes = el("div", { class: "lanes", on: { pointerdown: (event) => this.#scrub(event) } }, lanes.map(([, lane]) => lane), this.#head);
     fill(this.#root, el("div", { class: "names" }, lanes.map(([name], index) => el("div", { class: index === 1 ? "tall" : "" }, name))), this.#lanes);
     this.#drawWave();
     this.#placeHead();
+  }
+
+  #eventLanes() {
+    const events = this.#item.events.map((one) => (one.event_num === this.#event.event_num ? this.#event : one));
+    const rows = stacked(events.map((one) => [one.start_s, one.end_s]));
+    const lanes = [];
+    for (let row = 0; row <= Math.max(0, ...rows); row += 1) {
+      const bars = events.filter((_, index) => rows[index] === row).map((one) => this.#bar(one));
+      lanes.push([row ? "" : events.length > 1 ? "Events" : "Event", el("div", { class: "lane events" }, bars)]);
+    }
+    return lanes;
+  }
+
+  #lane({ color, dashed, spans }) {
+    const lane = el("div", { class: dashed ? "lane interval said" : "lane interval" },
+      spans.map(({ start_s, end_s, title }) => this.#place(el("span", { title }), start_s, end_s)));
+    lane.style.setProperty("--color", color);
+    return lane;
   }
 
   #axis() {
@@ -160,13 +174,13 @@ export class Timeline extends EventTarget {
     const chosen = track.track_id === this.#selected;
     const pick = () => this.dispatchEvent(new CustomEvent("track", { detail: track.track_id }));
     return el("button", { type: "button", class: chosen ? "name chosen" : "name", title: track.name, on: { click: pick } },
-      swatch, el("span", {}, track.name), el("small", {}, track.track_id === NEW ? "new" : `#${track.track_id}`));
+      swatch, el("span", {}, track.name), el("small", {}, track.says ?? (track.track_id === NEW ? "new" : `#${track.track_id}`)));
   }
 
   #trackLane(track) {
     const lane = el("div", { class: `lane track${track.track_id === this.#selected ? " chosen" : ""}${track.audible ? "" : " silent"}` });
     lane.style.setProperty("--color", this.#color(track));
-    const step_s = stepOf(this.#event.frame_times_s);
+    const step_s = track.step_s ?? stepOf(this.#event.frame_times_s);
     let start = 0;
     track.times_s.forEach((time_s, index) => {
       const next_s = track.times_s[index + 1];
