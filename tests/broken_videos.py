@@ -24,6 +24,7 @@ class Recipe:
     start_ms: int = 0
     b_frames: int = 2
     rotation: int = 0
+    pixel_aspect: int = 1  # how many times as wide as high a pixel is, before the rotation
     sound: bool = True
     picture: bool = True
     codec: str = "libx264"
@@ -86,6 +87,7 @@ def _add_pictures(container, recipe: Recipe):
     if recipe.codec == "libx265":  # leading pictures (open GOP) are its default
         parameters = f"keyint={recipe.key_every}:bframes=3:qp=10:pools=1:log-level=none"
         stream.codec_context.options = {"preset": "ultrafast", "x265-params": parameters}
+    stream.codec_context.sample_aspect_ratio = Fraction(recipe.pixel_aspect)
     if recipe.rotation:
         stream.set_display_rotation(recipe.rotation)
     return stream

@@ -50,16 +50,20 @@ def opening(browser, site):
     assert not wrong
 
 
-# The outermost columns, in pixels of the 256 x 256 picture, where the overlay has a track's colour around a row.
-COLOURED = """([y, red, green, blue]) => {
-  const canvas = document.getElementById("overlay"), scale = canvas.width / 256, rows = 16; // more than a dash's gap
-  const pixels = canvas.getContext("2d").getImageData(0, Math.round(y * scale) - rows / 2, canvas.width, rows).data;
-  const found = [];
-  for (let at = 0; at < canvas.width * rows; at += 1) {
+# Where the overlay has a colour within a part of the picture, in its pixels: [x1, y1, x2, y2]; null for nowhere.
+COLOURED = """([x1, y1, x2, y2, wide, red, green, blue]) => {
+  const canvas = document.getElementById("overlay"), scale = canvas.width / wide;
+  const [left, top, width, height] = [x1, y1, x2 - x1, y2 - y1].map((one) => Math.round(one * scale));
+  const pixels = canvas.getContext("2d").getImageData(left, top, width, height).data;
+  const [columns, rows] = [[], []];
+  for (let at = 0; at < width * height; at += 1) {
     const [r, g, b, a] = pixels.slice(4 * at, 4 * at + 4);
-    if (a > 200 && Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) < 30) found.push(at % canvas.width);
+    if (a < 200 || Math.abs(r - red) + Math.abs(g - green) + Math.abs(b - blue) > 30) continue;
+    columns.push(left + at % width);
+    rows.push(top + Math.floor(at / width));
   }
-  return found.length ? [Math.min(...found) / scale, Math.max(...found) / scale] : null;
+  if (!rows.length) return null;
+  return [Math.min(...columns), Math.min(...rows), Math.max(...columns), Math.max(...rows)].map((one) => one / scale);
 }"""
 
 

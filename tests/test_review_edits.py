@@ -207,7 +207,7 @@ def test_what_was_overlooked_is_drawn():
 def test_an_edit_that_is_none_says_why():
     for data, why in (
         ({"op": "paint"}, "op"),
-        ({"op": "rename", "name": "man", "to": "<b>"}, "printable characters"),
+        ({"op": "rename", "name": "man", "to": "<b>"}, "to: a name has 1 to 80 printable characters"),
         ({"op": "rename", "name": "man", "to": " "}, "printable characters"),
         ({"op": "rename", "name": "man", "to": "boy", "colour": 1}, "unknown key"),
         ({"op": "boxes", "track_id": 1, "keys": []}, "keys"),

@@ -16,14 +16,17 @@ from ravst_ray.core.frame_times import event_times
 from ravst_ray.records import Event, EventAnnotation, SceneObject, Track
 from tests.broken_videos import Recipe, read_number, write_video
 from tests.chromium import IN_BROWSER
-from tests.review_browser import COLOURED, PHONE, WIDE, brightness, opening, overflow_px, serving
+from tests.review_browser import COLOURED, PHONE, brightness, opening, overflow_px, serving
 from tests.review_output import copy_videos, item, write_output
 
 pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)<script>&amp;"
-# Lies on its side, its pictures last 20 to 120 ms, and its sound begins 0.3 s before them.
-ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90)
+# Lies on its side, its pixels are twice as wide as high, its pictures last 20 to 120 ms, its sound begins 0.3 s before.
+ODD = Recipe(pictures=50, width=96, height=80, gaps_ms=(40, 120, 20), start_ms=300, rotation=90, pixel_aspect=2)
+ODD_SIZE = 80, 192
+ODD_MARK = 0.0, 176.0, 10.0, 192.0  # its red mark, 8 x 10 pixels at the coded picture's top left, as it is shown
+LAPTOP = {"width": 1280, "height": 720}
 
 
 def annotated(truth, database, label=None):
@@ -63,8 +66,10 @@ def site(world, tmp_path_factory):
         for name, source in sources.items()
     ]
     write_video(root / "videos" / "odd.mp4", ODD)
-    nothing = EventAnnotation(Event(1, 0.5, 2.0, "nothing seen", None, None), (), event_times(0.5, 2.0))
-    items.append(item("odd", (nothing,), duration_s=3.0, width=ODD.height, height=ODD.width))
+    mark = Track(1, "mark", False, (1.5,), (ODD_MARK,), (0.9,))
+    event = Event(1, 0.5, 2.0, "hardly anything seen", None, None)
+    seen = EventAnnotation(event, (SceneObject("mark", False),), event_times(0.5, 2.0), (mark,))
+    items.append(item("odd", (seen,), duration_s=3.0, width=ODD_SIZE[0], height=ODD_SIZE[1]))
     write_output(str(root / "out"), items, root / "videos")
     (root / "out" / "review").mkdir()
     (root / "out" / "review" / "torn.jsonl").write_text("not a verdict\n")
@@ -129,6 +134,8 @@ def test_ten_rows_by_keyboard(window, site):
     page = window()
     rows = [one["annotation_id"] for one in asked(site, "queue")["items"]]
     assert len(rows) == 12 and shown(page) == rows[0]
+    page.fill("#reviewer", "dan")
+    page.keyboard.press("Enter")  # the next key is no part of the name
     said = {}
     for number, name in enumerate(rows[:10]):
         assert shown(page) == name
@@ -162,6 +169,12 @@ def test_ten_rows_by_keyboard(window, site):
     page.keyboard.press("u")  # after a reload: what was said of the shown row
     saved(page, "saved: taken back")
     assert [one["annotation_id"] for one in asked(site, "queue", reviewed="yes")["items"]] == rows[:8]
+    page.goto(f"{site}#reviewed=second&{row('lost')}")  # a link to another row, while the page is open
+    page.wait_for_function("() => document.querySelector('#head .id')?.textContent === 'lost'")
+    page.wait_for_function("() => document.querySelector('#rows .end').textContent === 'Nothing here.'")
+    page.fill("#reviewer", "eve")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#rows .row').length === 8")
 
 
 def test_boxes_names_and_bounds_are_changed(window, site, world):
@@ -277,28 +290,33 @@ def test_two_at_once_and_nothing_is_overwritten(window, site, world):
     ]
 
 
+def coloured(page, event, track, part, width):
+    """Where a part of the picture, which is so wide, has the colour of a track."""
+    colour = page.evaluate(
+        "async ([events, key]) => (await import('/static/geometry.js')).trackColors(events).get(key)",
+        [[event], f"{event['event_num']}/{track['track_id']}"],
+    )
+    return page.evaluate(COLOURED, [*part, width, *(int(colour[at : at + 2], 16) for at in (1, 3, 5))])
+
+
 def test_boxes_follow_the_picture(window, site, world):
     name = sorted(world.truth)[1]
     page = window(row(name))
     event = asked(site, "item", video_id=name, event_num=1)["events"][0]
     (bell,) = (one for one in event["tracks"] if one["name"] == "yellow bell")
     assert [box[0] for box in bell["boxes_xyxy_px"][:2]] == [172, 153]  # fast: a box that stays would be seen
-    colour = page.evaluate(
-        "async ([events, key]) => (await import('/static/geometry.js')).trackColors(events).get(key)",
-        [[event], f"1/{bell['track_id']}"],
-    )
-    rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     standing(page, 6.4)
     for steps in (0, 3):  # at a box, and 0.3 s on: three pictures of ten a second
         for _ in range(steps):
             page.keyboard.press(".")
         standing(page, 6.4 + steps / 10)
         box = [a + steps / 10 * (b - a) for a, b in zip(*bell["boxes_xyxy_px"][:2], strict=True)]
-        left, right = page.evaluate(COLOURED, [(box[1] + box[3]) / 2, *rgb])
+        y = (box[1] + box[3]) / 2
+        left, _, right, _ = coloured(page, event, bell, (0, y - 5, 256, y + 5), 256)  # higher than a dash's gap
         assert left == pytest.approx(box[0], abs=1.5) and right == pytest.approx(min(box[2], 255), abs=1.5)
 
 
-def test_the_pictures_of_an_odd_file_are_found_one_by_one(window):
+def test_the_pictures_of_an_odd_file_are_found_one_by_one(window, site):
     page = window(row("odd"))
     page.wait_for_function(
         "async () => (await (await fetch('/api/timeline?video_id=odd')).json()).starts_s.length === 50"
@@ -312,7 +330,20 @@ def test_the_pictures_of_an_odd_file_are_found_one_by_one(window):
         assert read_number(np.rot90(np.asarray(picture), -1)) == number
         page.keyboard.press(".")
         number += 1
-    assert page.evaluate("[video.videoWidth, video.videoHeight]") == [80, 96]
+    assert page.evaluate("[video.videoWidth, video.videoHeight]") == list(ODD_SIZE)
+    page.keyboard.press("e")
+    page.keyboard.press(".")  # the time of the only box
+    page.keyboard.press("Escape")
+    standing(page, max(start_s for start_s in starts_s if start_s <= 1.5))
+    page.wait_for_timeout(150)
+    event = asked(site, "item", video_id="odd", event_num=1)["events"][0]
+    _, _, right, _ = coloured(page, event, event["tracks"][0], (0, 180, 80, 190), ODD_SIZE[0])
+    _, _, _, top = coloured(page, event, event["tracks"][0], (14, 100, 24, 192), ODD_SIZE[0])  # its name stands on it
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+    rows, columns = np.nonzero((picture[..., 0] > 180) & (picture[..., 1:].max(-1) < 90))
+    scale = picture.shape[1] / ODD_SIZE[0]
+    for drawn, seen, true in ((right, columns.max() / scale, ODD_MARK[2]), (top, rows.min() / scale, ODD_MARK[1])):
+        assert drawn == pytest.approx(true, abs=1.5) and seen == pytest.approx(true, abs=1.5)
 
 
 def test_what_can_not_be_shown_or_saved_says_so(window, site, world):
@@ -344,7 +375,7 @@ def test_what_can_not_be_shown_or_saved_says_so(window, site, world):
     saved(looked, "the disk is read-only")
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "dark"), (PHONE, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize(("size", "scheme"), [(LAPTOP, "dark"), (PHONE, "light"), (PHONE, "dark")])
 def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme):
     page = window(row(HOSTILE), size=size, color_scheme=scheme)
     assert page.locator("#head h2").inner_text() == "</b>" + HOSTILE
@@ -352,6 +383,11 @@ def test_it_fits_the_window_and_shows_hostile_text_as_text(window, size, scheme)
     standing(page, 0.5)  # its file is found by the same name
     page.keyboard.press("e")
     assert overflow_px(page) <= 0
+    rows = [
+        {one.bounding_box()["y"] for one in page.locator(f"{bar} button").all()} for bar in ("#verdicts", "#controls")
+    ]
+    assert [len(found) for found in rows] == ([2, 1] if size is PHONE else [1, 1])
+    assert page.locator("#reviewer").is_visible(), "who reviews can be said everywhere"
     assert brightness(page) < 64 if scheme == "dark" else brightness(page) > 192
     if size is PHONE:
         assert page.locator("#rows").is_visible() is False

@@ -12,6 +12,7 @@ from tests.review_browser import COLOURED, PHONE, WIDE, brightness, opening, ove
 pytestmark = IN_BROWSER
 
 HOSTILE = "a'\"><img src=x onerror=alert(1)> <script>alert(2)</script>&amp;"
+ROW = 0, 85, 256, 95, 256  # of the picture, which is 256 wide; higher than a dash's gap
 TRUE, WIDER = (40.0, 60.0, 120.0, 140.0), (8.0, 60.0, 168.0, 140.0)  # half of the second is the first
 
 
@@ -101,12 +102,12 @@ def test_two_runs_are_compared_on_the_video(window):
     page.keyboard.press("n")
     shown(page, "box")
     page.wait_for_function("() => Number(stage.dataset.shown) === 2")
-    page.wait_for_function(COLOURED, arg=[90, *BLUE])  # how large the picture is, the file has told
+    page.wait_for_function(COLOURED, arg=[*ROW, *BLUE])  # how large the picture is, the file has told
     for colour, box in ((BLUE, TRUE), (ORANGE, WIDER), (PINK, TRUE)):  # dashes leave the box below them visible
-        left, right = page.evaluate(COLOURED, [90, *colour])
+        left, _, right, _ = page.evaluate(COLOURED, [*ROW, *colour])
         assert left == pytest.approx(box[0], abs=1.5) and right == pytest.approx(box[2], abs=1.5)
     page.keyboard.press("2")
-    assert page.evaluate(COLOURED, [90, *ORANGE]) is None and page.evaluate(COLOURED, [90, *PINK])
+    assert page.evaluate(COLOURED, [*ROW, *ORANGE]) is None and page.evaluate(COLOURED, [*ROW, *PINK])
     assert page.locator(".answer[data-side='3'] .right").inner_text() == "✓ drum"
 
     page.click("#means button >> text=spatial")  # by a part: only one question has it

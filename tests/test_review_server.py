@@ -219,9 +219,9 @@ def test_a_codec_that_browsers_do_not_play_is_told():
     meta = VideoMeta(1.0, 10.0, 8, 8, False, "")
     plain = Timeline(meta, "mov,mp4,m4a", "h264", "yuv420p", (0.0,), 1.0, 0.0, ())
     assert why_unplayable(plain) is None
-    assert why_unplayable(replace(plain, codec="mpeg4")) == "not every browser plays mpeg4"
+    assert why_unplayable(replace(plain, codec="mpeg4")) == "Not every browser plays mpeg4."
     assert "yuv422p10le" in (why_unplayable(replace(plain, pixels="yuv422p10le")) or "")
-    assert why_unplayable(replace(plain, container="avi")) == "browsers don't play avi files"
+    assert why_unplayable(replace(plain, container="avi")) == "Browsers don't play avi files."
 
 
 def test_only_the_servers_own_page_and_name_are_answered(served):
@@ -335,7 +335,13 @@ def test_the_output_itself_stays_as_it_is_and_is_handed_on_with_its_verdicts(ser
     assert Counter(row["status"] for row in qa) == {"rejected": 4, "accepted": 2}, "none asks for the drum any more"
     assert pa.Table.from_pylist(annotations, schema=ANNOTATIONS).num_rows == 2
     assert pa.Table.from_pylist(qa, schema=QA).num_rows == 6
+    for event_num, people in ((2, ("ann",)), (1, ("bob", "ann"))):
+        on = None
+        for who in people:
+            place = {"video_id": "seen" if event_num == 2 else "lost", "event_num": event_num}
+            on = post(served, on=on, what="accept", reviewer=who, **place)["id"]
     assert main(["export", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--format", "hf"]) == 0
     exported = [row for file in (tmp_path / "to" / "qa").iterdir() for row in pq.read_table(file).to_pylist()]
     assert Counter(row["video_id"] for row in exported)["seen"] == 2, "those that are still accepted"
-    assert "| … of which accepted, rejected | 0, 1 |" in (tmp_path / "to" / "README.md").read_text()
+    text = (tmp_path / "to" / "README.md").read_text()
+    assert "| … of which accepted, rejected | 2, 1 |" in text and "| reviewed_by | ann, bob |" in text

@@ -89,7 +89,8 @@ def describe(error: ValidationError) -> str:
         unknown = finding["type"] == "extra_forbidden"
         whole = isinstance(finding["input"], dict)  # of a section that doesn't fit together: the message says what
         given = "" if whole else f" (got {finding['input']!r})"
-        clauses.append(f"{key}: unknown key" if unknown else f"{key}: {finding['msg']}{given}")
+        says = finding["msg"].removeprefix("Value error, ")  # of a check of our own
+        clauses.append(f"{key}: unknown key" if unknown else f"{key}: {says}{given}")
     return "; ".join(clauses)
 
 

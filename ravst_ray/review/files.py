@@ -142,13 +142,13 @@ def pieces(file: VideoFile, first: int, last: int) -> Iterator[bytes]:
 
 
 def why_unplayable(timeline: Timeline) -> str | None:
-    """Why a browser may not play a file, None where it should."""
+    """A sentence why a browser may not play a file, None where it should."""
     if not timeline.container.startswith(_CONTAINERS):
-        return f"browsers don't play {timeline.container.partition(',')[0]} files"
+        return f"Browsers don't play {timeline.container.partition(',')[0]} files."
     if timeline.codec not in _CODECS:
-        return f"not every browser plays {timeline.codec}"
+        return f"Not every browser plays {timeline.codec}."
     if timeline.pixels not in _CODECS[timeline.codec]:
-        return f"not every browser plays {timeline.codec} in {timeline.pixels}"
+        return f"Not every browser plays {timeline.codec} in {timeline.pixels}."
     return None
 
 

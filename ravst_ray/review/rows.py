@@ -27,6 +27,7 @@ LOOK_EVERY_S = 2.0
 _WHILE_S = 1.0  # as long may a look at what a run has committed take
 _AT_ONCE = 32
 _KEPT_GROUPS = 12  # row groups of some hundred rows each
+_GROUPS_AT_ONCE = 16  # are read for the index
 
 _COLUMNS = {"annotations": COLUMNS, "qa": ("video_id", "event_num", "task", "status"), "videos": ("video_id",)}
 _UNIT_COLUMNS = [f"{name}.list.element.{column}" for name in ("annotations", "qa") for column in _COLUMNS[name]]
@@ -48,8 +49,8 @@ class _Source:
     """What one file holds: entries, counts of questions and, of each video, its row groups."""
 
     entries: list[Entry] = field(default_factory=list)
-    tasks: dict[str, Tasks] = field(default_factory=dict)
-    groups: dict[str, list[int]] = field(default_factory=dict)
+    tasks: dict[str, Tasks] = field(default_factory=lambda: defaultdict(Counter))
+    groups: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Rows:
@@ -120,8 +121,12 @@ class Rows:
         try:
             with self._store.open(part) as file:
                 parquet = pq.ParquetFile(file, pre_buffer=True)
-                for group in range(parquet.num_row_groups):
-                    self._add(source, name, parquet.read_row_group(group, columns=list(_COLUMNS[name])), group)
+                for first in range(0, parquet.num_row_groups, _GROUPS_AT_ONCE):
+                    groups = range(first, min(first + _GROUPS_AT_ONCE, parquet.num_row_groups))
+                    table = parquet.read_row_groups(groups, columns=list(_COLUMNS[name]))
+                    self._add(
+                        source, name, table, {group: parquet.metadata.row_group(group).num_rows for group in groups}
+                    )
         except (pa.ArrowInvalid, KeyError) as error:
             message = f"{self._store.root}/{part} can't be read ({error}); is it whole, and of this version?"
             raise AbortError(message) from None
@@ -152,7 +157,7 @@ class Rows:
         whole = pa.concat_tables([table.select(["annotations", "qa"]) for _, table in units])
         for name in whole.column_names:
             rows = whole[name].combine_chunks().flatten()
-            self._add(both, name, pa.Table.from_struct_array(rows), 0)
+            self._add(both, name, pa.Table.from_struct_array(rows), {0: len(rows)})
         entries: dict[str, list[Entry]] = {}
         for entry in both.entries:
             entries.setdefault(entry.video_id, []).append(entry)
@@ -162,7 +167,8 @@ class Rows:
             tasks = {video_id: both.tasks[video_id] for video_id in ids if video_id in both.tasks}
             yield key, _Source(found, tasks, {video_id: [0] for video_id in ids})
 
-    def _add(self, source: _Source, name: str, table: pa.Table, group: int) -> None:
+    def _add(self, source: _Source, name: str, table: pa.Table, groups: Mapping[int, int]) -> None:
+        """Rows of a table, so many of each row group."""
         if not table.num_rows:
             return
         if name == "annotations":
@@ -170,9 +176,12 @@ class Rows:
         elif name == "qa":
             columns = (table[column].to_pylist() for column in ("video_id", "event_num", "task", "status"))
             for (video_id, *asked), count in Counter(zip(*columns, strict=True)).items():
-                source.tasks.setdefault(video_id, Counter())[tuple(asked)] += count
-        for video_id in pc.unique(table["video_id"]).to_pylist():
-            source.groups.setdefault(video_id, []).append(group)
+                source.tasks[video_id][tuple(asked)] += count
+        start = 0
+        for group, rows in groups.items():
+            for video_id in pc.unique(table["video_id"].slice(start, rows)).to_pylist():
+                source.groups[video_id].append(group)
+            start += rows
 
     def of_video(self, video_id: str) -> VideoRows:
         """All rows of a video; none of one that isn't there."""

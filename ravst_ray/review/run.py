@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -33,7 +35,10 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
     def make() -> FastAPI:
         from ravst_ray.review.server import make_app
 
+        gc.disable()  # what is read here stays: to look for garbage among it took a third of the time
         review = Review(output, config)
+        gc.freeze()
+        gc.enable()
         review.pictures.warm()
         if review.why_not_writable:
             say(f"to look only: {review.why_not_writable}")
@@ -85,8 +90,10 @@ def _serve(config: PageConfig, make: Callable[[], FastAPI], what: str, say: Call
         settings = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
         )
+        server = uvicorn.Server(settings)
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # what is cut off is no error
         with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
-            uvicorn.Server(settings).run(sockets=[listening])
+            server.run(sockets=[listening])
 
 
 def address(config: PageConfig, port: int) -> str:

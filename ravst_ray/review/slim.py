@@ -62,6 +62,7 @@ def entries_of(table: pa.Table, config: QualityConfig) -> Iterator[Entry]:
     counts, scores = _tracks_and_scores(tracks)
     objects = pc.fill_null(pc.list_value_length(table["objects"]), 0).to_pylist()
     columns: list[list[Any]] = [table[name].to_pylist() for name in _PLAIN]
+    shares = _visible_shares(table, config)
     for place, plain in enumerate(zip(*columns, strict=True)):
         told: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
         told["reasons"] = tuple(told["reasons"] or ())
@@ -70,7 +71,7 @@ def entries_of(table: pa.Table, config: QualityConfig) -> Iterator[Entry]:
             objects=objects[place],
             tracks=int(counts[place]),
             score=None if math.isnan(scores[place]) else round(float(scores[place]), 4),
-            margin=_margin(told, table, place, config) if told["status"] == "rejected" else None,
+            margin=_margin(told, shares.get(place), config) if told["status"] == "rejected" else None,
         )
 
 
@@ -109,19 +110,26 @@ def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.asarray(total[ends] - total[ends - lengths])
 
 
-def _margin(told: Mapping[str, Any], table: pa.Table, place: int, config: QualityConfig) -> float:
-    """By how much a row failed; 1 where it failed for something that has no measure."""
+def _margin(told: Mapping[str, Any], share: float | None, config: QualityConfig) -> float:
+    """By how much a row failed, of which a source is seen for ``share``; 1 where what it failed for has no measure."""
     reasons, end_s = told["reasons"], told["end_s"]
     margins = []
     if "outside_video" in reasons:
         over_s = end_s - told["duration_s"] - config.overrun_s
         margins.append(over_s / max(end_s - told["start_s"], 1e-9))
-    if "rarely_visible" in reasons and config.reject_visible_share > 0:
-        share = _visible_share(table.slice(place, 1).to_pylist()[0])
-        if share < config.reject_visible_share:
-            margins.append(1 - share / config.reject_visible_share)
+    if share is not None and share < config.reject_visible_share:
+        margins.append(1 - share / config.reject_visible_share)
     unmeasured = {"no_box", "no_audio", "silence"} & set(reasons)
     return round(min(max(margins), 1.0), 4) if margins and not unmeasured else 1.0
+
+
+def _visible_shares(table: pa.Table, config: QualityConfig) -> dict[int, float]:
+    """Of the rows that were rejected for it, by their places."""
+    status, reasons = table["status"].to_pylist(), table["reasons"].to_pylist()
+    places = [k for k, one in enumerate(status) if one == "rejected" and "rarely_visible" in (reasons[k] or ())]
+    if not places or config.reject_visible_share <= 0:
+        return {}
+    return {k: _visible_share(row) for k, row in zip(places, table.take(places).to_pylist(), strict=True)}
 
 
 def _visible_share(row: Mapping[str, Any]) -> float:

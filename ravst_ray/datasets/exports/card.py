@@ -36,7 +36,7 @@ class Tally:
         count.update(f"{row['task']} questions" for row in video.qa)
         for key, value in (pair for row in video.annotations for pair in row.get("provenance") or ()):
             if len(self.made_with[key]) <= _MOST_VALUES:
-                self.made_with[key].add(value)
+                self.made_with[key].update(value.split(", ") if key == "reviewed_by" else [value])
 
     def leave_out(self, kind: str, rows: Iterable[Row]) -> None:
         """Rows of another status; ``kind`` is events or questions."""

@@ -300,7 +300,11 @@ async function start() {
   byId("output").title = session.output;
   document.title = `Review · ${session.output}`;
   byId("reviewer").value = known ?? session.reviewer ?? "";
-  byId("reviewer").addEventListener("change", () => window.localStorage.setItem("reviewer", byId("reviewer").value.trim()));
+  byId("reviewer").addEventListener("change", () => {
+    window.localStorage.setItem("reviewer", byId("reviewer").value.trim());
+    byId("reviewer").blur(); // the next key is no part of the name
+    if (filters.reviewed === "second") setFilters(filters); // of somebody else
+  });
   if (!session.writable) banner("read-only", `Read only: ${session.why_not ?? "this output can’t be written."}`, false);
   if (session.problems.length) {
     const [lines, are] = [count(session.problems.length, "line"), session.problems.length === 1 ? "is" : "are"];

@@ -87,6 +87,7 @@ export function drawer(open) {
 }
 
 export function listenToWindows() {
+  window.addEventListener("hashchange", () => window.location.reload()); // a link to another row
   byId("open-queue").addEventListener("click", () => drawer(!document.body.classList.contains("drawer")));
   byId("shade").addEventListener("click", () => drawer(false));
   byId("open-keys").addEventListener("click", () => byId("keys").showModal());

@@ -119,7 +119,8 @@ export class Timeline extends EventTarget {
 
   #sound() {
     const during = this.#place(el("i", { class: "during" }), this.#event.start_s, this.#event.end_s);
-    const says = this.#wave && !this.#wave.peaks ? el("span", { class: "none" }, this.#wave.why_not ?? "no sound") : null;
+    const why = this.#wave ? this.#wave.why_not ?? "no sound" : "reading the sound …";
+    const says = this.#wave?.peaks ? null : el("span", { class: "none" }, why);
     return el("div", { class: "lane wave" }, during, el("canvas"), says);
   }
 
