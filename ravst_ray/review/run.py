@@ -36,9 +36,11 @@ def serve(output: str, config: ReviewConfig, say: Callable[[str], None]) -> None
         from ravst_ray.review.server import make_app
 
         gc.disable()  # what is read here stays: to look for garbage among it took a third of the time
-        review = Review(output, config)
-        gc.freeze()
-        gc.enable()
+        try:
+            review = Review(output, config)
+            gc.freeze()
+        finally:
+            gc.enable()
         review.pictures.warm()
         if review.why_not_writable:
             say(f"to look only: {review.why_not_writable}")
