@@ -1,4 +1,4 @@
-"""Pairs of frames with and without a cut between them: real footage, pans and zooms cut out of it, toy scenes."""
+"""Pairs of frames with and without a cut between them: real footage, bars and lights on it, pans, zooms, toy scenes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ SHOTS = {
     "bridge": ("bikes", 137, 187),
     "bicycle": ("bikes", 187, 242),
 }
+BARS = {"letterbox": (640, 268), "4:3": (480, 360), "9:16": (202, 360), "windowbox": (448, 252)}  # in 640 x 360
+LIGHTS = {"dark": (0.2, 0.2, 0.2), "bright": (2.5, 2.5, 2.5), "red": (1.3, 0.2, 0.2)}
 GAPS_S = (0.25, 0.5, 1.0, 2.0)
 _WIDE = ("bunny", "taxi", "cyclist", "bridge", "bicycle")  # large enough to be cropped
 
@@ -112,6 +114,22 @@ def entering(shots: dict[str, tuple[np.ndarray, float]], rng: np.random.Generato
             )
 
 
+def between_bars(pairs: list[Pair]) -> Iterator[Pair]:
+    """The middle of both frames, as large as fits between black bars."""
+    for number, pair in enumerate(pairs):
+        name = list(BARS)[number % len(BARS)]
+        yield Pair(
+            f"{pair.kind}, bars", pair.cut, *(_framed(frame, *BARS[name]) for frame in (pair.before, pair.after))
+        )
+
+
+def other_light(pairs: list[Pair]) -> Iterator[Pair]:
+    """A lamp, a flash, a strobe: one of the frames in another light."""
+    for number, pair in enumerate(pairs):
+        light = np.array(list(LIGHTS.values())[number % len(LIGHTS)])
+        yield Pair(f"{pair.kind}, strobe", pair.cut, pair.before, np.clip(pair.after * light, 0, 255).astype(np.uint8))
+
+
 def toy_pairs(rng: np.random.Generator, scenes: int = 40) -> Iterator[Pair]:
     """Toy scenes: sprites that move for up to two seconds on their ground, and one scene after another."""
     made = [random_scene(np.random.default_rng([7, index])) for index in range(scenes)]
@@ -126,9 +144,13 @@ def toy_pairs(rng: np.random.Generator, scenes: int = 40) -> Iterator[Pair]:
 def all_pairs(seed: int = 0) -> list[Pair]:
     """Every pair, the same for the same seed."""
     shots, rng = load_shots(), np.random.default_rng(seed)
+    one, two = list(within_shots(shots)), list(across_cuts(shots, rng))
     made = (
-        within_shots(shots),
-        across_cuts(shots, rng),
+        one,
+        two,
+        between_bars(one[::3]),
+        between_bars(two[::3]),
+        other_light(one[::3]),
         moved_camera(shots, rng),
         entering(shots, rng),
         toy_pairs(rng),
@@ -142,7 +164,21 @@ def _any(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _like(model: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """The frame at another one's size: in a video all have one."""
-    return np.asarray(Image.fromarray(frame).resize((model.shape[1], model.shape[0]), Image.Resampling.BOX))
+    return _resized(frame, model.shape[1], model.shape[0])
+
+
+def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+
+
+def _framed(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The frame's middle at this size, in the middle of a black one of 640 x 360."""
+    scale = min(frame.shape[1] / width, frame.shape[0] / height)
+    size = np.array([height, width]) * scale
+    inner = _window(frame, (np.array(frame.shape[:2]) - size) / 2, size)
+    whole, top, left = np.zeros((360, 640, 3), np.uint8), (360 - height) // 2, (640 - width) // 2
+    whole[top : top + height, left : left + width] = _resized(inner, width, height)
+    return whole
 
 
 def _window(frame: np.ndarray, place, size) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Scenes whose truth is known, with a detector and a segmenter that answer from it.
 
 Objects are rectangles. A frame's red and green hold its number, so that the stubs know which frame they look at; its
-blue holds a pattern of its shot, if the video has cuts (dark, bright, dark …).
+blue holds a pattern of its shot (dark, bright, dark …).
 """
 
 from __future__ import annotations
@@ -89,10 +89,9 @@ def make_item(
     for number in range(count):
         picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
         picture[..., 0], picture[..., 1] = number % 32 * 8, number // 32 * 8
-        if cuts:
-            shot = sum(cut <= number for cut in cuts)
-            blocks = np.random.default_rng(shot).integers(0, 128, (HEIGHT // 5, WIDTH // 5)) + 128 * (shot % 2)
-            picture[..., 2] = np.kron(blocks, np.ones((5, 5), dtype=np.int64))
+        shot = sum(cut <= number for cut in cuts)
+        blocks = np.random.default_rng(shot).integers(0, 128, (HEIGHT // 5, WIDTH // 5)) + 128 * (shot % 2)
+        picture[..., 2] = np.kron(blocks, np.ones((5, 5), dtype=np.int64))
         for when, (x1, y1, x2, y2), colour in paint:
             if number in when:
                 picture[round(y1) : round(y2), round(x1) : round(x2)] = colour

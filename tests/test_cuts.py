@@ -35,18 +35,56 @@ def test_a_frame_is_like_itself_and_its_moved_or_darker_copy_and_unlike_another(
     assert score(wide, texture(1, 240, 480)) == pytest.approx(score(texture(1, 240, 480), wide), abs=0.05)
 
 
-def test_structure_weighs_two_thirds_and_colours_one():
-    """One picture in two tints: the same structure, and no colour in common."""
+def test_colours_alone_are_no_cut():
+    """One picture in two tints, as under a strobe: the same structure, and no colour in common."""
     levels = np.kron(np.random.default_rng(0).integers(64, 256, (24, 32)), np.ones((10, 10))).astype(np.uint8)
     red, blue = (np.zeros((*levels.shape, 3), np.uint8) for _ in range(2))
     red[..., 0], blue[..., 2] = levels, levels
-    assert score(red, blue) == pytest.approx(1 / 3, abs=0.05)
+    assert score(red, blue) < 0.1
 
 
-def test_plain_frames_have_no_cut_between_them_and_a_picture_after_black_is_one():
+def test_structure_weighs_two_thirds_and_colours_one():
+    """Nothing agrees: other structure, and every other or every colour in common."""
+    rng = np.random.default_rng(0)
+    one, other = (np.kron(rng.integers(0, 2, (24, 32)), np.ones((10, 10))).astype(np.uint8) * 255 for _ in range(2))
+    grey, red = np.stack([one] * 3, 2), np.stack([other, other * 0, other * 0], 2)
+    same = score(grey, np.stack([other] * 3, 2))
+    assert score(grey, red) - same == pytest.approx(1 / 3 * (one > 0).mean(), abs=0.02)
+
+
+def test_black_and_white_are_plain_and_a_picture_is_as_unlike_them_as_can_be():
     black, white = (np.full((120, 160, 3), level, np.uint8) for level in (0, 255))
-    assert score(black, white) == 0.0
+    assert look(black).plain and look(white).plain and not look(texture(0)).plain
     assert score(black, texture(0)) > 2 / 3 - 0.1
+
+
+def framed(picture: np.ndarray, top: int, left: int, level: int = 0) -> np.ndarray:
+    """The picture between bars of this height above and below, and of this width on both sides."""
+    frame = np.full((240, 320, 3), level, np.uint8)
+    inner = Image.fromarray(picture).resize((320 - 2 * left, 240 - 2 * top), Image.Resampling.BOX)
+    frame[top : 240 - top, left : 320 - left] = np.asarray(inner)
+    return frame
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (31, 0), (5, 0), (0, 40), (0, 100), (30, 40)])
+@pytest.mark.parametrize("level", [0, 16, 255])
+def test_bars_hide_no_cut(top: int, left: int, level: int):
+    """Letterbox, pillarbox, a phone's upright picture, both: what stays over the cut isn't the picture."""
+    before, after = (framed(texture(seed), top, left, level) for seed in (0, 1))
+    moved = framed(np.roll(texture(0), 20, axis=1), top, left, level)
+    assert score(before, after) >= CUT > score(before, moved)
+
+
+def test_bars_are_those_of_both_frames():
+    """A dark scene may look as if its bars were wider; and a subtitle stands in one."""
+    narrow = framed(texture(0), 20, 0)
+    dark = narrow.copy()
+    dark[:80] = 0
+    assert look(narrow).bars == (21, 21, 0, 0) and look(dark).bars == (81, 21, 0, 0)
+    assert score(narrow, dark) < CUT
+    narrow[224:236, 100:200:2] = 255
+    assert look(narrow).bars == (21, 21, 0, 0)
+    assert look(texture(0)).bars == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("size", [(17, 9), (48, 64), (240, 321), (1080, 1920)])
@@ -96,6 +134,8 @@ def test_recall_and_false_alarms_over_all_kinds_of_pairs():
     shares = {kind: float((found >= CUT).mean()) for (_, kind), found in scores.items()}
     assert shares["two shots"] >= 0.97 and shares["two toy scenes"] >= 0.95
     assert shares["disjoint views of a scene"] >= 0.8
+    assert shares["two shots, bars"] >= 0.9 and shares["one shot, bars"] <= 0.03
+    assert shares["one shot, strobe"] <= 0.12
     assert shares["one shot"] <= 0.01 and shares["one toy scene"] == 0.0
     assert max(shares[kind] for kind in shares if kind.startswith(("pan", "zoom", "light"))) <= 0.04
     assert shares["large object enters"] <= 0.1

@@ -11,6 +11,7 @@ import torch
 from ravst_ray.errors import ConfigError, StepError
 from ravst_ray.grounding.grounding_dino import (
     GroundingDino,
+    _is_visible,
     _to_pixels,
     build_prompts,
     clean_phrase,
@@ -107,6 +108,13 @@ def test_one_place_is_claimed_by_one_name():
 def test_boxes_are_cut_to_the_frame():
     box = _to_pixels(np.array([0.5, 0.1, 0.5, 0.4]), 80, 40)
     assert box == pytest.approx((20.0, 0.0, 60.0, 12.0))
+
+
+def test_what_is_left_at_the_edge_is_a_pixel_wide_at_least():
+    """Of a box that begins 0.02 px before the right edge, 159.98 to 160 px, boxes to 0.1 px would have no width."""
+    assert not _is_visible(_to_pixels(np.array([1.0, 0.5, 0.00025, 0.5]), 160, 120))
+    assert not _is_visible(_to_pixels(np.array([0.5, -0.25, 0.5, 0.5]), 160, 120))
+    assert _is_visible(_to_pixels(np.array([0.5, 0.5, 1 / 160, 1 / 120]), 160, 120))
 
 
 @pytest.mark.parametrize("name", ["red drum", "man"])

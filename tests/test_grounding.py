@@ -107,6 +107,29 @@ def test_where_chunks_end_makes_no_difference_to_cuts():
         assert all(run.annotations == runs[0].annotations for run in runs)
 
 
+WHOLE = (0, 0, 160, 120)
+
+
+def test_a_flash_ends_no_track_and_delays_no_detection():
+    """White at 3, which the detector was due for, and at 5: nothing is looked at there."""
+    scene = Scene([Thing("drum", straight(0, 40, 1))])
+    detector = scene.detector()
+    white = [(range(t, t + 1), WHOLE, (255, 255, 255)) for t in (3, 5)]
+    item = make_item(["drum"], 9, paint=white)
+    (done,) = Ground(detector, scene.segmenter(), GroundingConfig(detect_every=3)).process(item).annotations
+    assert [(one.shot, frames_of(one)) for one in done.tracks] == [(0, [0, 1, 2, 4, 6, 7, 8])]
+    assert detector.looked_at == [0, 4, 8]
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 64])
+def test_black_between_two_shots_is_one_cut_and_black_within_a_shot_none(chunk: int):
+    scene = Scene([Thing("drum", straight(0, 40, 1))])
+    black = [(range(0, 2), WHOLE, (0, 0, 0)), (range(4, 7), WHOLE, (0, 0, 0)), (range(9, 10), WHOLE, (0, 0, 0))]
+    item = make_item(["drum"], 12, cuts=[5], paint=black)
+    (done,) = ground(scene, chunk_frames=chunk, detect_every=2).process(item).annotations
+    assert [(one.shot, frames_of(one)) for one in done.tracks] == [(0, [2, 3]), (1, [7, 8, 10, 11])]
+
+
 def test_a_cut_score_that_nothing_reaches_sees_no_cut():
     scene = Scene([Thing("drum", straight(0, 40, 1))])
     (done,) = ground(scene, cut_score=1.0).process(make_item(["drum"], 8, cuts=[4])).annotations
@@ -114,10 +137,10 @@ def test_a_cut_score_that_nothing_reaches_sees_no_cut():
 
 
 def test_objects_are_recognised_across_a_cut_by_their_colours_if_asked_to():
-    """A green and a white boy change places at the cut; a third, grey one is new."""
+    """A green and a white boy change sides at the cut; a third, grey one is new."""
     boys = [
-        Thing("boy", lambda t: (10, 20, 50, 60) if t < 4 else (100, 20, 140, 60)),
-        Thing("boy", lambda t: (100, 20, 140, 60) if t < 4 else (10, 20, 50, 60)),
+        Thing("boy", lambda t: (10, 20, 50, 60) if t < 4 else (110, 50, 150, 90)),
+        Thing("boy", lambda t: (100, 20, 140, 60) if t < 4 else (5, 60, 45, 100)),
         Thing("boy", away(straight(60, 70, 0, size=40), 0, 3)),
     ]
     colours = [(0, 255, 0), (255, 255, 255), (96, 96, 96)]
@@ -177,7 +200,7 @@ def test_provenance_says_with_what():
     assert done.provenance["detector"] == "some/dino" and done.provenance["segmenter"] == "some/sam"
     assert done.provenance["box_threshold"] == "0.4" and done.provenance["text_threshold"] == "0.3"
     assert done.provenance["transformers"].startswith("5.")
-    assert (done.provenance["cut_score"], done.provenance["max_instances"]) == ("0.3", "13")
+    assert (done.provenance["cut_score"], done.provenance["max_instances"]) == ("0.28", "13")
     assert done.provenance["track_step_s"] == ""
     dated = replace(make_item(NAMES, 2), provenance={"frame_step_s": "0.5"})
     assert ground(BUSY).process(dated).provenance["track_step_s"] == "0.5"  # as the frames are

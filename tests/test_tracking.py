@@ -78,6 +78,25 @@ def test_a_sure_mask_that_slid_onto_another_detected_object_holds_no_track_back(
     assert tracker.update(1, masks, found).adopted == {0: 0, 1: 1}
 
 
+def test_a_slip_of_the_name_frees_no_sure_mask_for_a_weak_detection_elsewhere():
+    """The man is called a woman for once, and something else a man: he stays where his mask is."""
+    tracker, place = Tracker(TrackingRules()), (10, 40, 30, 60)
+    tracker.update(0, {}, [detection(place)])
+    found = [detection(place, name=1), detection((120, 40, 140, 60))]
+    update = tracker.update(1, {0: ObjectMask(rectangle(place), 0.97)}, found)
+    assert update.adopted == {1: 1} and update.sightings[0].box == place
+
+
+@pytest.mark.parametrize("detected", [True, False])
+def test_of_two_masks_at_one_place_the_surer_one_is_seen(detected: bool):
+    """The first man's mask slid onto the second one, whom the detector doesn't see or isn't asked for."""
+    tracker, place = Tracker(TrackingRules()), (60, 40, 80, 60)
+    tracker.update(0, {}, [detection((10, 40, 30, 60)), detection(place)])
+    masks = {0: ObjectMask(rectangle(place), 0.9), 1: ObjectMask(rectangle(place), 0.97)}
+    update = tracker.update(1, masks, []) if detected else tracker.follow(1, masks)
+    assert {track_id: one.box for track_id, one in update.sightings.items()} == {1: place}
+
+
 def test_a_sure_mask_that_touches_the_only_detection_shows_the_same_object():
     """It grew over the background, to an IoU of 0.2 with what was detected."""
     tracker = Tracker(TrackingRules())
@@ -110,6 +129,42 @@ def test_of_a_crowd_those_are_looked_at_who_are_followed():
     weak = [Detection(0, box, 0.4) for box in places]
     assert tracker.choose(masks, [*others, *bells, *weak]) == [*bells, *weak]
     assert Tracker(TrackingRules(max_instances=1)).choose({}, others) == others[:2]
+
+
+def test_those_in_view_are_followed_rather_than_those_that_left():
+    """The camera pans from three men to a crowd: as many of it are seen as show that it is one."""
+    tracker = Tracker(TrackingRules(max_instances=3))
+    tracker.update(0, {}, [detection((0, 30 * i, 15, 30 * i + 15)) for i in range(3)])
+    gone = {track_id: ObjectMask(rectangle(None), 0.1) for track_id in range(3)}
+    update = tracker.update(1, gone, [detection((140, 30 * i, 155, 30 * i + 15)) for i in range(4)])
+    assert len(update.sightings) == 4 and update.forgotten == (0, 1, 2)
+    assert set(update.adopted) == {3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_detection_is_left_out_only_where_a_crowd_is_seen(seed: int):
+    """Men who run about; masks that are lost, slide or are unsure; a detector that overlooks every fifth one."""
+    rng, most = np.random.default_rng(seed), 4
+    tracker, places = Tracker(TrackingRules(max_instances=most - 1)), rng.uniform(0, 100, (int(rng.integers(3, 9)), 2))
+    shown: dict[int, int] = {}  # track -> man
+    for frame in range(12):
+        places = np.clip(places + rng.normal(0, 12, places.shape), 0, 98).round()
+        boxes = [(x, y, x + 20, y + 20) for x, y in places.tolist()]
+        masks = {}
+        for track_id, man in shown.items():
+            where = [boxes[man], boxes[rng.integers(len(boxes))], None][rng.choice(3, p=[0.7, 0.15, 0.15])]
+            masks[track_id] = ObjectMask(rectangle(where), float(rng.choice([0.97, 0.3])))
+        seen = [man for man in range(len(boxes)) if rng.random() < 0.8]
+        offered = [Detection(man, boxes[man], float(rng.uniform(0.4, 0.9))) for man in seen]
+        chosen = tracker.choose(masks, [Detection(0, one.box_xyxy_px, one.score) for one in offered])
+        update = tracker.update(frame, masks, [detection(one.box_xyxy_px) for one in chosen])
+        shown |= {
+            track_id: next(one.phrase for one in offered if one.box_xyxy_px == chosen[index].box_xyxy_px)
+            for track_id, index in update.adopted.items()
+        }
+        shown = {track_id: man for track_id, man in shown.items() if track_id not in update.forgotten}
+        assert len(update.adopted) == len(chosen) or len(update.sightings) >= most
+        assert len(shown) <= most
 
 
 @pytest.mark.parametrize("absent", [2, 9])

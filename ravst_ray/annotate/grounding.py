@@ -8,7 +8,8 @@ Frames are decoded a chunk at a time and streamed through the segmenter's memory
 hour of video needs as much memory as a minute, and where chunks end makes no difference to the tracks.
 
 At a cut, memory and tracker begin anew, and the detector looks at the first frame after it: no track crosses a cut,
-unless the run asks for objects to be recognised by their colours.
+unless the run asks for objects to be recognised by their colours. A frame in which nothing can be seen (black, white,
+the flash of a camera) is passed over: whether a cut lies there, the next picture tells.
 """
 
 from __future__ import annotations
@@ -154,20 +155,24 @@ class Ground(Step):
         return list(paths.values()) if config.reidentify is None else _reidentified(paths.values(), config.reidentify)
 
     def _looked_at(self, frames: Frames, indices: Sequence[int], names: Sequence[str]) -> Iterator[_LookedAt]:
-        """The frames, chunk by chunk; the detector is due every ``detect_every`` of a shot, from its first on."""
-        size, first, before = self._config.chunk_frames, 0, None
+        """The frames that show anything, chunk by chunk; of each shot the first is due for the detector, and so on."""
+        size, every, place, before = self._config.chunk_frames, self._config.detect_every, 0, None
         for start in range(0, len(indices), size):
-            chunk = [_decode(frames.jpegs[index]) for index in indices[start : start + size]]
-            looks = [look(frame) for frame in chunk]
-            cuts = {offset for offset, (one, other) in enumerate(_pairs(before, looks)) if self._is_cut(one, other)}
-            before, due = looks[-1], []
-            for offset in range(len(chunk)):
-                first = start + offset if offset in cuts else first
-                if (start + offset - first) % self._config.detect_every == 0:
-                    due.append(offset)
-            found = dict(zip(due, self._detector.detect([chunk[offset] for offset in due], names), strict=True))
-            for offset, frame in enumerate(chunk):
-                yield _LookedAt(start + offset, frame, found.get(offset), offset in cuts)
+            chunk, cuts, due = {}, set(), []
+            for number, index in enumerate(indices[start : start + size], start):
+                frame = _decode(frames.jpegs[index])
+                seen = look(frame)
+                if seen.plain:
+                    continue
+                if self._is_cut(before, seen):
+                    cuts.add(number)
+                place = 0 if before is None or number in cuts else place + 1
+                if place % every == 0:
+                    due.append(number)
+                chunk[number], before = frame, seen
+            found = dict(zip(due, self._detector.detect([chunk[number] for number in due], names), strict=True))
+            for number, frame in chunk.items():
+                yield _LookedAt(number, frame, found.get(number), number in cuts)
 
     def _is_cut(self, before: Look | None, after: Look) -> bool:
         return before is not None and unlikeness(before, after) >= self._config.cut_score
@@ -226,10 +231,6 @@ def _reidentified(paths: Iterable[_Path], threshold: float) -> list[_Path]:
     for first, path in zip(same_objects(looks, threshold), parts, strict=True):
         joined.setdefault(first, _Path(path.name, path.shot)).spots.extend(path.spots)
     return list(joined.values())
-
-
-def _pairs(before: Look | None, looks: Sequence[Look]) -> Iterator[tuple[Look | None, Look]]:
-    return zip([before, *looks[:-1]], looks, strict=True)
 
 
 def _rounded(times_s: Iterable[float]) -> set[float]:

@@ -14,9 +14,9 @@ What it goes by, in this order:
    shows too much or too little of the object.
 3. An object that was given up and is seen again gets its old id back, if only one of that name is missing.
 4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago, or as many
-   of its name are followed as the rules allow.
+   of its name are in view as the rules allow to follow.
 5. A track without a detection is seen where its mask is sure, until it has missed too many detections in a row. A mask
-   that slid onto an object which was detected doesn't count.
+   that slid onto an object which was detected, or onto one whose own mask is surer, doesn't count.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Tracker:
 
     def follow(self, frame: int, masks: Mapping[int, ObjectMask]) -> Update:
         """A frame on which the detector was not run: tracks are seen where their masks are sure."""
-        return Update(self._undetected(frame, masks, set(self._live), []))
+        return Update(self._followed_on(frame, self._by_mask_alone(masks, set(self._live), [])))
 
     def update(self, frame: int, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask]) -> Update:
         """A frame with detections; ``masks`` are the live tracks' propagated masks, from before they are refreshed."""
@@ -119,20 +119,22 @@ class Tracker:
         self._several |= {name for name in names if names.count(name) > 1}
         pairs = self._by_mask(masks, found)
         disputed = self._disputed(masks, found, pairs)
-        pairs |= self._by_name(frame, masks, found, pairs, disputed)
-        pairs |= self._returned_or_new(found, set(pairs.values()) | disputed)
+        objects = [one.seen.mask for index, one in enumerate(found) if index not in disputed]
+        elsewhere = set(self._by_mask_alone(masks, set(self._live) - set(pairs), objects))
+        pairs |= self._by_name(frame, masks, found, pairs, disputed, elsewhere)
+        for track_id in set(self._live) - set(pairs):
+            self._live[track_id].missed += 1
+        over = [i for i, track in self._live.items() if i not in pairs and self._is_over(track)]
+        given_up = {track_id: self._live.pop(track_id) for track_id in over}
+        out_of_sight = set(self._live) - set(pairs) - elsewhere
+        pairs |= self._returned_or_new(found, set(pairs.values()) | disputed, out_of_sight, given_up)
+        self._lost |= given_up
         sightings = {track_id: _detected(found[index]) for track_id, index in pairs.items()}
-        undetected = set(self._live) - set(pairs)
         for track_id, index in pairs.items():
             self._refresh(track_id, frame, found[index])
-        for track_id in undetected:
-            self._live[track_id].missed += 1
-        forgotten = [track_id for track_id in sorted(undetected) if self._is_over(self._live[track_id])]
-        for track_id in forgotten:
-            self._lost[track_id] = self._live.pop(track_id)
         taken = [found[index].seen.mask for index in pairs.values()]
-        sightings |= self._undetected(frame, masks, undetected - set(forgotten), taken)
-        return Update(sightings, pairs, tuple(forgotten))
+        sightings |= self._followed_on(frame, self._by_mask_alone(masks, set(self._live) - set(pairs), taken))
+        return Update(sightings, pairs, tuple(sorted(given_up)))
 
     def choose(self, masks: Mapping[int, ObjectMask], found: Sequence[Detection]) -> list[Detection]:
         """Of each name no more detections than objects are followed: those on followed ones, then the best scores."""
@@ -192,13 +194,13 @@ class Tracker:
         found: Sequence[DetectedMask],
         pairs: Mapping[int, int],
         disputed: set[int],
+        elsewhere: set[int],
     ) -> dict[int, int]:
         """Track id -> detection index among what is left: the only one of its name, or the nearest within reach."""
         ids = [track_id for track_id in self._live if track_id not in pairs]
         free = [index for index in range(len(found)) if index not in disputed | set(pairs.values())]
         nearness = np.zeros((len(ids), len(free)))
         allowed = np.zeros(nearness.shape, dtype=bool)
-        elsewhere = self._surely_elsewhere(masks, found, ids)
         for row, track_id in enumerate(ids):
             track = self._live[track_id]
             reach = _REACH * diagonal(track.box) * (frame - track.last_frame)
@@ -211,24 +213,25 @@ class Tracker:
                 allowed[row, column] = track.name == found[index].name and free_to_go and near
         return {ids[row]: free[column] for row, column in _assign(nearness, allowed)}
 
-    def _surely_elsewhere(
-        self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask], ids: Sequence[int]
-    ) -> set[int]:
-        """Those of the tracks whose mask is sure, and not on an object that was detected."""
-        sure = [track_id for track_id in ids if self._is_sure(masks.get(track_id))]
-        iou = mask_iou([masks[track_id].mask for track_id in sure], [one.seen.mask for one in found])
-        taken = iou.max(axis=1, initial=0.0) >= self._rules.match_iou
-        return {track_id for track_id, slid in zip(sure, taken, strict=True) if not slid}
+    def _returned_or_new(
+        self, found: Sequence[DetectedMask], settled: set[int], out_of_sight: set[int], given_up: dict[int, _Track]
+    ) -> dict[int, int]:
+        """Track id -> detection index of objects that nobody follows: a lost one's old id, or the next new one.
 
-    def _returned_or_new(self, found: Sequence[DetectedMask], settled: set[int]) -> dict[int, int]:
-        """Track id -> detection index of objects that nobody follows: a lost one's old id, or the next new one."""
+        Where as many of a name are followed as may be, one that is out of sight joins those ``given_up``. So a
+        detection is left out only where so many of its name are in view that it is a crowd.
+        """
         pairs: dict[int, int] = {}
         for index, one in enumerate(found):
             if index in settled:
                 continue
-            missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
             if self._followed(one.name) >= self._rules.most_followed:
-                continue
+                idle = [i for i in sorted(out_of_sight & set(self._live)) if self._live[i].name == one.name]
+                if not idle:
+                    continue
+                longest = max(idle, key=lambda track_id: self._live[track_id].missed)
+                given_up[longest] = self._live.pop(longest)
+            missing = [track_id for track_id, track in self._lost.items() if track.name == one.name]
             if len(missing) == 1:
                 track_id = missing[0]
                 self._live[track_id] = self._lost.pop(track_id)
@@ -243,18 +246,27 @@ class Tracker:
         track.box, track.last_frame, track.missed = one.box, frame, 0
         track.hits += 1
 
-    def _undetected(
-        self, frame: int, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]
+    def _by_mask_alone(
+        self, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]
     ) -> dict[int, Sighting]:
-        """Sightings of tracks by their masks alone; ``taken`` are masks of objects that were detected."""
-        sure = {track_id: masks[track_id] for track_id in sorted(ids) if self._is_sure(masks.get(track_id))}
-        slid = mask_iou([seen.mask for seen in sure.values()], taken).max(axis=1, initial=0.0)
-        sightings = {}
-        for overlap, (track_id, seen) in zip(slid, sure.items(), strict=True):
+        """Where tracks surely are without a detection; ``taken`` are masks of objects that were detected.
+
+        A place is one object's. Where several masks claim it, it is the surest one's: the others slid onto it.
+        """
+        sure = sorted((i for i in ids if self._is_sure(masks.get(i))), key=lambda i: (-masks[i].score, i))
+        claimed, sightings = list(taken), {}
+        for track_id in sure:
+            seen = masks[track_id]
             box = mask_box(without_specks(seen.mask))
-            if overlap < self._rules.match_iou and box is not None:
+            if mask_iou([seen.mask], claimed).max(initial=0.0) < self._rules.match_iou and box is not None:
                 sightings[track_id] = Sighting(box, seen.score, seen.mask, detected=False)
-                self._live[track_id].box, self._live[track_id].last_frame = box, frame
+                claimed.append(seen.mask)
+        return sightings
+
+    def _followed_on(self, frame: int, sightings: dict[int, Sighting]) -> dict[int, Sighting]:
+        """The same sightings, from which the tracks know where they are."""
+        for track_id, sighting in sightings.items():
+            self._live[track_id].box, self._live[track_id].last_frame = sighting.box, frame
         return sightings
 
 

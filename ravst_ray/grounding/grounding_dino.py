@@ -210,7 +210,7 @@ class GroundingDino:
                 for query, phrase, score in name_boxes(probs, prompt.spans, self.box_threshold, self.text_threshold):
                     box = _to_pixels(boxes[query], width, height)
                     found.append(Detection(prompt.names[phrase], box, score))
-        return [suppress([one for one in found if _has_area(one.box_xyxy_px)], self.nms_iou) for found in found_B]
+        return [suppress([one for one in found if _is_visible(one.box_xyxy_px)], self.nms_iou) for found in found_B]
 
 
 def _to_pixels(box_cxcywh: np.ndarray, width: int, height: int) -> Box:
@@ -221,5 +221,6 @@ def _to_pixels(box_cxcywh: np.ndarray, width: int, height: int) -> Box:
     return x1, y1, x2, y2
 
 
-def _has_area(box: Box) -> bool:
-    return box[2] > box[0] and box[3] > box[1]
+def _is_visible(box: Box) -> bool:
+    """Whether a box is a pixel wide and high at least: a sliver at the edge would round to none."""
+    return box[2] - box[0] >= 1.0 and box[3] - box[1] >= 1.0

@@ -13,7 +13,10 @@ from ravst_ray.records import Box
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected box, in pixels of the given frame. ``phrase`` indexes the list of names that was asked for."""
+    """One detected box, in pixels of the given frame, which it doesn't leave; a pixel wide and high at least.
+
+    ``phrase`` indexes the list of names that was asked for.
+    """
 
     phrase: int
     box_xyxy_px: Box
