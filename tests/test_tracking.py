@@ -178,10 +178,10 @@ def test_an_object_that_leaves_and_returns_gets_its_old_id(absent: int):
 
 def test_a_missed_detection_is_bridged_by_the_mask():
     drum = Thing("red drum", straight(0, 40, 6))
-    scene = Scene([drum], missed={(0, 3), (0, 4)}, score=0.6)
+    scene = Scene([drum], missed={(0, 3), (0, 4)}, score=0.85)
     (only,) = track(scene, ["red drum"], 8)
     assert frames_of(only) == list(range(8)) and follows(only, drum)
-    assert only.scores == (0.8, 0.8, 0.8, 0.6, 0.6, 0.8, 0.8, 0.8)
+    assert only.scores == (0.8, 0.8, 0.8, 0.85, 0.85, 0.8, 0.8, 0.8)
     assert only.detected == (True, True, True, False, False, True, True, True)
 
 
@@ -226,6 +226,27 @@ def test_a_mask_that_slid_onto_a_detected_object_is_not_seen_there():
     drum = Thing("drum", lambda t: straight(20, 40, 10)(t) if t < 4 else bell.where(t))
     tracks = track(Scene([bell, drum], missed={(1, t) for t in range(4, 9)}), ["bell", "drum"], 9)
     assert {one.name: frames_of(one) for one in tracks} == {"bell": list(range(9)), "drum": [0, 1, 2, 3]}
+
+
+def test_a_mask_alone_that_ran_into_something_is_not_where_the_object_is():
+    """20 x 20 px become 50 x 20 = 2.5 times the area, which may be, or 51 x 20, which may not."""
+    for right, there in ((60, True), (61, False)):
+        tracker = Tracker(TrackingRules())
+        tracker.update(0, {}, [detection((10, 40, 30, 60))])
+        seen = tracker.update(1, {0: ObjectMask(rectangle((10, 40, right, 60)), 0.97)}, []).sightings
+        assert (0 in seen) == there
+
+
+def test_a_detection_that_took_in_a_neighbour_gives_way_to_the_sure_mask():
+    """The drum's detection reaches to the far side of the bell: 48 px wide, its mask 20."""
+    drum, bell, both = (10, 40, 30, 60), (36, 40, 56, 60), (10, 40, 58, 60)
+    for score, box in ((0.9, drum), (0.5, both)):
+        tracker = Tracker(TrackingRules())
+        tracker.update(0, {}, [detection(drum), detection(bell, name=1)])
+        masks = {0: ObjectMask(rectangle(drum), score), 1: ObjectMask(rectangle(bell), 0.9)}
+        update = tracker.update(1, masks, [detection(both), detection(bell, name=1)])
+        assert {track_id: one.box for track_id, one in update.sightings.items()} == {0: box, 1: bell}
+        assert tracker.next_id == 2
 
 
 def test_overlapping_masks_do_not_overwrite_each_other():

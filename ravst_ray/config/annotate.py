@@ -87,7 +87,7 @@ class GroundingConfig(StrictModel):
     batch_frames: int = Field(8, ge=1, description="frames per detector forward")
     detect_every: int = Field(2, ge=1, description="frames between two detections")
     match_iou: float = Field(0.5, ge=0, le=1, description="mask IoU from which a detection is an existing track")
-    keep_score: float = Field(0.5, ge=0, le=1, description="an undetected track lives on while its mask is this sure")
+    keep_score: float = Field(0.8, ge=0, le=1, description="an undetected track lives on while its mask is this sure")
     max_missed: int = Field(4, ge=1, description="detections in a row that a track may miss before it is let go")
     chunk_frames: int = Field(64, ge=2, description="frames that are in memory at once")
     track_step_s: float | None = Field(
