@@ -237,18 +237,6 @@ def test_a_mask_alone_that_ran_into_something_is_not_where_the_object_is():
         assert (0 in seen) == there
 
 
-def test_a_detection_that_took_in_a_neighbour_gives_way_to_the_sure_mask():
-    """The drum's detection reaches to the far side of the bell: 48 px wide, its mask 20."""
-    drum, bell, both = (10, 40, 30, 60), (36, 40, 56, 60), (10, 40, 58, 60)
-    for score, box in ((0.9, drum), (0.5, both)):
-        tracker = Tracker(TrackingRules())
-        tracker.update(0, {}, [detection(drum), detection(bell, name=1)])
-        masks = {0: ObjectMask(rectangle(drum), score), 1: ObjectMask(rectangle(bell), 0.9)}
-        update = tracker.update(1, masks, [detection(both), detection(bell, name=1)])
-        assert {track_id: one.box for track_id, one in update.sightings.items()} == {0: box, 1: bell}
-        assert tracker.next_id == 2
-
-
 def test_overlapping_masks_do_not_overwrite_each_other():
     one, other = Thing("drum", straight(20, 20, 0, size=40)), Thing("bell", straight(30, 30, 0, size=40))
     tracks = track(Scene([one, other]), ["drum", "bell"], 2, masks=True)

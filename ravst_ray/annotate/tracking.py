@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ravst_ray.core.geometry import box_area, box_iou, centre_distance, diagonal, share_inside
+from ravst_ray.core.geometry import box_area, box_iou, centre_distance, diagonal
 from ravst_ray.core.masks import mask_box, mask_iou, without_specks
 from ravst_ray.grounding.protocols import Detection, ObjectMask
 from ravst_ray.records import Box
@@ -35,8 +35,6 @@ from ravst_ray.records import Box
 _AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects
 _RIM = 0.1  # share of a mask that another one covers by accident
 _LEAK = 2.5  # how many times its last area a mask alone may cover a frame later: beyond, it ran into something else
-_SWOLLEN = 1.5  # how many times its mask's box a detection may be that holds another one
-_TAKEN_IN = 0.8  # share of a box that lies in another one
 _REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
 
 
@@ -120,9 +118,8 @@ class Tracker:
         """A frame with detections; ``masks`` are the live tracks' propagated masks, from before they are refreshed."""
         names = [one.name for one in found]
         self._several |= {name for name in names if names.count(name) > 1}
-        merged = self._merged(masks, found)
-        pairs = {track_id: index for track_id, index in self._by_mask(masks, found).items() if index not in merged}
-        disputed = self._disputed(masks, found, pairs) | merged
+        pairs = self._by_mask(masks, found)
+        disputed = self._disputed(masks, found, pairs)
         objects = [one.seen.mask for index, one in enumerate(found) if index not in disputed]
         elsewhere = set(self._by_mask_alone(masks, set(self._live) - set(pairs), objects))
         pairs |= self._by_name(frame, masks, found, pairs, disputed, elsewhere)
@@ -172,24 +169,6 @@ class Tracker:
         same = np.array([[self._live[track_id].name == one.name for one in found] for track_id in ids], dtype=bool)
         allowed = same.reshape(iou.shape) & (iou >= self._rules.match_iou) & (iou > 0)
         return {ids[row]: column for row, column in _assign(iou, allowed)}
-
-    def _merged(self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask]) -> set[int]:
-        """Detections that took in another name's beside their own object, which is followed by a sure, smaller mask."""
-        boxes = {i: box for i in self._live if self._is_sure(masks.get(i)) and (box := mask_box(masks[i].mask))}
-        return {
-            index
-            for index, one in enumerate(found)
-            for track_id, box in boxes.items()
-            if self._live[track_id].name == one.name
-            and share_inside(box, one.box) >= _TAKEN_IN
-            and box_area(one.box) > _SWOLLEN * box_area(box)
-            and any(
-                other.name != one.name
-                and share_inside(other.box, one.box) >= _TAKEN_IN
-                and share_inside(other.box, box) < _TAKEN_IN
-                for other in found
-            )
-        }
 
     def _disputed(
         self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask], pairs: Mapping[int, int]

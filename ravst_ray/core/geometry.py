@@ -41,19 +41,6 @@ def box_area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def share_inside(inner: Box, outer: Box) -> float:
-    """The share of a box's area, in [0, 1], that lies in another one; 0 for a box without area.
-
-    >>> share_inside((0, 0, 10, 10), (5, 0, 90, 90))
-    0.5
-    """
-    x1, y1, x2, y2 = (
-        max(pair) if place < 2 else min(pair) for place, pair in enumerate(zip(inner, outer, strict=True))
-    )
-    area = box_area(inner)
-    return box_area((x1, y1, x2, y2)) / area if area else 0.0
-
-
 def diagonal(box: Box) -> float:
     """Length of a box's diagonal, pixels."""
     return hypot(box[2] - box[0], box[3] - box[1])
