@@ -196,6 +196,15 @@ def test_names_that_may_mean_the_same_are_not_asked_for():
     assert left_out(*pairs) == {"ambiguous_name": 4}
 
 
+def test_but_for_when_they_sound_if_that_is_the_same_for_both():
+    both = event_at(1, 0.0, 3.0, "man", "old man")
+    temporal = sorted((p.task, *told(p)[0][:2]) for p in ask(both) if p.task != "AVSR")
+    assert temporal == [("AVTR", "man", (0.0, 3.0)), ("AVTR", "old man", (0.0, 3.0))]
+    assert left_out(both) == {"ambiguous_name": 2}
+    assert left_out(both, when="visible") == {"ambiguous_name": 4}
+    assert left_out(both, event_at(2, 8.0, 10.0, "old man")) == {"ambiguous_name": 6}
+
+
 def test_events_that_are_not_asked_about_count_as_moments():
     context = replace(event_at(2, 8.0, 10.0, "dog"), tracks=(), event=Event(2, 8.0, 10.0, "label", asked=False))
     pairs = ask(event_at(1, 0.0, 3.0, "dog"), context)

@@ -206,7 +206,7 @@ class _Writer:
         """Why a moment isn't asked for."""
         if length(when) <= 0:
             return "no_length"
-        if is_ambiguous(key, self._moments):
+        if is_ambiguous(key, self._moments, elsewhere=task == WHEN.name and self._rules.when == "event"):
             return "ambiguous_name"
         if task == WHEN.name:
             return None
