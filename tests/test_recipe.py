@@ -212,6 +212,7 @@ def test_published_boxes_are_one_a_second_from_the_start_of_the_event_on(pairs):
                 found["lines"] += len(times_s)
                 found["on our grid"] += sum(time_s in grid_s for time_s in times_s)
                 found["without area"] += len(times_s) - len(real_lines(one))
+                found["no whole pixels"] += sum(x % 1 > 0 for _, box in one.where for x in box)
                 found["begin at the start"] += min(times_s) == start_s
                 found["begin before"] += min(times_s) < start_s
                 found["end after"] += max(times_s) > end_s
@@ -225,6 +226,7 @@ def test_published_boxes_are_one_a_second_from_the_start_of_the_event_on(pairs):
         "lines": 22_523,
         "on our grid": 21_916,
         "without area": 2_132,
+        "no whole pixels": 0,
         "begin at the start": 719,
         "begin before": 29,
         "end after": 0,
