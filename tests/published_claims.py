@@ -98,7 +98,8 @@ def _tracked(one: EventAnnotation, told: dict[Claim, ObjectAnswer], snapped: boo
             continue
         lines = [(time_s, STAND_IN) for time_s in grid_s] if answer.where is None else list(answer.where)
         if snapped:
-            lines = [(min(grid_s, key=lambda time_s, line=line: abs(time_s - line[0])), line[1]) for line in lines]
+            last = len(grid_s) - 1
+            lines = [(grid_s[min(max(round(time_s - grid_s[0]), 0), last)], box) for time_s, box in lines]
         tracks += _tracks(thing, lines, len(tracks))
     return replace(one, frame_times_s=grid_s, tracks=tuple(tracks))
 

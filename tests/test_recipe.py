@@ -305,8 +305,8 @@ def compared(video, of_video, end_s):
             question = (
                 "by place" if re.sub(" (first|second) moment", " moment", own.question) == pair.question else "new"
             )
-        answers = {render(tidy(pair)): "tidied", pair.answer: "same"}
-        yield pair.task, question, answers.get(own.answer, "new")
+        answer = "same" if own.answer == pair.answer else "tidied" if own.answer == render(tidy(pair)) else "new"
+        yield pair.task, question, answer
 
 
 def subject(pair, interval):
