@@ -148,7 +148,7 @@ def test_which_one_of_several_instances_sounds():
     assert verdict(annotation(track(), *silent)) == ("accepted", ())
 
 
-@pytest.mark.parametrize("name", ["dogs", "two dogs", "group of people"])
+@pytest.mark.parametrize("name", ["dogs", "two dogs", "group of people", "brass band"])
 def test_a_name_that_means_several_may_have_several_boxes(name):
     two = (track(name), track(name, boxes=[square(200, 200)] * 4, shot=0))
     assert verdict(annotation(*two, objects=(SceneObject(name, True),))) == ("accepted", ())

@@ -196,6 +196,15 @@ def test_names_that_may_mean_the_same_are_not_asked_for():
     assert left_out(*pairs) == {"ambiguous_name": 4}
 
 
+def test_but_for_when_they_sound_if_that_is_the_same_for_both():
+    both = event_at(1, 0.0, 3.0, "man", "old man")
+    temporal = sorted((p.task, *told(p)[0][:2]) for p in ask(both) if p.task != "AVSR")
+    assert temporal == [("AVTR", "man", (0.0, 3.0)), ("AVTR", "old man", (0.0, 3.0))]
+    assert left_out(both) == {"ambiguous_name": 2}
+    assert left_out(both, when="visible") == {"ambiguous_name": 4}
+    assert left_out(both, event_at(2, 8.0, 10.0, "old man")) == {"ambiguous_name": 6}
+
+
 def test_events_that_are_not_asked_about_count_as_moments():
     context = replace(event_at(2, 8.0, 10.0, "dog"), tracks=(), event=Event(2, 8.0, 10.0, "label", asked=False))
     pairs = ask(event_at(1, 0.0, 3.0, "dog"), context)
@@ -219,12 +228,13 @@ def test_when_is_the_event_or_what_is_seen_of_it():
     assert told(ask(once, when="visible")[-1]) == [("dog", (20.0, 31.0), [20.0, 31.0])]
 
 
-def test_intervals_end_with_the_file():
-    pairs = ask(event_at(1, 2.0, 9.0, "dog"), end_s=8.27)
-    assert [told(pairs[0])[0][1], pairs[1].question[:55]] == [
-        (2.0, 8.2),
-        "What visible object(s) make sound between 2.0 and 8.2, ",
-    ]
+@pytest.mark.parametrize(("file_end_s", "told_s"), [(8.27, 8.3), (8.249, 8.2)])
+def test_intervals_end_with_the_file(file_end_s, told_s):
+    """Its end is rounded as all times are: an event that ends with it would be told a tenth too short otherwise."""
+    for event_end_s in (file_end_s, 9.0):
+        pairs = ask(event_at(1, 2.0, event_end_s, "dog"), end_s=file_end_s)
+        assert told(pairs[0])[0][1] == (2.0, told_s)
+        assert pairs[1].question.startswith(f"What visible object(s) make sound between 2.0 and {told_s}, ")
 
 
 def test_an_interval_that_rounds_to_nothing_is_not_asked_about():
@@ -297,6 +307,7 @@ def test_an_object_without_a_box_is_asked_for_nowhere(audible):
     pairs = ask(annotation(track("ghost", audible, times_s=()), track("dog"), objects=named))
     assert [p.task for p in pairs] == ["AVTR", "AVSR", "AVSTR"]
     assert not any("ghost" in p.question + p.answer for p in pairs)
+    assert left_out(annotation(track("dog"), objects=named)) == ({"never_visible": 2} if audible else {})
 
 
 def test_one_name_audible_and_silent_is_kept_apart():

@@ -43,9 +43,19 @@ def _chained(events: Sequence[EventAnnotation]) -> list[Moment]:
     return moments
 
 
-def is_ambiguous(key: NameKey, moments: dict[NameKey, list[Moment]]) -> bool:
-    """Whether another name that sounds in the video may mean the same thing ("man", "old man")."""
-    return any(other != key and may_be_same(key, other) for other in moments)
+def is_ambiguous(key: NameKey, moments: dict[NameKey, list[Moment]], elsewhere: bool = False) -> bool:
+    """Whether another name that sounds in the video may mean the same thing ("man", "old man").
+
+    Args:
+        key: the name.
+        moments: those of all names.
+        elsewhere: count only names that sound at other times; of the same times, either has the same ``<when>``.
+    """
+    spans = [one.interval_s for one in moments[key]]
+    return any(
+        other != key and may_be_same(key, other) and not (elsewhere and [one.interval_s for one in found] == spans)
+        for other, found in moments.items()
+    )
 
 
 def asked_as(

@@ -21,6 +21,7 @@ from ravst_ray.annotate.step import Step
 from ravst_ray.annotate.unite import interval_of
 from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.core.answers import BoxLine, ObjectAnswer, render
+from ravst_ray.core.frame_times import round_to_tenth
 from ravst_ray.core.intervals import Interval, length
 from ravst_ray.core.names import normal_words
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
@@ -86,9 +87,10 @@ def questions_of(
 ) -> tuple[tuple[QAPair, ...], Counter[str]]:
     """The questions of a video with their ids, and how many were left out for which reason.
 
-    Reasons: ``no_length`` (an interval that rounds to nothing can't be answered rightly), ``repeated`` (a name that
-    sounds several times), ``ambiguous_name``, ``crowd``, ``half_tracked`` (the moment goes on in an event that isn't
-    asked about), ``too_long`` (``max_answer_tokens``), ``balance`` (``per_event``).
+    Reasons: ``no_length`` (an interval that rounds to nothing can't be answered rightly), ``never_visible`` (a name
+    that sounds has no box), ``repeated`` (one that sounds several times), ``ambiguous_name``, ``crowd``,
+    ``half_tracked`` (the moment goes on in an event that isn't asked about), ``too_long`` (``max_answer_tokens``),
+    ``balance`` (``per_event``).
     """
     rules = rules or QuestionsConfig()
     found, left_out = drafts(annotations, end_s, rules, max_instances)
@@ -135,7 +137,7 @@ class _Writer:
         self, annotations: Sequence[EventAnnotation], end_s: float, rules: QuestionsConfig, max_instances: int
     ):
         self._annotations = annotations
-        self._end_s = math.floor(end_s * 10 + 1e-6) / 10
+        self._end_s = float(round_to_tenth(end_s))
         self._rules = rules
         self._max_instances = max_instances
         self._moments = moments_by_name(annotations)
@@ -182,7 +184,10 @@ class _Writer:
         moments = self._moments[key]
         moment = next(moment for moment in moments if any(event is one for event in moment.events))
         lines = _lines_of_moment(moment, key)
-        if one is not next((event for event in moment.events if event.event.asked and event.tracks), None) or not lines:
+        if one is not next((event for event in moment.events if event.event.asked and event.tracks), None):
+            return
+        if not lines:
+            self.left_out["never_visible"] += len(_TEMPORAL_TASKS)
             return
         when = self._when(moment, lines)
         seen = [bool(_lines_of_moment(other, key)) for other in moments]
@@ -201,7 +206,7 @@ class _Writer:
         """Why a moment isn't asked for."""
         if length(when) <= 0:
             return "no_length"
-        if is_ambiguous(key, self._moments):
+        if is_ambiguous(key, self._moments, elsewhere=task == WHEN.name and self._rules.when == "event"):
             return "ambiguous_name"
         if task == WHEN.name:
             return None

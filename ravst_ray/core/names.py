@@ -81,6 +81,7 @@ _SEVERAL = frozenset(
         "crowd",
     ]
 )
+_COLLECTIVE = frozenset(["audience", "band", "cattle", "choir", "orchestra", "team"])
 _NOT_PLURAL = frozenset(["news", "lens", "gas", "series", "species", "canvas"])
 
 
@@ -108,13 +109,15 @@ def singular(word: str) -> str:
 
 
 def is_plural(name: str) -> bool:
-    """Whether a name means several things: its last word is a plural, or a number above one stands in it.
+    """Whether a name means several things: its last word is a plural or a collective, or a number above one is in it.
 
-    >>> is_plural("two young boys"), is_plural("a crowd of people"), is_plural("red drum")
-    (True, True, False)
+    >>> is_plural("two young boys"), is_plural("a crowd of people"), is_plural("brass band"), is_plural("red drum")
+    (True, True, True, False)
     """
     words = _WORD.findall(name.lower())
-    return bool(words) and (singular(words[-1]) != words[-1] or bool(_SEVERAL.intersection(words)))
+    if not words:
+        return False
+    return singular(words[-1]) != words[-1] or words[-1] in _COLLECTIVE or bool(_SEVERAL.intersection(words))
 
 
 @lru_cache(maxsize=65536)
