@@ -64,6 +64,11 @@ def test_published_intervals_are_single_segments(videos, asked):
     assert sum(interval in segments[video_id] for video_id, interval in intervals) / len(intervals) >= 0.99
 
 
+def test_videos_that_have_two_segments_of_one_interval(videos):
+    kept = map(segments_of, filter_videos(videos, FilterConfig(), seed=0).videos)
+    assert sum(len(set(segments)) < len(segments) for segments in kept) == 231
+
+
 def test_the_first_segment_is_what_most_questions_ask_about(videos, asked):
     first = {video.video_id: segments_of(video)[0] for video in videos}
     events = set(told(asked[0]))
