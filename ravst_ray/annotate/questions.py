@@ -204,7 +204,8 @@ class _Writer:
         moments = self._moments[key]
         moment = next(moment for moment in moments if any(event is one for event in moment.events))
         lines = self._lines(moment, key)
-        if one is not next(filter(self._is_asked, moment.events), None) or not lines:
+        first = next(event for event in moment.events if self._is_asked(event) and key in heard_here(event))
+        if one is not first or not lines:
             return
         when = self._when(moment, lines)
         seen = [length(other.interval_s) > 0 and bool(self._lines(other, key)) for other in moments]
