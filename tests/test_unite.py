@@ -58,7 +58,7 @@ def test_a_name_has_the_number_of_what_sounds():
 
 
 def test_people_are_told_apart_by_no_number_and_no_kind():
-    found = objects_of(event(1, 0, 5, ["dog"], ["old man", "person", "woman"]), event(2, 1, 2, ["two men", "boy"]))
+    found = objects_of(event(1, 0, 5, ["dog"], ["old man", "people", "woman"]), event(2, 1, 2, ["two men", "boy"]))
     assert [name for name, audible, _ in found[0] if not audible] == ["woman"]
 
 

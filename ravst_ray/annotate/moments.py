@@ -51,7 +51,7 @@ def is_ambiguous(name: str, annotations: Sequence[EventAnnotation]) -> bool:
     """Whether another name that sounds in the video may mean the same thing ("man" and "old man", "men", "person")."""
     meant = (normal_words(name), is_plural(name))
     return any(
-        (key, is_plural(other)) != meant and may_be_same(name, other)
+        (key, is_plural(other)) != meant and may_be_same(name, other, number_tells=True)
         for one in annotations
         for key, other in heard_here(one).items()
     )

@@ -161,18 +161,18 @@ def normal_words(name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=65536)
-def may_be_same(one: str, other: str) -> bool:
+def may_be_same(one: str, other: str, number_tells: bool = False) -> bool:
     """Whether one name may mean the thing that the other does: all words of the shorter are said by the longer.
 
     How many there are tells nothing ("two men" may be the old man and another), a word may stand for its kind ("person"
-    and "man", but not one man for "people"), and where no spaces part words, characters are compared.
+    and "man"), and where no spaces part words, characters are compared. With ``number_tells`` one man isn't "people".
 
     >>> may_be_same("man", "old man"), may_be_same("two men", "old man"), may_be_same("red drum", "blue drum")
     (True, True, False)
-    >>> may_be_same("person", "tall man"), may_be_same("people", "tall man"), may_be_same("人", "老人")
+    >>> may_be_same("person", "tall man"), may_be_same("people", "man", number_tells=True), may_be_same("人", "老人")
     (True, False, True)
     """
-    kinds = is_plural(one) == is_plural(other)
+    kinds = not number_tells or is_plural(one) == is_plural(other)
     short, long = sorted((_telling(one), _telling(other)), key=len)
     return all(any(_may_mean(word, said, kinds) for said in long) for word in short)
 
