@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from math import inf
 
 from ravst_ray.annotate.filter import number_events
 from ravst_ray.annotate.unite import NameKey, interval_of, unite
@@ -118,13 +119,19 @@ def _tracks(thing: SceneObject, lines: Iterable[BoxLine], first_id: int) -> list
     ]
 
 
-def tidy(pair: QAPair) -> list[ObjectAnswer]:
-    """A published answer without what ours never have: boxes without area, names without boxes, lines out of order."""
+def tidy(pair: QAPair, within_s: Interval = (0.0, inf)) -> list[ObjectAnswer]:
+    """A published answer without what ours never have: boxes without area, names without boxes, lines out of order.
+
+    Nor do they have times outside ``within_s``.
+    """
     told = []
     for one in objects_of(pair):
+        if one.when is not None:
+            one = replace(one, when=(max(one.when[0], within_s[0]), min(one.when[1], within_s[1])))
         if one.where is not None:
-            lines = tuple(sorted((line for line in one.where if is_real_box(line[1])), key=lambda line: line[0]))
-            one = replace(one, where=lines)
+            first_s, last_s = within_s
+            lines = (line for line in one.where if is_real_box(line[1]) and first_s <= line[0] <= last_s)
+            one = replace(one, where=tuple(sorted(lines, key=lambda line: line[0])))
         told.append(one)
     return [one for one in told if one.where != ()]
 

@@ -93,7 +93,9 @@ def test_matched_iou_takes_each_box_once():
         ("tennis", ("tennis",)),
         ("A person's hands", ("person", "hand")),
         ("the", ("the",)),
-        ("!", ()),
+        ("", ()),
+        ("🐕", ("🐕",)),
+        ("मोर", ("मोर",)),
     ],
 )
 def test_normal_form_of_names(name, words):

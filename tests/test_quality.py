@@ -25,8 +25,8 @@ def track(name="dog", audible=True, boxes=None, times_s=TIMES, score=0.8, detect
     return Track(0, name, audible, times_s, boxes, (score,) * len(times_s), detected=detected, shot=shot)
 
 
-def annotation(*tracks, objects=(DOG,), start_s=2.0, end_s=5.2, event_num=1):
-    return EventAnnotation(Event(event_num, start_s, end_s, "dog barking"), objects, TIMES, tracks)
+def annotation(*tracks, objects=(DOG,), start_s=2.0, end_s=5.2, event_num=1, label="dog barking"):
+    return EventAnnotation(Event(event_num, start_s, end_s, label), objects, TIMES, tracks)
 
 
 def check(*annotations, meta=META, loudness=LOUD, **config):
@@ -272,8 +272,8 @@ def test_questions_inherit_the_verdicts_of_the_events_that_they_rest_on():
     cat, cow = (SceneObject(name, True) for name in ("cat", "cow"))
     done = check(
         annotation(track()),
-        annotation(track("cat", score=0.1), objects=(cat,), event_num=2),
-        annotation(track("cow"), objects=(cow,), event_num=3, end_s=40.0),
+        annotation(track("cat", score=0.1), objects=(cat,), event_num=2, end_s=5.3, label="cat meowing"),
+        annotation(track("cow"), objects=(cow,), event_num=3, end_s=40.0, label="cow mooing"),
     )
     assert [a.status for a in done.annotations] == ["accepted", "suspect", "rejected"]
     assert {(p.event_num, p.status) for p in done.qa} == {(1, "accepted"), (2, "suspect"), (3, "rejected")}
@@ -283,7 +283,8 @@ def test_questions_inherit_the_verdicts_of_the_events_that_they_rest_on():
 def test_an_answer_that_needs_another_event_is_as_good_as_that():
     """A cow moos meanwhile, in an event whose track is weak: the answer about both is suspect, the dog's is not."""
     both = (SceneObject("dog", True, (1,)), SceneObject("cow", True, (2,)))
-    weak = annotation(track("cow", score=0.1), objects=(SceneObject("cow", True, (2,)),), start_s=3.0, event_num=2)
+    cow = SceneObject("cow", True, (2,))
+    weak = annotation(track("cow", score=0.1), objects=(cow,), start_s=3.0, event_num=2, label="cow mooing")
     done = check(annotation(track(), track("cow"), objects=both), weak)
     assert [(p.qa_id[2:], p.status) for p in done.qa if p.event_num == 1] == [
         ("1/AVTR/0", "accepted"),

@@ -76,7 +76,7 @@ def test_a_silent_object_gets_only_the_silent_question():
 
 def test_ids_count_within_video_event_and_task():
     first = annotation(track("dog"), track("cat"), track("vase", audible=False), event_num=1)
-    second = annotation(track("cow"), event_num=2)
+    second = annotation(track("cow", times_s=(5.4, 6.4)), event_num=2, start_s=5.4, end_s=8.3)
     pairs = ask(first, second, video_id="a b")
     assert [p.qa_id for p in pairs] == [
         "a b/1/AVTR/0",
@@ -185,6 +185,16 @@ def test_what_is_heard_meanwhile_is_in_the_answer_and_not_silent():
     assert {told(p)[0][1] for p in pairs if p.task == "AVTR"} == {(0.0, 10.0), (2.0, 8.0)}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("man", "men"), ("two men", "three men"), ("two men", "old man"), ("person", "man"), ("人", "老人")],
+)
+def test_a_moment_of_a_name_that_another_may_mean_is_not_asked_for(one, other):
+    """ "man" and "men" were one name: its second moment was that of the men, who sound once."""
+    events = event_at(1, 0.0, 3.0, one), event_at(2, 8.0, 10.0, other)
+    assert [p.task for p in ask(*events)] == ["AVSR", "AVSR"] and left_out(*events) == {"ambiguous_name": 4}
+
+
 def test_names_that_may_mean_the_same_are_not_asked_for():
     pairs = (event_at(1, 0.0, 3.0, "man"), event_at(2, 8.0, 10.0, "old man", "dog"))
     assert [(p.task, told(p)[0][0]) for p in ask(*pairs)] == [
@@ -220,6 +230,105 @@ def test_events_that_are_not_asked_about_count_as_moments():
     assert left_out(event_at(1, 0.0, 3.0, "dog"), meets) == {"half_tracked": 1}
 
 
+def test_what_is_seen_of_a_moment_is_not_known_where_it_goes_on_unseen():
+    """From 0 to 3 s the dog is seen, to 6 s it is heard in an event whose frames nobody looked at."""
+    context = EventAnnotation(Event(2, 2.0, 6.0, "label", asked=False), (SceneObject("dog", True),))
+    events = event_at(1, 0.0, 3.0, "dog"), context
+    assert [p.task for p in ask(*events, when="visible")] == ["AVSR"]
+    assert left_out(*events, when="visible") == {"half_tracked": 2}
+
+
+def aside(number, start_s, end_s, label, reason="no_objects"):
+    event = Event(number, start_s, end_s, label)
+    return EventAnnotation(event, status="rejected", reasons=(reason,))
+
+
+def test_a_label_that_tells_of_a_name_may_be_another_moment_of_it():
+    """What sounds from 0 to 3 s wasn't found in its text, but its label says dog."""
+    dog, told = event_at(2, 8.0, 10.0, "dog"), "When is the moment dog makes sound and is visible?"
+    assert ask(aside(1, 0.0, 3.0, "dog barking"), dog, end_s=20.0)[0].question == (
+        "Between 3.0 and 20.0, when is the moment dog makes sound and is visible?"
+    )
+    assert ask(aside(1, 0.0, 3.0, "cat meowing"), dog)[0].question == told
+    assert ask(aside(1, 0.0, 3.0, "dog barking", "nothing_visible"), dog)[0].question == told, "it is out of sight"
+    puppy = replace(event_at(1, 0.0, 3.0, "small pet"), event=Event(1, 0.0, 3.0, "dog barking"))
+    assert next(p.question for p in ask(puppy, dog) if "dog" in p.question).startswith("Between 3.0 and 100.0, when")
+    meets = aside(1, 6.0, 9.0, "dog barking")
+    mute = replace(event_at(1, 6.0, 9.0, silent=("rug",)), event=Event(1, 6.0, 9.0, "dog barking"))
+    for other in (meets, mute):
+        assert {p.task for p in ask(other, dog)} == {"AVSR"} and left_out(other, dog) == {"unnamed_source": 2}
+    old = event_at(2, 8.0, 10.0, "old man")
+    assert ask(aside(1, 0.0, 3.0, "man speaking"), old)[0].question.startswith("Between 3.0 and 100.0, when")
+
+
+def test_where_something_sounds_that_nobody_named_the_answer_about_all_is_suspect():
+    dog = event_at(1, 0.0, 6.0, "dog", silent=("vase",))
+    mute = event_at(2, 4.0, 8.0, silent=("rug",))
+    for other in (aside(2, 4.0, 8.0, "music"), mute):
+        status = {p.qa_id[2:]: p.status for p in ask(dog, other, video_id="v") if p.event_num == 1}
+        assert status == {
+            "1/AVTR/0": "accepted",
+            "1/AVSR/0": "suspect",
+            "1/AVSR/1": "suspect",
+            "1/AVSTR/0": "accepted",
+        }
+    for other in (aside(2, 4.0, 8.0, "thunder", "nothing_visible"), event_at(2, 6.0, 8.0, silent=("rug",))):
+        assert {p.status for p in ask(dog, other) if p.event_num == 1} == {"accepted"}
+
+
+def test_two_events_of_one_interval_are_asked_about_once():
+    """The same words had two answers: the silent objects of the one event, and those of the other."""
+    events = event_at(1, 1.02, 5.0, "dog", silent=("vase", "man")), event_at(2, 1.0, 5.0, silent=("old man", "rug"))
+    events = events[0], replace(events[1], status="suspect")
+    pairs = [p for p in ask(*events) if p.task == "AVSR"]
+    assert [(p.event_num, p.status, [name for name, *_ in told(p)]) for p in pairs] == [
+        (1, "suspect", ["dog"]),
+        (1, "suspect", ["vase", "man", "rug"]),
+    ]
+    assert left_out(*events)["same_interval"] == 1
+
+
+def test_what_sounds_meanwhile_and_is_seen_in_its_own_event_alone_is_in_the_answer():
+    """The man of 2.5 to 4.5 s has no box at the times of the longer event: his own event has some."""
+    named = SceneObject("dog", True, (1,)), SceneObject("man", True, (2,))
+    longer = replace(event_at(1, 0.0, 4.0, "dog"), objects=named)
+    shorter = replace(event_at(2, 2.5, 4.5, "man"), objects=named[1:])
+    where = next(p for p in ask(longer, shorter) if p.task == "AVSR")
+    assert told(where) == [("dog", None, [0.0, 1.0, 2.0, 3.0, 4.0]), ("man", None, [2.5, 3.5])]
+
+
+def test_boxes_of_an_event_within_another_fill_what_that_has_none_of():
+    longer = replace(event_at(1, 0.0, 8.0, "dog"), tracks=(track("dog", times_s=(0.0, 1.0, 7.0)),))
+    both = next(p for p in ask(longer, event_at(2, 2.5, 5.5, "dog")) if p.task == "AVSTR")
+    assert told(both) == [("dog", (0.0, 8.0), [0.0, 1.0, 2.5, 3.5, 4.5, 5.5, 7.0])]
+    unseen = replace(longer, tracks=(track("vase", False, times_s=(0.0,)),))
+    assert told(ask(unseen, event_at(2, 2.5, 5.5, "dog"))[0]) == [("dog", (0.0, 8.0), None)]
+
+
+def test_what_may_sound_meanwhile_is_not_silent_whoever_says_so():
+    """A reviewer may have made the man of the other event audible after objects were named."""
+    pair = next(p for p in ask(event_at(1, 0.0, 9.0, silent=("old man", "vase")), event_at(2, 3.0, 5.0, "man")))
+    assert [name for name, *_ in told(pair)] == ["vase"]
+
+
+def test_nobody_hears_a_gap_below_the_precision_of_times():
+    """1.449 and 1.451 s are told as 1.4 and 1.5: they were the end of a first moment and the start of a second."""
+    pairs = ask(event_at(1, 0.0, 1.449, "dog"), event_at(2, 1.451, 4.0, "dog"))
+    assert [(p.question[:18], told(p)[0][1]) for p in pairs if p.task == "AVTR"] == [("When is the moment", (0.0, 4.0))]
+    pairs = ask(event_at(1, 0.0, 1.44, "dog"), event_at(2, 1.6, 4.0, "dog"))
+    assert sum(p.task == "AVTR" for p in pairs) == 2
+
+
+def test_a_moment_of_no_length_counts_for_no_place():
+    pairs = ask(event_at(1, 3.02, 3.04, "dog"), event_at(2, 8.0, 10.0, "dog"), end_s=20.0)
+    assert pairs[0].question == "Between 3.0 and 20.0, when is the moment dog makes sound and is visible?"
+
+
+def test_the_order_in_which_events_come_changes_nothing():
+    events = event_at(1, 0.0, 4.0, "A dog"), event_at(2, 0.0, 4.0, "the dog"), event_at(3, 2.0, 9.0, "dog")
+    assert ask(*events) == made(*reversed(events)).qa and len(ask(*events)) == 4
+
+
 def test_when_is_the_event_or_what_is_seen_of_it():
     """One box in 60 s: the event says "makes sound and is visible" of all of them."""
     once = replace(event_at(1, 0.0, 60.0, "dog"), tracks=(track("dog", times_s=(20.0, 31.0)),))
@@ -235,6 +344,17 @@ def test_intervals_end_with_the_file(file_end_s, told_s):
         pairs = ask(event_at(1, 2.0, event_end_s, "dog"), end_s=file_end_s)
         assert told(pairs[0])[0][1] == (2.0, told_s)
         assert pairs[1].question.startswith(f"What visible object(s) make sound between 2.0 and {told_s}, ")
+
+    beyond = event_at(2, 8.4, 8.7, "dog")
+    assert ask(event_at(1, 2.0, 5.0, "dog"), beyond, end_s=8.27, repeated="window")[0].question == (
+        "Between 0.0 and 8.2, when is the moment dog makes sound and is visible?"
+    )
+
+
+def test_lines_of_a_step_below_a_tenth_of_a_second():
+    """A track is at one place at a time, and 8.25 s, told as 8.3, is past the end that is told."""
+    (where,) = (told(p)[0][2] for p in ask(event_at(1, 8.0, 8.27, "dog", step_s=0.05), end_s=8.27) if p.task == "AVSR")
+    assert where == [8.0, 8.1, 8.2]
 
 
 def test_an_interval_that_rounds_to_nothing_is_not_asked_about():
@@ -256,9 +376,8 @@ def test_of_a_crowd_no_boxes_are_asked_for():
 def test_answers_above_the_token_limit_are_left_out_and_counted():
     """By hand: <answer> is 3 tokens and a line break, …; of a line "1.4: [1.0, 2.0, 3.0, 4.0]" 22 with its break."""
     assert answer_tokens("1.4: [1.0, 2.0, 3.0, 4.0]\n") == 3 + 1 + 2 + 4 * 3 + 3 + 1
-    pairs = ask(annotation(track("dog", times_s=tuple(float(t) for t in range(60)))))
-    assert [answer_tokens(p.answer) > 1300 for p in pairs] == [False, True, True]
-    long = annotation(track("dog", times_s=tuple(float(t) for t in range(60))))
+    long = event_at(1, 0.0, 59.0, "dog")
+    assert [answer_tokens(p.answer) > 1300 for p in ask(long)] == [False, True, True]
     assert [p.task for p in ask(long, max_answer_tokens=1300)] == ["AVTR"]
     assert left_out(long, max_answer_tokens=1300) == {"too_long": 2}
 

@@ -52,6 +52,24 @@ def test_a_silent_thing_that_may_be_what_sounds_meanwhile_is_left_out():
     assert same_event == [[("man", True, (1,)), ("old man", False, ())]]
 
 
+def test_a_name_has_the_number_of_what_sounds():
+    """Named first is the silent dog; those that bark are the dogs."""
+    assert objects_of(event(1, 0, 5, ["dogs"]), event(2, 1, 2, silent=["dog"]))[1] == [("dogs", True, (1,))]
+
+
+def test_people_are_told_apart_by_no_number_and_no_kind():
+    found = objects_of(event(1, 0, 5, ["dog"], ["old man", "people", "woman"]), event(2, 1, 2, ["two men", "boy"]))
+    assert [name for name, audible, _ in found[0] if not audible] == ["woman"]
+
+
+def test_an_event_of_no_length_meets_what_goes_on_around_it():
+    """From 3.02 to 3.04 s a man cries out: he isn't silent from 0 to 9."""
+    blink, longer = event(1, 3.02, 3.04, ["man"]), event(2, 0, 9, ["dog"], ["man"])
+    assert objects_of(blink, longer)[1] == [("dog", True, (2,)), ("man", True, (1,))]
+    before = event(2, 0, 3.01, ["dog"], ["man"])
+    assert objects_of(blink, before)[1] == [("dog", True, (2,)), ("man", False, ())]
+
+
 def test_what_sounds_in_an_event_that_is_not_asked_about_counts():
     asked, context = unite((event(1, 0, 5, ["dog"], ["man"]), event(2, 1, 2, ["man"], asked=False)))
     assert asked.objects[1] == SceneObject("man", True, (2,))

@@ -60,7 +60,8 @@ TWICE = thing("red drum", LEFT, (2.0, 4.0), (8.0, 10.0))
 
 @pytest.mark.parametrize("task", [TEMPORAL, SPATIO_TEMPORAL])
 def test_every_wording_is_read_back(task):
-    assert read_question(task.format(name="old man")) == Asked(name="old man")
+    for name in ("old man", "who?", 'the "big" vase {x}', "犬", "first moment"):
+        assert read_question(task.format(name=name)) == Asked(name=name)
     for place in range(len(ORDINALS)):
         assert read_question(nth(task, place).format(name="red drum")) == Asked(name="red drum", ordinal=place + 1)
     assert read_question(within(task, 0.0, 12.5).format(name="dog")) == Asked(name="dog", window=(0.0, 12.5))

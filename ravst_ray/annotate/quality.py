@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median, quantiles
 
-from ravst_ray.annotate.seen import NameKey, heard_here, most_at_once, seen_share, tracks_by_name
+from ravst_ray.annotate.seen import NameKey, grid_step_s, heard_here, most_at_once, seen_share, tracks_by_name
 from ravst_ray.annotate.step import Step
 from ravst_ray.config.annotate import QualityConfig
 from ravst_ray.core.names import is_plural
@@ -113,7 +113,7 @@ def outside_video(case: Case) -> Status:
 def box_jump(case: Case) -> Status:
     """A box's centre moves by more than ``max_jump`` of the picture's diagonal from one grid time to the next."""
     limit_px = case.config.max_jump * math.hypot(case.meta.width, case.meta.height)
-    step_s = _grid_step_s(case.annotation.frame_times_s)
+    step_s = grid_step_s(case.annotation.frame_times_s)
     return _flag("suspect", any(move > limit_px for track in case.seen for move in _moves_px(track, step_s)))
 
 
@@ -219,12 +219,6 @@ CHECKS: dict[str, Check] = {
 
 def _flag(verdict: Status, found: bool) -> Status:
     return verdict if found else "accepted"
-
-
-def _grid_step_s(times_s: tuple[float, ...]) -> float:
-    """The usual distance of two grid times; infinite where there is no second one."""
-    gaps = [later - earlier for earlier, later in pairwise(times_s)]
-    return median(gaps) if gaps else math.inf
 
 
 def _moves_px(track: Track, step_s: float) -> Iterator[float]:

@@ -16,17 +16,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ravst_ray.annotate.moments import Moment, asked_as, is_ambiguous, moments_by_name
-from ravst_ray.annotate.seen import NameKey, heard_here, lines_of, most_at_once, tracks_by_name
+from ravst_ray.annotate.seen import (
+    NameKey,
+    grid_step_s,
+    heard_here,
+    lacks_source,
+    lines_of,
+    most_at_once,
+    tracks_by_name,
+)
 from ravst_ray.annotate.step import Step
-from ravst_ray.annotate.unite import interval_of
+from ravst_ray.annotate.unite import interval_of, meet
 from ravst_ray.config.annotate import QuestionsConfig
 from ravst_ray.core.answers import BoxLine, ObjectAnswer, render
-from ravst_ray.core.frame_times import round_to_tenth
 from ravst_ray.core.intervals import Interval, length
-from ravst_ray.core.names import normal_words
+from ravst_ray.core.names import may_be_same, normal_words
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
 from ravst_ray.datasets.splits import hash_share
-from ravst_ray.records import STATUSES, EventAnnotation, QAPair, VideoItem
+from ravst_ray.records import STATUSES, EventAnnotation, QAPair, Track, VideoItem
 from ravst_ray.tasks import WHEN, WHEN_AND_WHERE, WHERE, task_of
 
 _TEMPORAL_TASKS = {WHEN.name: TEMPORAL, WHEN_AND_WHERE.name: SPATIO_TEMPORAL}
@@ -35,13 +42,17 @@ _TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 
 @dataclass(frozen=True)
 class Draft:
-    """A question before it has an id. ``rests_on`` are the events (``event_num``) whose claims the answer needs."""
+    """A question before it has an id. ``rests_on`` are the events (``event_num``) whose claims the answer needs.
+
+    It is ``unsure`` where something sounds that nobody named.
+    """
 
     task: str
     event_num: int
     question: str
     objects: tuple[ObjectAnswer, ...]
     rests_on: tuple[int, ...]
+    unsure: bool = False
 
 
 class MakeQuestions(Step):
@@ -87,10 +98,11 @@ def questions_of(
 ) -> tuple[tuple[QAPair, ...], Counter[str]]:
     """The questions of a video with their ids, and how many were left out for which reason.
 
-    Reasons: ``no_length`` (an interval that rounds to nothing can't be answered rightly), ``never_visible`` (a name
-    that sounds has no box), ``repeated`` (one that sounds several times), ``ambiguous_name``, ``crowd``,
-    ``half_tracked`` (the moment goes on in an event that isn't asked about), ``too_long`` (``max_answer_tokens``),
-    ``balance`` (``per_event``).
+    Reasons: ``no_length`` (an interval that rounds to nothing can't be answered rightly), ``same_interval`` (two events
+    of one interval are asked about once), ``never_visible`` (a name that sounds has no box), ``repeated`` (one that
+    sounds several times), ``ambiguous_name``, ``unnamed_source`` (the moment meets an event whose label tells of the
+    name, and its objects don't), ``crowd``, ``half_tracked`` (the moment goes on in an event that isn't asked about),
+    ``too_long`` (``max_answer_tokens``), ``balance`` (``per_event``).
     """
     rules = rules or QuestionsConfig()
     found, left_out = drafts(annotations, end_s, rules, max_instances)
@@ -100,7 +112,8 @@ def questions_of(
     asked: Counter[tuple[int, str]] = Counter()
     pairs: list[QAPair] = []
     for draft in kept:
-        worst = max((status[number] for number in draft.rests_on), key=STATUSES.index)
+        found_of = [status[number] for number in draft.rests_on] + ["suspect"] * draft.unsure
+        worst = max(found_of, key=STATUSES.index)
         index = asked[draft.event_num, draft.task]
         asked[draft.event_num, draft.task] += 1
         qa_id = f"{video_id}/{draft.event_num}/{draft.task}/{index}"
@@ -136,8 +149,8 @@ class _Writer:
     def __init__(
         self, annotations: Sequence[EventAnnotation], end_s: float, rules: QuestionsConfig, max_instances: int
     ):
-        self._annotations = annotations
-        self._end_s = float(round_to_tenth(end_s))
+        self._annotations = sorted(annotations, key=lambda one: one.event.event_num)
+        self._end_s = math.floor(end_s * 10 + 1e-6) / 10
         self._rules = rules
         self._max_instances = max_instances
         self._moments = moments_by_name(annotations)
@@ -145,18 +158,21 @@ class _Writer:
 
     def drafts(self) -> list[Draft]:
         """Of all events that are asked about and weren't set aside."""
-        found = []
+        found: list[Draft] = []
         for one in self._annotations:
-            if not (one.event.asked and one.tracks):
-                continue
-            if length(self._within_video(interval_of(one.event))) <= 0:
-                self.left_out["no_length"] += 1
+            if not self._is_asked(one):
+                self.left_out["no_length"] += one.event.asked and bool(one.tracks)
                 continue
             temporal = [draft for key, name in heard_here(one).items() for draft in self._temporal(one, key, name)]
             found += [draft for draft in temporal if draft.task == WHEN.name]
             found += self._spatial(one)
             found += [draft for draft in temporal if draft.task == WHEN_AND_WHERE.name]
-        return [draft for draft in found if self._fits(draft)]
+        once = _joined(found)
+        self.left_out["same_interval"] += len(found) - len(once)
+        return [draft for draft in once if self._fits(draft)]
+
+    def _is_asked(self, one: EventAnnotation) -> bool:
+        return one.event.asked and bool(one.tracks) and length(self._within_video(interval_of(one.event))) > 0
 
     def _within_video(self, interval_s: Interval) -> Interval:
         return min(interval_s[0], self._end_s), min(interval_s[1], self._end_s)
@@ -169,31 +185,36 @@ class _Writer:
     def _spatial(self, one: EventAnnotation) -> Iterator[Draft]:
         """Where: one question for all that sounds and one for all that is silent, where there is any."""
         start, end = self._within_video(interval_of(one.event))
+        meets = [other for other in self._annotations if other is not one and meet(one.event, other.event)]
+        unsure = any(map(lacks_source, meets))
         for wording, audible in ((SPATIAL_AUDIBLE, True), (SPATIAL_SILENT, False)):
-            tracks = tracks_by_name(one, audible)
+            tracks = _heard(one, meets) if audible else _silent(one, meets)
+            lines = {key: _within(lines_of(found), start, end) for key, found in tracks.items()}
+            objects = tuple(ObjectAnswer(tracks[key][0].name, where=where) for key, where in lines.items() if where)
             if any(most_at_once(found) > self._max_instances for found in tracks.values()):
                 self.left_out["crowd"] += 1
-            elif tracks:
-                objects = tuple(ObjectAnswer(found[0].name, where=lines_of(found)) for found in tracks.values())
+            elif objects:
                 heard_in = [n for thing in one.objects if normal_words(thing.name) in tracks for n in thing.heard_in]
                 rests_on = tuple(sorted({one.event.event_num, *heard_in}))
-                yield Draft(WHERE.name, one.event.event_num, wording.format(start=start, end=end), objects, rests_on)
+                question = wording.format(start=start, end=end)
+                yield Draft(WHERE.name, one.event.event_num, question, objects, rests_on, unsure)
 
     def _temporal(self, one: EventAnnotation, key: NameKey, name: str) -> Iterator[Draft]:
         """When, and when and where, of the moment of which this is the first event that is asked about."""
         moments = self._moments[key]
         moment = next(moment for moment in moments if any(event is one for event in moment.events))
-        lines = _lines_of_moment(moment, key)
-        if one is not next((event for event in moment.events if event.event.asked and event.tracks), None):
+        lines = self._lines(moment, key)
+        first = next(event for event in moment.events if self._is_asked(event) and key in heard_here(event))
+        if one is not first:
             return
         if not lines:
             self.left_out["never_visible"] += len(_TEMPORAL_TASKS)
             return
         when = self._when(moment, lines)
-        seen = [bool(_lines_of_moment(other, key)) for other in moments]
+        seen = [length(other.interval_s) > 0 and bool(self._lines(other, key)) for other in moments]
         for task, published in _TEMPORAL_TASKS.items():
             asked = asked_as(published, moment, moments, seen, self._rules, self._end_s)
-            reason = self._against(task, moment, key, when)
+            reason = self._against(task, moment, name, when)
             if asked is None or reason:
                 self.left_out[reason or "repeated"] += 1
                 continue
@@ -202,18 +223,35 @@ class _Writer:
             rests_on = tuple(event.event.event_num for other in others for event in other.events)
             yield Draft(task, one.event.event_num, wording.format(name=name), objects, rests_on)
 
-    def _against(self, task: str, moment: Moment, key: NameKey, when: Interval) -> str | None:
+    def _against(self, task: str, moment: Moment, name: str, when: Interval) -> str | None:
         """Why a moment isn't asked for."""
+        key = normal_words(name)
         if length(when) <= 0:
             return "no_length"
-        if is_ambiguous(key, self._moments, elsewhere=task == WHEN.name and self._rules.when == "event"):
+        elsewhere = task == WHEN.name and self._rules.when == "event"
+        if is_ambiguous(name, self._annotations, self._moments, elsewhere):
             return "ambiguous_name"
+        if any(key not in heard_here(event) for event in moment.events):
+            return "unnamed_source"
+        half = not all(event.event.asked for event in moment.events)
+        if half and (task == WHEN_AND_WHERE.name or self._rules.when == "visible"):
+            return "half_tracked"
         if task == WHEN.name:
             return None
-        if not all(event.event.asked for event in moment.events):
-            return "half_tracked"
         crowded = (most_at_once(tracks_by_name(event, True).get(key, [])) for event in moment.events)
         return "crowd" if any(count > self._max_instances for count in crowded) else None
+
+    def _lines(self, moment: Moment, key: NameKey) -> tuple[BoxLine, ...]:
+        """The boxes of a name over a moment: each event's own from where the one before ends, or where it has none."""
+        lines: list[BoxLine] = []
+        until_s, step_s = -math.inf, min(grid_step_s(one.frame_times_s) for one in moment.events)
+        for one in moment.events:
+            told = [time_s for time_s, _ in lines]
+            for line in lines_of(tracks_by_name(one, True).get(key, [])):
+                if line[0] > until_s or all(abs(line[0] - time_s) > step_s - 1e-6 for time_s in told):
+                    lines.append(line)
+            until_s = max(until_s, interval_of(one.event)[1])
+        return _within(sorted(lines, key=lambda line: line[0]), *self._within_video(moment.interval_s))
 
     def _when(self, moment: Moment, lines: Sequence[BoxLine]) -> Interval:
         start, end = self._within_video(moment.interval_s)
@@ -222,14 +260,42 @@ class _Writer:
         return start, end
 
 
-def _lines_of_moment(moment: Moment, key: NameKey) -> tuple[BoxLine, ...]:
-    """The boxes of a name over a moment: each event's own from where the one before ends."""
-    lines: list[BoxLine] = []
-    until_s = -math.inf
-    for one in moment.events:
-        lines += [line for line in lines_of(tracks_by_name(one, True).get(key, [])) if line[0] > until_s]
-        until_s = max(until_s, interval_of(one.event)[1])
-    return tuple(lines)
+def _within(lines: Sequence[BoxLine], start_s: float, end_s: float) -> tuple[BoxLine, ...]:
+    return tuple(line for line in lines if start_s <= line[0] <= end_s)
+
+
+def _heard(one: EventAnnotation, meets: Sequence[EventAnnotation]) -> dict[NameKey, list[Track]]:
+    """The tracks of what sounds in an event; of what only another event that it meets has boxes of, those."""
+    tracks = tracks_by_name(one, True)
+    for thing in one.objects:
+        if thing.audible and not any(may_be_same(thing.name, found[0].name) for found in tracks.values()):
+            key = normal_words(thing.name)
+            there = (tracks_by_name(other, True) for other in meets if other.event.event_num in thing.heard_in)
+            if found := next((tracks_there[key] for tracks_there in there if key in tracks_there), None):
+                tracks[key] = found
+    return tracks
+
+
+def _silent(one: EventAnnotation, meets: Sequence[EventAnnotation]) -> dict[NameKey, list[Track]]:
+    """The tracks of what is silent in an event and can't be what sounds in another that it meets."""
+    heard = [name for other in meets for name in heard_here(other).values()]
+    tracks = tracks_by_name(one, False)
+    return {key: found for key, found in tracks.items() if not any(may_be_same(found[0].name, name) for name in heard)}
+
+
+def _joined(found: Sequence[Draft]) -> list[Draft]:
+    """The questions, each once: two events of one interval have the same, and the answer has what either knows of."""
+    kept: dict[str, Draft] = {}
+    for draft in found:
+        first = kept.get(draft.question, draft)
+        more = [one for one in draft.objects if not any(may_be_same(one.name, had.name) for had in first.objects)]
+        kept[draft.question] = replace(
+            first,
+            objects=(*first.objects, *more),
+            rests_on=tuple(sorted({*first.rests_on, *draft.rests_on})),
+            unsure=first.unsure or draft.unsure,
+        )
+    return list(kept.values())
 
 
 def _balanced(video_id: str, found: Sequence[Draft], rules: QuestionsConfig, seed: int) -> list[Draft]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
 
 from ravst_ray.core.answers import BoxLine
 from ravst_ray.core.frame_times import round_to_tenth
@@ -21,6 +25,22 @@ def heard_here(annotation: EventAnnotation) -> dict[NameKey, str]:
     return {normal_words(name): name for name in reversed(own)}
 
 
+def lacks_source(annotation: EventAnnotation) -> bool:
+    """Whether nobody is said to make an event's sound, and not because its source is out of sight."""
+    return not _is_told(annotation) and not heard_here(annotation)
+
+
+def may_hide(annotation: EventAnnotation, key: NameKey) -> bool:
+    """Whether an event's label tells of a name by which none of its objects sounds; part of it, where none does."""
+    heard, told = heard_here(annotation), set(key) & set(normal_words(annotation.event.label))
+    return not _is_told(annotation) and key not in heard and (told == set(key) or bool(told and not heard))
+
+
+def _is_told(annotation: EventAnnotation) -> bool:
+    """Whether an event's source is out of sight; of what is mere context and has no objects, too little is kept."""
+    return "nothing_visible" in annotation.reasons or not (annotation.event.asked or annotation.objects)
+
+
 def tracks_by_name(annotation: EventAnnotation, audible: bool) -> dict[NameKey, list[Track]]:
     """The tracks that have boxes, by the normal form of their name, in the order of the tracks."""
     found: defaultdict[NameKey, list[Track]] = defaultdict(list)
@@ -31,13 +51,18 @@ def tracks_by_name(annotation: EventAnnotation, audible: bool) -> dict[NameKey, 
 
 
 def lines_of(tracks: list[Track]) -> tuple[BoxLine, ...]:
-    """The ``<where>`` lines of one name by time; of one time, the older track comes first. All to 0.1."""
-    lines = [
-        (float(round_to_tenth(time_s)), (round(x1, 1), round(y1, 1), round(x2, 1), round(y2, 1)))
-        for track in tracks
-        for time_s, (x1, y1, x2, y2) in zip(track.times_s, track.boxes_xyxy_px, strict=True)
-    ]
-    return tuple(sorted(lines, key=lambda line: line[0]))
+    """The ``<where>`` lines of one name by time; of one time, the older track comes first. All to 0.1.
+
+    A track is at one place at a time: of its boxes that round to the same time, the one nearest to it stays.
+    """
+    return tuple(sorted((line for track in tracks for line in _lines(track)), key=lambda line: line[0]))
+
+
+def _lines(track: Track) -> Iterator[BoxLine]:
+    rounded = [(float(round_to_tenth(time_s)), time_s) for time_s in track.times_s]
+    placed = sorted(zip(rounded, track.boxes_xyxy_px, strict=True), key=lambda one: -abs(one[0][0] - one[0][1]))
+    for time_s, (x1, y1, x2, y2) in {time_s: box for (time_s, _), box in placed}.items():
+        yield time_s, (round(x1, 1), round(y1, 1), round(x2, 1), round(y2, 1))
 
 
 def most_at_once(tracks: list[Track]) -> int:
@@ -50,3 +75,9 @@ def seen_share(annotation: EventAnnotation, tracks: list[Track]) -> float:
     grid = {round(time_s, 3) for time_s in annotation.frame_times_s}
     seen = {round(time_s, 3) for track in tracks for time_s in track.times_s}
     return len(grid & seen) / len(grid) if grid else 0.0
+
+
+def grid_step_s(times_s: tuple[float, ...]) -> float:
+    """The usual distance of two grid times; infinite where there is no second one."""
+    gaps = [later - earlier for earlier, later in pairwise(times_s)]
+    return median(gaps) if gaps else math.inf

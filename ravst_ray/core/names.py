@@ -14,7 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-_WORD = re.compile(r"\w+")
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese, and Korean, whose particles join the nouns: no space ends a word there.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # accents on their own, and the vowels of India's scripts
+_WORD = re.compile(rf"[\w{UNSPACED}{MARKS}]+")
+_PART = re.compile(rf"[{UNSPACED}]|[^{UNSPACED}]+")
 _NUMBERING = re.compile(r"\s*\d{1,9}\s*[.)]\s")
 _MAX_WORDS = 32
 _DETERMINERS = frozenset(
@@ -83,6 +90,25 @@ _SEVERAL = frozenset(
 )
 _COLLECTIVE = frozenset(["audience", "band", "cattle", "choir", "orchestra", "team"])
 _NOT_PLURAL = frozenset(["news", "lens", "gas", "series", "species", "canvas"])
+_COUNTING = _SEVERAL | {"one", "another", "other", "few", "couple", "pair", "both", "all", "of"}
+_KINDS = {
+    kind: frozenset(named.split())
+    for kind, named in {
+        "person": "man woman male female guy lady boy girl child kid toddler baby adult singer player performer",
+        "man": "male guy gentleman",
+        "woman": "female lady",
+        "child": "kid boy girl toddler baby",
+        "kid": "boy girl toddler baby",
+        "animal": "dog puppy cat kitten horse cow bull cattle sheep goat lion bird frog donkey",
+        "dog": "puppy",
+        "cat": "kitten",
+        "bird": "chicken rooster duck goose",
+        "vehicle": "car truck bus van motorcycle ambulance train tractor",
+        "plane": "airplane aircraft jet",
+        "aircraft": "airplane jet helicopter",
+    }.items()
+}
+"""What else may be called by a word: people and what the labels of UnAV-100 are full of, no dictionary."""
 
 
 def clean_name(text: str) -> str | None:
@@ -124,7 +150,7 @@ def is_plural(name: str) -> bool:
 def normal_words(name: str) -> tuple[str, ...]:
     """The words of a name that count: lower case, no determiners, no list numbering, plurals folded.
 
-    At most 32 words. A name of nothing but determiners keeps them.
+    At most 32 words. A name of nothing but determiners keeps them, one without any word ("♪") its signs.
 
     Example:
         >>> normal_words("The two young Boys")
@@ -134,7 +160,34 @@ def normal_words(name: str) -> tuple[str, ...]:
     text = name[numbering.end() if numbering else 0 :][:1024].lower().replace("'s ", " ").replace("’s ", " ")
     words = _WORD.findall(text)[:_MAX_WORDS]
     kept = [singular(word) for word in words if word not in _DETERMINERS]
-    return tuple(kept or words)
+    return tuple(kept or words or text.split()[:_MAX_WORDS])
+
+
+@lru_cache(maxsize=65536)
+def may_be_same(one: str, other: str, number_tells: bool = False) -> bool:
+    """Whether one name may mean the thing that the other does: all words of the shorter are said by the longer.
+
+    How many there are tells nothing ("two men" may be the old man and another), a word may stand for its kind ("person"
+    and "man"), and where no spaces part words, characters are compared. With ``number_tells`` one man isn't "people".
+
+    >>> may_be_same("man", "old man"), may_be_same("two men", "old man"), may_be_same("red drum", "blue drum")
+    (True, True, False)
+    >>> may_be_same("person", "tall man"), may_be_same("people", "man", number_tells=True), may_be_same("人", "老人")
+    (True, False, True)
+    """
+    kinds = not number_tells or is_plural(one) == is_plural(other)
+    short, long = sorted((_telling(one), _telling(other)), key=len)
+    return all(any(_may_mean(word, said, kinds) for said in long) for word in short)
+
+
+def _telling(name: str) -> frozenset[str]:
+    """The words that tell what a thing is; single characters of a script that has no spaces."""
+    words = frozenset(part for word in normal_words(name) for part in _PART.findall(word))
+    return words - _COUNTING or words
+
+
+def _may_mean(word: str, said: str, kinds: bool) -> bool:
+    return word == said or (kinds and (said in _KINDS.get(word, ()) or word in _KINDS.get(said, ())))
 
 
 class WordVectors(Protocol):

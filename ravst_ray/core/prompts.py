@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from ravst_ray.core.names import MARKS, UNSPACED
 from ravst_ray.core.replies import MalformedAnswer, json_objects
 from ravst_ray.records import SceneObject
 
@@ -52,14 +53,8 @@ _CAPTION_REQUEST = (
     "is which. If what makes the sound can't be seen in any frame, write only: {no_source}."
 )
 
-# Thai, Lao, Burmese, Khmer, Chinese, Japanese, and Korean, whose particles join the nouns: no space ends a word there.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-    "\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # accents on their own, and the vowels of India's scripts
-_WORD = re.compile(rf"[\w{_UNSPACED}{_MARKS}]+(?:['’-][\w{_UNSPACED}{_MARKS}]+)*")
-_UNIT = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w{_MARKS}])+(?:['’-](?:(?![{_UNSPACED}])[\w{_MARKS}])+)*")
+_WORD = re.compile(rf"[\w{UNSPACED}{MARKS}]+(?:['’-][\w{UNSPACED}{MARKS}]+)*")
+_UNIT = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])[\w{MARKS}])+(?:['’-](?:(?![{UNSPACED}])[\w{MARKS}])+)*")
 _SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>")  # what a chat template would take for an end of the user's turn, say
 
 
@@ -185,7 +180,7 @@ def says_no_source(caption: str) -> bool:
 
 def lacks_spaces(text: str) -> bool:
     """Whether a text is, in part, in a script whose words no spaces part (Chinese, Japanese, Thai …) or in Korean."""
-    return bool(re.search(f"[{_UNSPACED}]", text))
+    return bool(re.search(f"[{UNSPACED}]", text))
 
 
 def clean_name(name: str) -> str:

@@ -50,7 +50,7 @@ def read_question(text: str) -> Asked | None:
 def _pattern(wording: str) -> re.Pattern[str]:
     """The wording with a group for each of its fields; a field that comes again must say the same again."""
     pattern = re.escape(wording)
-    for field, group in (("name", "[^?]+?"), ("start", _NUMBER[1:-1]), ("end", _NUMBER[1:-1])):
+    for field, group in (("name", ".+?"), ("start", _NUMBER[1:-1]), ("end", _NUMBER[1:-1])):
         slot = re.escape("{" + field + "}")
         pattern = pattern.replace(slot, f"(?P<{field}>{group})", 1).replace(slot, f"(?P={field})")
     return re.compile(pattern)
