@@ -33,7 +33,7 @@ from ravst_ray.core.intervals import Interval, length
 from ravst_ray.core.names import may_be_same, normal_words
 from ravst_ray.core.wording import SPATIAL_AUDIBLE, SPATIAL_SILENT, SPATIO_TEMPORAL, TEMPORAL
 from ravst_ray.datasets.splits import hash_share
-from ravst_ray.records import STATUSES, EventAnnotation, QAPair, Track, VideoItem
+from ravst_ray.records import STATUSES, EventAnnotation, QAPair, Status, Track, VideoItem
 from ravst_ray.tasks import WHEN, WHEN_AND_WHERE, WHERE, task_of
 
 _TEMPORAL_TASKS = {WHEN.name: TEMPORAL, WHEN_AND_WHERE.name: SPATIO_TEMPORAL}
@@ -112,8 +112,8 @@ def questions_of(
     asked: Counter[tuple[int, str]] = Counter()
     pairs: list[QAPair] = []
     for draft in kept:
-        found_of = [status[number] for number in draft.rests_on] + ["suspect"] * draft.unsure
-        worst = max(found_of, key=STATUSES.index)
+        known: list[Status] = [status[number] for number in draft.rests_on]
+        worst = max([*known, "suspect"] if draft.unsure else known, key=STATUSES.index)
         index = asked[draft.event_num, draft.task]
         asked[draft.event_num, draft.task] += 1
         qa_id = f"{video_id}/{draft.event_num}/{draft.task}/{index}"

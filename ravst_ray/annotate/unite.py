@@ -21,10 +21,10 @@ NameKey = tuple[str, ...]
 def unite(annotations: Sequence[EventAnnotation]) -> tuple[EventAnnotation, ...]:
     """All events of a video, each with the objects that sound while it lasts and the silent ones that are its own.
 
-    Events that :func:`meet` share what sounds. Of a name that is audible in any event that meets
-    this one there is one object, audible, and ``heard_in`` names those events. A silent object is left out where
-    what sounds in another event that meets this one may be the same thing ("old man" and "man"). Names count as one
-    when their normal form is (see :func:`~ravst_ray.core.names.normal_words`).
+    Events that :func:`meet` share what sounds: of a name that is audible in any event that meets this one there is one
+    object, audible, and ``heard_in`` names those events. A silent object is left out where what sounds in another event
+    that meets this one may be the same thing ("old man" and "man"). Names count as one when their normal form is (see
+    :func:`~ravst_ray.core.names.normal_words`).
     """
     return tuple(_united(one, annotations) if one.objects else one for one in annotations)
 
