@@ -114,10 +114,18 @@ def moments_of(case, name):
     return found
 
 
+def spans_of(case, name):
+    """The moments of a name as they are told."""
+    return [(round(start, 1), round(end, 1)) for start, end, _ in moments_of(case, name)]
+
+
 def temporal_faults(case, asked, answer, status):
     """Of a question for a moment: is it one moment, this one, and as sure as its events?"""
     (one,) = answer.objects
-    if any(may_be_same(other, asked.name) and not same(other, asked.name) for other, *_ in case.sounding()):
+    others = {other for other, *_ in case.sounding() if may_be_same(other, asked.name) and not same(other, asked.name)}
+    if one.where is None and case.rules.when == "event":  # then either has the same answer
+        others = {other for other in others if spans_of(case, other) != spans_of(case, asked.name)}
+    if others:
         yield "another name may mean it"
     moments = moments_of(case, asked.name)
     before = moments[: asked.ordinal or 0]
