@@ -13,14 +13,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median, quantiles
 
-from ravst_ray.annotate.seen import NameKey, grid_step_s, heard_here, most_at_once, seen_share, tracks_by_name
+from ravst_ray.annotate.seen import (
+    NameKey,
+    grid_step_s,
+    heard_here,
+    most_at_once,
+    seen_share,
+    several_at_once,
+    tracks_by_name,
+)
 from ravst_ray.annotate.step import Step
 from ravst_ray.config.annotate import QualityConfig
-from ravst_ray.core.names import is_plural
+from ravst_ray.core.geometry import box_area, box_iou
+from ravst_ray.core.names import is_plural, normal_words
 from ravst_ray.errors import ConfigError
 from ravst_ray.records import STATUSES, Box, EventAnnotation, Loudness, Status, Track, VideoItem, VideoMeta
 
 _SAME_STEP = 1.5  # boxes further apart than this many grid steps have a gap between them: no jump can be told
+_RIM = 0.015  # share of a side of the picture that counts as its border
+_GROWN = 1.4  # how many times as wide or high
 _LOUDEST_FLOOR_DB = -45.0  # what never falls below this is no noise floor but a sound that goes on
 
 
@@ -33,6 +44,8 @@ class Case:
     loudness: Loudness | None
     config: QualityConfig
     max_instances: int = 13
+    several: frozenset[NameKey] = frozenset()
+    """Names of which several are seen at once in the event or in another one of its video."""
 
     @property
     def claims_sound(self) -> bool:
@@ -75,14 +88,14 @@ class CheckQuality(Step):
 
     def process(self, item: VideoItem) -> VideoItem:
         """One video; needs the ``meta`` that decoding left, if there was anything to decode."""
-        return replace(
-            item, annotations=tuple(self._judged(item, one) if one.live else one for one in item.annotations)
-        )
+        several = several_at_once(item.annotations)
+        judged = tuple(self._judged(item, one, several) if one.live else one for one in item.annotations)
+        return replace(item, annotations=judged)
 
-    def _judged(self, item: VideoItem, annotation: EventAnnotation) -> EventAnnotation:
+    def _judged(self, item: VideoItem, annotation: EventAnnotation, several: frozenset[NameKey]) -> EventAnnotation:
         if item.meta is None:
             raise ValueError(f"{item.video.video_id}: quality is checked after decoding")
-        return judge(Case(annotation, item.meta, item.loudness, self._config, self._max_instances))
+        return judge(Case(annotation, item.meta, item.loudness, self._config, self._max_instances, several))
 
 
 def check_skip(config: QualityConfig) -> None:
@@ -113,8 +126,22 @@ def outside_video(case: Case) -> Status:
 def box_jump(case: Case) -> Status:
     """A box's centre moves by more than ``max_jump`` of the picture's diagonal from one grid time to the next."""
     limit_px = case.config.max_jump * math.hypot(case.meta.width, case.meta.height)
-    step_s = grid_step_s(case.annotation.frame_times_s)
-    return _flag("suspect", any(move > limit_px for track in case.seen for move in _moves_px(track, step_s)))
+    moves = (math.dist(_centre(before), _centre(after)) for _, _, before, after in _steps(case))
+    return _flag("suspect", any(move > limit_px for move in moves))
+
+
+def took_in(case: Case) -> Status:
+    """A box grows at once over what another one shows: wider or higher by more than 1.4, and with IoU above 0.5."""
+    return _flag(
+        "suspect",
+        any(
+            _has_grown(before, after, case.meta)
+            and any(
+                box_iou(after, box) > 0.5 for other in case.seen if other is not track for box in _boxes_at(other, at)
+            )
+            for track, at, before, after in _steps(case)
+        ),
+    )
 
 
 def tiny_box(case: Case) -> Status:
@@ -155,9 +182,33 @@ def crowd(case: Case) -> Status:
 
 
 def which_one(case: Case) -> Status:
-    """Several of an audible name are in view, and nothing tells which of them sounds."""
-    shots = ([track.shot for track in tracks] for tracks in case.single_sources)
-    return _flag("suspect", any(len(set(one)) < len(one) for one in shots))
+    """Several of an audible name are in view, here or in another event of the video: nothing tells which one sounds."""
+    return _flag(
+        "suspect",
+        any(
+            normal_words(tracks[0].name) in case.several or len({track.shot for track in tracks}) < len(tracks)
+            for tracks in case.single_sources
+        ),
+    )
+
+
+def comes_and_goes(case: Case) -> Status:
+    """Of several of one name one appears or vanishes inside the picture: where it is meanwhile isn't known."""
+    spans: dict[int, tuple[float, float]] = {}
+    for track in case.seen:
+        first_s, last_s = spans.get(track.shot, (math.inf, -math.inf))
+        spans[track.shot] = min(first_s, track.times_s[0]), max(last_s, track.times_s[-1])
+    groups = [group for audible in (True, False) for group in tracks_by_name(case.annotation, audible).values()]
+    return _flag(
+        "suspect",
+        any(
+            box_time_s != spans[track.shot][end] and not any(_at_border(track.boxes_xyxy_px[end], case.meta))
+            for group in groups
+            if most_at_once(group) > 1
+            for track in group
+            for end, box_time_s in ((0, track.times_s[0]), (-1, track.times_s[-1]))
+        ),
+    )
 
 
 def across_cut(case: Case) -> Status:
@@ -200,6 +251,7 @@ CHECKS: dict[str, Check] = {
         no_box,
         outside_video,
         box_jump,
+        took_in,
         tiny_box,
         full_frame_box,
         low_score,
@@ -207,6 +259,7 @@ CHECKS: dict[str, Check] = {
         rarely_visible,
         crowd,
         which_one,
+        comes_and_goes,
         across_cut,
         nothing_audible,
         no_audio,
@@ -221,12 +274,32 @@ def _flag(verdict: Status, found: bool) -> Status:
     return verdict if found else "accepted"
 
 
-def _moves_px(track: Track, step_s: float) -> Iterator[float]:
-    """How far the centre moves between neighbouring grid times; where the object is out of sight, nothing is told."""
-    seen = list(zip(track.times_s, track.boxes_xyxy_px, strict=True))
-    for (earlier_s, before), (later_s, after) in pairwise(seen):
-        if later_s - earlier_s < _SAME_STEP * step_s:
-            yield math.dist(_centre(before), _centre(after))
+def _steps(case: Case) -> Iterator[tuple[Track, float, Box, Box]]:
+    """Track, time, box before and box of neighbouring grid times; where an object is out of sight, nothing is told."""
+    longest_s = _SAME_STEP * grid_step_s(case.annotation.frame_times_s)
+    for track in case.seen:
+        for (earlier_s, before), (later_s, after) in pairwise(zip(track.times_s, track.boxes_xyxy_px, strict=True)):
+            if later_s - earlier_s < longest_s:
+                yield track, later_s, before, after
+
+
+def _boxes_at(track: Track, time_s: float) -> Iterator[Box]:
+    return (box for at_s, box in zip(track.times_s, track.boxes_xyxy_px, strict=True) if abs(at_s - time_s) < 1e-3)
+
+
+def _at_border(box: Box, meta: VideoMeta) -> tuple[bool, bool]:
+    """Whether a box reaches the left or right, and the upper or lower border: the object may go on beyond."""
+    x1, y1, x2, y2 = box
+    rim_x, rim_y = _RIM * meta.width, _RIM * meta.height
+    return x1 <= rim_x or x2 >= meta.width - rim_x, y1 <= rim_y or y2 >= meta.height - rim_y
+
+
+def _has_grown(before: Box, after: Box, meta: VideoMeta) -> bool:
+    """Whether a box is wider or higher by more than ``_GROWN`` where all of it could be seen before."""
+    cut_x, cut_y = _at_border(before, meta)
+    wider = after[2] - after[0] > _GROWN * (before[2] - before[0])
+    higher = after[3] - after[1] > _GROWN * (before[3] - before[1])
+    return (wider and not cut_x) or (higher and not cut_y)
 
 
 def _centre(box: Box) -> tuple[float, float]:
@@ -234,8 +307,7 @@ def _centre(box: Box) -> tuple[float, float]:
 
 
 def _area_share(track: Track, meta: VideoMeta) -> float:
-    areas = [max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in track.boxes_xyxy_px]
-    return median(areas) / (meta.width * meta.height)
+    return median(map(box_area, track.boxes_xyxy_px)) / (meta.width * meta.height)
 
 
 def _detector_scores(track: Track) -> list[float]:

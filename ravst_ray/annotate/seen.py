@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from statistics import median
 
@@ -43,9 +43,13 @@ def _is_told(annotation: EventAnnotation) -> bool:
 
 def tracks_by_name(annotation: EventAnnotation, audible: bool) -> dict[NameKey, list[Track]]:
     """The tracks that have boxes, by the normal form of their name, in the order of the tracks."""
+    return _by_name(track for track in annotation.tracks if track.audible == audible)
+
+
+def _by_name(tracks: Iterable[Track]) -> dict[NameKey, list[Track]]:
     found: defaultdict[NameKey, list[Track]] = defaultdict(list)
-    for track in annotation.tracks:
-        if track.audible == audible and track.boxes_xyxy_px:
+    for track in tracks:
+        if track.boxes_xyxy_px:
             found[normal_words(track.name)].append(track)
     return dict(found)
 
@@ -68,6 +72,13 @@ def _lines(track: Track) -> Iterator[BoxLine]:
 def most_at_once(tracks: list[Track]) -> int:
     """How many of the tracks are seen at the time at which most of them are."""
     return max(Counter(round(time_s, 3) for track in tracks for time_s in track.times_s).values(), default=0)
+
+
+def several_at_once(annotations: Iterable[EventAnnotation]) -> frozenset[NameKey]:
+    """The names of which more than one is seen at a time anywhere in a video, sounding or not."""
+    return frozenset(
+        key for one in annotations for key, tracks in _by_name(one.tracks).items() if most_at_once(tracks) > 1
+    )
 
 
 def seen_share(annotation: EventAnnotation, tracks: list[Track]) -> float:
