@@ -148,6 +148,7 @@ def test_overrides_alone_are_enough():
     ("text", "overrides", "message"),
     [
         (MINIMAL, ["filter.max_event=4"], r"config\.yaml: filter\.max_event: unknown key"),
+        (MINIMAL, ["decode.step_s=0.25"], r"decode\.step_s: .*0\.25 is no whole number of tenths of a second"),
         (MINIMAL + "sed: 1\n", [], r"sed: unknown key"),
         (MINIMAL, ["actors.decode.gpus=1"], r"actors\.decode\.gpus: unknown key"),
         ("output: out\n", [], r"input: Field required"),

@@ -144,8 +144,50 @@ def test_which_one_of_several_instances_sounds():
     two = (track(times_s=TIMES), track(times_s=TIMES[2:], boxes=[square(200, 200)] * 2))
     assert verdict(annotation(*two)) == ("suspect", ("which_one",))
     assert verdict(annotation(*two), skip=["which_one"]) == ("accepted", ())
-    silent = [replace(one, name="vase", audible=False) for one in two]
+    silent = [replace(one, name="vase", audible=False, times_s=TIMES, boxes_xyxy_px=(square(90, 90),) * 4) for one in two]
     assert verdict(annotation(track(), *silent)) == ("accepted", ())
+
+
+def test_of_a_name_of_which_several_are_seen_elsewhere_in_the_video_nobody_knows_which_one_sounds():
+    """The other dog may be out of sight, or overlooked; whether it is said to sound there makes no difference."""
+    elsewhere = annotation(
+        track("cat"), *(track("dog", audible=False, boxes=[square(x, 10)] * 4) for x in (100, 200)),
+        objects=(SceneObject("cat", True),), start_s=12.0, end_s=15.2, event_num=2, label="cat meowing",
+    )  # fmt: skip
+    alone, other = check(annotation(track()), elsewhere).annotations
+    assert (alone.status, alone.reasons) == ("suspect", ("which_one",))
+    assert (other.status, other.reasons) == ("accepted", ())
+
+
+@pytest.mark.parametrize(
+    ("first_x", "fires"),
+    [(100.0, True), (4.6, True), (4.4, False), (245.4, True), (245.6, False)],  # 1.5% of 300 px are 4.5
+)
+def test_one_of_several_that_appears_inside_the_picture_was_overlooked_before(first_x, fires):
+    """At the border it may have come in; what is there all the time, or alone of its name, is no matter."""
+    there = track("vase", audible=False, boxes=[square(120, 200)] * 4)
+    late = track("vase", audible=False, times_s=TIMES[1:], boxes=[square(first_x, 300)] + [square(100, 300)] * 2)
+    for times, expected in ((late, fires), (replace(late, name="pot"), False), (replace(late, shot=1), False)):
+        reasons = verdict(annotation(track(), there, times))[1]
+        assert ("comes_and_goes" in reasons) == expected, times
+    gone = replace(late, times_s=TIMES[:3], boxes_xyxy_px=late.boxes_xyxy_px[::-1])
+    assert ("comes_and_goes" in verdict(annotation(track(), there, gone))[1]) == fires
+
+
+@pytest.mark.parametrize(
+    ("width", "x", "fires"),
+    [
+        (70.0, 100.0, False),  # 1.4 times as wide
+        (71.0, 100.0, True),
+        (71.0, 3.0, False),  # it reached the border before: it came in
+        (71.0, 170.0, False),  # nothing else is there
+    ],
+)
+def test_a_box_that_grows_over_another_took_it_in(width, x, fires):
+    """50 x 50 px, then wider; of the other one's 60 x 50 it shares at least 60 of 71 columns."""
+    grown = track(boxes=[square(x, 10)] * 3 + [(x, 10.0, x + width, 60.0)])
+    other = track("vase", audible=False, boxes=[(min(x, 100.0), 10.0, min(x, 100.0) + 60, 60.0)] * 4)
+    assert verdict(annotation(grown, other))[1] == (("took_in",) if fires else ())
 
 
 @pytest.mark.parametrize("name", ["dogs", "two dogs", "group of people", "brass band"])

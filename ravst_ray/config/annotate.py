@@ -43,11 +43,20 @@ class DecodeConfig(StrictModel):
         description="auto: decord for the files that it is proven right for, PyAV for all others; decord: those files "
         "alone; pyav: all by PyAV, faster from 720p on and newer (decord carries an FFmpeg of 2020)",
     )
-    step_s: float = Field(1.0, gt=0, description="boxes are given at S, S + step, … up to E of each event")
+    step_s: float = Field(
+        1.0, gt=0, description="boxes are given at S, S + step, … up to E of each event; whole tenths of a second"
+    )
     max_side_px: int = Field(1024, ge=32, description="larger frames are scaled down; boxes are scaled back")
     max_pixels: int = Field(7680 * 4320, ge=1, description="width x height; larger videos become errors rows")
     jpeg_quality: int = Field(95, ge=50, le=100, description="frames travel between actors as JPEG")
     deadline_s: float = Field(120.0, gt=0, description="a video that takes longer becomes an errors row")
+
+    @field_validator("step_s")
+    @classmethod
+    def _whole_tenths(cls, value: float) -> float:
+        if abs(value * 10 - round(value * 10)) > 1e-6:
+            raise ValueError(f"{value:g} is no whole number of tenths of a second, to which answers tell times")
+        return value
 
 
 class LLMConfig(StrictModel):

@@ -29,7 +29,7 @@ _FAINT = 0.02  # keeps parts without structure from agreeing
 _COLOURS = 4  # levels per channel
 _STRUCTURE = 2 / 3  # weight of the structure; the rest is the colours'
 _COLOURS_SAY = 2.0  # most that they add, in structure: a lamp goes on without a cut
-_ONE_COLOUR = 12.0  # grey levels by which the pixels of a bar may differ
+_ONE_COLOUR = 4.0  # grey levels by which the pixels of a bar may differ
 _MOST_OF_A_LINE = 0.7  # share of a line's pixels that have the bar's colour
 _LEAST_LEFT = 0.25  # share of the lines between two bars
 
