@@ -141,10 +141,12 @@ def test_crowd_is_more_of_a_name_at_once_than_are_followed(count, crowded):
 
 
 def test_which_one_of_several_instances_sounds():
-    two = (track(times_s=TIMES), track(times_s=TIMES[2:], boxes=[square(200, 200)] * 2))
+    two = (track(times_s=TIMES), track(times_s=TIMES[2:], boxes=[square(250, 200)] * 2))
     assert verdict(annotation(*two)) == ("suspect", ("which_one",))
     assert verdict(annotation(*two), skip=["which_one"]) == ("accepted", ())
-    silent = [replace(one, name="vase", audible=False, times_s=TIMES, boxes_xyxy_px=(square(90, 90),) * 4) for one in two]
+    silent = [
+        replace(one, name="vase", audible=False, times_s=TIMES, boxes_xyxy_px=(square(90, 90),) * 4) for one in two
+    ]
     assert verdict(annotation(track(), *silent)) == ("accepted", ())
 
 
