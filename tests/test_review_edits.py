@@ -105,6 +105,7 @@ def test_two_objects_of_one_name_become_one_and_one_track_of_two_gets_its_own():
     assert heard(found.event(1)) == {"man": (True, (1,)), "bell": (True, (2,))}
     assert [(t.track_id, t.name, t.audible) for t in found.event(1).tracks] == [(1, "man", True), (2, "man", True)]
     assert found.event(1).reasons == ("which_one", "comes_and_goes"), "and it is judged anew"
+    assert found.event(2).reasons == ("which_one",), "there the other man may sound"
     found, _ = revised(
         line(0, "edit", edit={"op": "rename", "name": "drum", "to": "man"}),
         line(1, "edit", edit={"op": "rename_track", "track_id": 2, "to": "drum"}),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ravst_ray.annotate.quality import Case, judge
 from ravst_ray.annotate.questions import questions_of
+from ravst_ray.annotate.seen import NameKey, several_at_once
 from ravst_ray.annotate.unite import unite
 from ravst_ray.config.annotate import AnnotateConfig
 from ravst_ray.core.names import normal_words
@@ -234,23 +235,31 @@ def _judged(
     evidence: Evidence,
     config: AnnotateConfig,
 ) -> tuple[EventAnnotation, ...]:
-    """Events that have changed, judged anew; those set aside before their frames were looked at stay so."""
+    """Events that have changed, judged anew; those set aside before their frames were looked at stay so.
+
+    All are, where it has changed of which names several are seen anywhere in the video.
+    """
     judged = []
     known = {one.event.event_num: one for one in before}
+    several = several_at_once(annotations)
+    moved = several != several_at_once(before)
     for one in annotations:
-        if one.event.asked and one.frame_times_s and one != known[one.event.event_num]:
-            one = _judged_one(one, evidence, config)
+        if one.event.asked and one.frame_times_s and (moved or one != known[one.event.event_num]):
+            one = _judged_one(one, evidence, config, several)
         judged.append(one)
     return tuple(judged)
 
 
-def _judged_one(one: EventAnnotation, evidence: Evidence, config: AnnotateConfig) -> EventAnnotation:
+def _judged_one(
+    one: EventAnnotation, evidence: Evidence, config: AnnotateConfig, several: frozenset[NameKey]
+) -> EventAnnotation:
+    case = Case(one, evidence.meta, evidence.loudness, config.quality, config.grounding.max_instances, several)
     if evidence.heard:
-        return judge(Case(one, evidence.meta, evidence.loudness, config.quality, config.grounding.max_instances))
+        return judge(case)
     kept = tuple(reason for reason in one.reasons if reason in _SOUND_CHECKS)  # what it sounded like isn't known
     skip = sorted({*config.quality.skip, *_SOUND_CHECKS})
     quality = config.quality.model_copy(update={"skip": skip})
-    found = judge(Case(one, evidence.meta, None, quality, config.grounding.max_instances))
+    found = judge(replace(case, loudness=None, config=quality))
     if not kept:
         return found
     status: Status = "rejected" if {"no_audio", "silence"} & set(kept) or found.status == "rejected" else "suspect"
