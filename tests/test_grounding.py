@@ -200,7 +200,7 @@ def test_provenance_says_with_what():
     assert done.provenance["detector"] == "some/dino" and done.provenance["segmenter"] == "some/sam"
     assert done.provenance["box_threshold"] == "0.4" and done.provenance["text_threshold"] == "0.3"
     assert done.provenance["transformers"].startswith("5.")
-    assert (done.provenance["cut_score"], done.provenance["max_instances"]) == ("0.28", "13")
+    assert (done.provenance["cut_score"], done.provenance["max_instances"]) == ("0.3", "13")
     assert done.provenance["track_step_s"] == ""
     dated = replace(make_item(NAMES, 2), provenance={"frame_step_s": "0.5"})
     assert ground(BUSY).process(dated).provenance["track_step_s"] == "0.5"  # as the frames are

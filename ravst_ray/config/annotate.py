@@ -103,7 +103,7 @@ class GroundingConfig(StrictModel):
         None, gt=0, description="seconds between tracked frames; a whole part of decode.step_s, which is the default"
     )
     max_instances: int = Field(13, ge=1, description="more than so many of one name at once are a crowd")
-    cut_score: float = Field(0.28, ge=0, le=1, description="two frames as unlike as this have a cut between them")
+    cut_score: float = Field(0.3, ge=0, le=1, description="two frames as unlike as this have a cut between them")
     reidentify: float | None = Field(
         None, ge=0, le=1, description="likeness of colours from which a track goes on across a cut; null: never"
     )

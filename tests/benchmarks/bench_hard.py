@@ -57,7 +57,7 @@ def annotated(world: Path, settings: Sequence[str] = ()) -> list[VideoItem]:
     items = [item for video in kept if (item := known_item(video, write_captions=False))]
     most = config.grounding.max_instances
     for step in (
-        DecodeFrames(config.decode),
+        DecodeFrames(config.decode, track_step_s=config.grounding.track_step_s),
         build_ground(config.grounding),
         CheckQuality(config.quality, most),
         MakeQuestions(config.questions, most, config.seed),
