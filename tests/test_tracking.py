@@ -66,6 +66,15 @@ def test_a_weak_detection_elsewhere_takes_no_track_from_its_sure_mask():
     assert follows(second, other) and frames_of(second)[0] == 3 and second.detected[0]
 
 
+def test_a_mask_in_doubt_shows_no_object_and_still_holds_its_track():
+    """At 0.6 it isn't told where the man is, and the other man is another one."""
+    man, other = Thing("man", straight(10, 40, 0)), Thing("man", straight(120, 40, 0))
+    scene = Scene([man, other], missed={(0, 3), *((1, t) for t in range(8) if t != 3)}, score=0.6)
+    first, second = track(scene, ["man"], 8)
+    assert follows(first, man) and frames_of(first) == [0, 1, 2, 4, 5, 6, 7]
+    assert follows(second, other) and frames_of(second) == [3]
+
+
 def detection(box: tuple[float, float, float, float], name: int = 0) -> DetectedMask:
     return DetectedMask(name, box, 0.41, ObjectMask(rectangle(box), 0.9))
 

@@ -15,8 +15,9 @@ What it goes by, in this order:
 3. An object that was given up and is seen again gets its old id back, if only one of that name is missing.
 4. Any other detection is a new object, unless it lies on one that was known by another name a moment ago, or as many
    of its name are in view as the rules allow to follow.
-5. A track without a detection is seen where its mask is sure, until it has missed too many detections in a row. A mask
-   that slid onto an object which was detected, or onto one whose own mask is surer, doesn't count.
+5. A track without a detection is seen where its mask is surer than it needs to be to hold its track, until it has
+   missed too many detections in a row. A mask that slid onto an object which was detected, or onto one whose own mask
+   is surer, or that covers much more than a frame before, doesn't count.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ravst_ray.records import Box
 
 _AGREE_IOU = 0.75  # from here on mask and detection show the same extent; measured on overlapping objects
 _RIM = 0.1  # share of a mask that another one covers by accident
+_HOLDS = 0.5  # a mask this sure keeps a detection elsewhere from taking its track over
 _LEAK = 2.5  # how many times its last area a mask alone may cover a frame later: beyond, it ran into something else
 _REACH = 2.0  # how far an object of several of its name may move between two frames, in diagonals of its box
 
@@ -121,7 +123,7 @@ class Tracker:
         pairs = self._by_mask(masks, found)
         disputed = self._disputed(masks, found, pairs)
         objects = [one.seen.mask for index, one in enumerate(found) if index not in disputed]
-        elsewhere = set(self._by_mask_alone(masks, set(self._live) - set(pairs), objects))
+        elsewhere = set(self._elsewhere(masks, set(self._live) - set(pairs), objects))
         pairs |= self._by_name(frame, masks, found, pairs, disputed, elsewhere)
         for track_id in set(self._live) - set(pairs):
             self._live[track_id].missed += 1
@@ -159,8 +161,9 @@ class Tracker:
         """A track that was detected only once has yet to prove itself: it may miss one detection."""
         return track.missed > (self._rules.max_missed if track.hits > 1 else min(1, self._rules.max_missed))
 
-    def _is_sure(self, seen: ObjectMask | None) -> bool:
-        return seen is not None and seen.score >= self._rules.keep_score and bool(seen.mask.any())
+    def _holds(self, seen: ObjectMask | None) -> bool:
+        least = min(_HOLDS, self._rules.keep_score)
+        return seen is not None and seen.score >= least and bool(seen.mask.any())
 
     def _by_mask(self, masks: Mapping[int, ObjectMask], found: Sequence[DetectedMask]) -> dict[int, int]:
         """Track id -> detection index: same name, masks that cover each other."""
@@ -177,7 +180,7 @@ class Tracker:
         held = {
             track_id: masks[track_id].mask
             for track_id, track in self._live.items()
-            if track_id not in pairs and track.missed == 0 and self._is_sure(masks.get(track_id))
+            if track_id not in pairs and track.missed == 0 and self._holds(masks.get(track_id))
         }
         free = [index for index in range(len(found)) if index not in set(pairs.values())]
         iou = mask_iou([found[index].seen.mask for index in free], list(held.values()))
@@ -247,24 +250,30 @@ class Tracker:
         track.box, track.last_frame, track.missed = one.box, frame, 0
         track.hits += 1
 
-    def _by_mask_alone(
-        self, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]
-    ) -> dict[int, Sighting]:
-        """Where tracks surely are without a detection; ``taken`` are masks of objects that were detected.
+    def _elsewhere(self, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]) -> dict[int, Box]:
+        """Where tracks without a detection are by masks that hold; ``taken`` are masks of objects that were detected.
 
         A place is one object's. Where several masks claim it, it is the surest one's: the others slid onto it.
         """
-        sure = sorted((i for i in ids if self._is_sure(masks.get(i))), key=lambda i: (-masks[i].score, i))
-        claimed, sightings = list(taken), {}
-        for track_id in sure:
-            seen = masks[track_id]
-            box = mask_box(without_specks(seen.mask))
-            if box is None or box_area(box) > _LEAK * box_area(self._live[track_id].box):
-                continue
-            if mask_iou([seen.mask], claimed).max(initial=0.0) < self._rules.match_iou:
-                sightings[track_id] = Sighting(box, seen.score, seen.mask, detected=False)
-                claimed.append(seen.mask)
-        return sightings
+        claimed, places = list(taken), {}
+        for track_id in sorted((i for i in ids if self._holds(masks.get(i))), key=lambda i: (-masks[i].score, i)):
+            mask = masks[track_id].mask
+            box = mask_box(without_specks(mask))
+            if box is not None and mask_iou([mask], claimed).max(initial=0.0) < self._rules.match_iou:
+                places[track_id] = box
+                claimed.append(mask)
+        return places
+
+    def _by_mask_alone(
+        self, masks: Mapping[int, ObjectMask], ids: set[int], taken: Sequence[np.ndarray]
+    ) -> dict[int, Sighting]:
+        """Of those the sure ones, that didn't run into something else: there the tracks are seen."""
+        return {
+            track_id: Sighting(box, masks[track_id].score, masks[track_id].mask, detected=False)
+            for track_id, box in self._elsewhere(masks, ids, taken).items()
+            if masks[track_id].score >= self._rules.keep_score
+            and box_area(box) <= _LEAK * box_area(self._live[track_id].box)
+        }
 
     def _followed_on(self, frame: int, sightings: dict[int, Sighting]) -> dict[int, Sighting]:
         """The same sightings, from which the tracks know where they are."""
