@@ -1,6 +1,7 @@
 """What Prometheus gets to see of a run."""
 
 import re
+import threading
 import time
 import urllib.request
 
@@ -26,9 +27,18 @@ def scrape() -> dict[str, float]:
     return found
 
 
+def keep_scraping(latest: dict[str, float], done: threading.Event) -> None:
+    while not done.wait(0.5):
+        latest.update(scrape())
+
+
 def test_a_run_in_prometheus(tmp_path, local_ray):
     DatasetStore(str(tmp_path)).prepare()
     before = scrape()
+    latest = dict(before)  # a series comes with the next report, and may go soon after its phase is over
+    done = threading.Event()
+    watching = threading.Thread(target=keep_scraping, args=(latest, done), daemon=True)
+    watching.start()
     rows = list(stream(stub_config(tmp_path), videos("good1", "good2", "good3", "bad1", "bug"), STUBS))
     assert len(rows) == 5
     wanted = {
@@ -38,18 +48,16 @@ def test_a_run_in_prometheus(tmp_path, local_ray):
         "ravst_frames_total": 12,
     }
     queues = {f'ravst_queue_length{{step="{step}"}}' for step in ("captions", "decode", "ground", "finish")}
-    seen: set[str] = set()  # a series comes with the next report, and may go when its phase is over
     until = time.monotonic() + 90
     while True:
-        now = scrape()
-        seen |= set(now)
-        grown = {name: now.get(name, 0.0) - before.get(name, 0.0) for name in wanted}
-        if grown == wanted and queues <= seen:
+        grown = {name: latest.get(name, 0.0) - before.get(name, 0.0) for name in wanted}
+        if grown == wanted and queues <= latest.keys() and latest.get("ravst_videos_left") == 0:
             break
-        assert time.monotonic() < until, (grown, sorted(now))
+        assert time.monotonic() < until, (grown, sorted(latest))
         time.sleep(1.0)
-    assert now["ravst_videos_left"] == 0
-    assert now["ravst_frames_per_s"] > 0
+    done.set()
+    watching.join()
+    assert latest["ravst_frames_per_s"] > 0
 
 
 def test_a_training_in_prometheus(local_ray):
