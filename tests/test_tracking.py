@@ -238,8 +238,8 @@ def test_a_mask_that_slid_onto_a_detected_object_is_not_seen_there():
 
 
 def test_a_mask_alone_that_ran_into_something_is_not_where_the_object_is():
-    """20 x 20 px become 50 x 20 = 2.5 times the area, which may be, or 51 x 20, which may not."""
-    for right, there in ((60, True), (61, False)):
+    """20 x 20 px become 35 x 20 = 1.75 times the area, which may be, or 36 x 20, which may not."""
+    for right, there in ((45, True), (46, False)):
         tracker = Tracker(TrackingRules())
         tracker.update(0, {}, [detection((10, 40, 30, 60))])
         seen = tracker.update(1, {0: ObjectMask(rectangle((10, 40, right, 60)), 0.97)}, []).sightings
